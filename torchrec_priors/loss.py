@@ -6,8 +6,8 @@
     expected count = (targets of the global batch at offset t)
                      * (share of training targets at offset t that are positives of path k)
 
-Two things differ from Eq. 8 as printed. There it is not divided by the sum of the gammas, which is
-a constant factor, and its L_kt is the loss of a single example.
+Eq. 8 as printed differs in two ways. It is not divided by the sum of the gammas, which is a
+constant factor, and its L_kt is the loss of a single example.
 
 The gate predicts, for every target and item set s, whether the target is in s. Its loss is
 

@@ -1,1 +1,1 @@
-"""Baseline models: other ways from states to queries than prior heads, one file each."""
+"""Baseline models, one file each. They compute queries from states in place of prior heads."""

@@ -1,4 +1,4 @@
-"""The query of every path at the end of each history, from prior heads or a baseline model.
+"""Computes the query of every path at the end of each history, by prior heads or a baseline model.
 
 Shapes: N tokens, B histories, d width, K paths.
 """
@@ -20,12 +20,14 @@ def score_of(baseline: nn.Module | None, kind: ScoreKind) -> Score:
 
 
 def ask_last(heads: PriorHeads, baseline: nn.Module | None, states: Jagged, paths: int) -> Tensor:
-    """Returns the queries after the last position of each history, [B, K, d].
+    """Returns the queries at the last position of each history, [B, K, d].
 
     They are not yet ready for scoring.
 
     Args:
-        states: states of histories, none of which is empty.
+        heads: the prior heads.
+        baseline: the baseline model that is used instead of the heads; None if there is none.
+        states: states of histories that are not empty.
         paths: K.
     """
     last_B = states.offsets_B1[1:] - 1
@@ -33,7 +35,7 @@ def ask_last(heads: PriorHeads, baseline: nn.Module | None, states: Jagged, path
         query_BKd: Tensor = baseline.queries(states, last_B)  # type: ignore[operator]
         return query_BKd
 
-    # The heads want pairs in ascending order of paths, so users vary fastest.
+    # The heads need pairs in ascending order of paths, so users vary fastest.
     users = len(last_B)
     user_P = torch.arange(users, device=last_B.device).repeat(paths)
     path_P = torch.repeat_interleave(torch.arange(paths, device=last_B.device), users)

@@ -1,11 +1,11 @@
-"""Items in several aspects, and the score of a user's aspects and an item's.
+"""The aspects of items, and the score of a user and an item by their aspects.
 
-They are a part of DualVAE, see `dualvae.py`.
+Both are parts of DualVAE, see `dualvae.py`.
 
-    x_a = (e W + b)_a                      aspect a, of A, of an item vector
-    c_a = softmax_a(cos(x_a, t_a) / T)     how much the item is about a; t_a are learned prototypes
-    score = sum_a c_a z_a . x_a            for a user's aspects z_a; with model.score = cosine
-            scale * sum_a c_a cos(z_a, x_a)
+    x_a = (e W + b)_a                      one of A aspects of the item vector e
+    c_a = softmax_a(cos(x_a, t_a) / T)     share of aspect a in the item; t_a are learned prototypes
+    score = sum_a c_a z_a . x_a            for a user with the aspects z_a
+    score = scale * sum_a c_a cos(z_a, x_a)    the same, if model.score = cosine
 
 Shapes: M items, P queries, d model width, A aspects of width w.
 """
@@ -21,7 +21,7 @@ _TEMPERATURE = 0.5  # T
 
 
 class AspectScore(Score):
-    """Turns item vectors and users' aspects into factors whose dot product is the score.
+    """Turns item vectors and users' aspects into factors. The dot product of two is the score.
 
     The factors are [M, A w] and [P, A w], so retrieval and losses use them like any other vectors.
     """
@@ -31,7 +31,7 @@ class AspectScore(Score):
         self.project = nn.Linear(dim, aspects * width)
         self.prototype_Aw = nn.Parameter(torch.empty(aspects, width))
 
-        # The order of these draws decides the first values of a seed.
+        # The initial values of a seed depend on the order of these draws.
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         nn.init.normal_(self.prototype_Aw)
@@ -57,7 +57,7 @@ class AspectScore(Score):
         """Returns the factors of item vectors."""
         aspect_MAw = self.aspects(item_Md)
 
-        # The shares come from the aspects before normalisation.
+        # The shares are computed from the aspects before normalisation.
         factor_MAw = aspect_MAw
         if self.kind != "dot":
             factor_MAw = F.normalize(aspect_MAw, dim=-1)

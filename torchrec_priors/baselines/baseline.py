@@ -1,13 +1,15 @@
-"""The protocol of baseline models, and how the one of a configuration is loaded.
+"""The protocol of baseline models, and functions that load the baseline model of a configuration.
 
-A baseline model is a module that turns an encoder's states into queries, instead of prior heads. It
-is one Python file with `load(config, dim, context)`. A file of this folder is named without its
-suffix, any other by its path. The number of queries of a position is `baseline.interests`, or what
-the file's `queries(config)` returns if it defines that. A module that defines `new_score(kind)`
-also makes the model's `Score`. Table, encoder, negatives, retrieval and evaluation are those of
-prior heads: each query is a path over all items.
+A baseline model is a module that turns an encoder's states into queries, in place of prior heads.
+It is one Python file with a function `load(config, dim, context)`. `baseline.name` is the name of a
+file in this folder (without ".py"), or the path of any other file.
 
-Shapes: N tokens, d width, Q positions with queries, K queries of each.
+A position has `baseline.interests` queries. If the file has a function `queries(config)`, this
+returns the number instead. A module with a method `new_score(kind)` also creates the model's
+`Score`. Table, encoder, negatives, retrieval and evaluation are the same as for prior heads: each
+query is a path over all items.
+
+Shapes: N tokens, d width, Q positions with queries, K queries of each position.
 """
 
 import importlib
@@ -29,30 +31,30 @@ from torchrec_priors.settings.priors import PriorsConfig
 
 
 class Baseline(Protocol):
-    """A baseline model; every parameter must take part in `learn`, even without histories."""
+    """A baseline model. `learn` must use every parameter, even if there are no histories."""
 
     def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
         """Returns queries [Q, K, d], not yet normalised for scoring.
 
         Args:
             states: states of whole histories; `vector_Nd` is the encoder's output.
-            token_Q: positions to compute queries for, ascending. A query depends only on its own
+            token_Q: positions to compute queries for, ascending. A query depends only on its
                 position and earlier ones.
         """
         ...
 
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
-        """Returns this rank's share of the loss; `Learning` has the usual losses."""
+        """Returns this rank's share of the loss. `Learning` has the usual losses."""
         ...
 
 
 def load_baseline(config: BaselineConfig, dim: int, context: int) -> nn.Module | None:
-    """Loads a configuration's baseline model with its first values, from torch's own generator.
+    """Returns the baseline model of a configuration, with initial values from torch's generator.
 
     Returns None if the configuration has no baseline model.
 
     Raises:
-        UserError: the baseline model does not exist, or cannot have these settings.
+        UserError: the baseline model does not exist, or does not support a setting.
     """
     if not config.name:
         return None
@@ -61,9 +63,9 @@ def load_baseline(config: BaselineConfig, dim: int, context: int) -> nn.Module |
 
 
 def as_priors(config: BaselineConfig, priors: PriorsConfig) -> PriorsConfig:
-    """Returns the prior tree of a baseline's queries: one level of groups that all hold every item.
+    """Returns the priors of a baseline's queries: one level of groups, each with all items.
 
-    Without a baseline model, returns `priors`.
+    Without a baseline model, it returns `priors`.
     """
     if not config.name:
         return priors
@@ -74,17 +76,17 @@ def as_priors(config: BaselineConfig, priors: PriorsConfig) -> PriorsConfig:
     if count is not None:
         queries = count(config)
 
-    # Several queries are distinguished by a number; one query over all items is the empty tree.
+    # The groups of several queries have numbers as names. A single query needs no tree.
     tree = [f"interests:{queries}"] if queries > 1 else []
     return replace(priors, tree=tree)
 
 
 def interests_of(config: BaselineConfig) -> int | None:
-    """Returns K of a baseline model if the configuration sets it, otherwise None.
+    """Returns K of a baseline model if `baseline.interests` sets it, otherwise None.
 
-    A custom file is not opened: it is taken for one with interests.
+    A custom file is not opened: it is assumed to have interests.
     """
-    # Tables of results ask for rows of others, too, and reading a table must not run their code.
+    # Tables of results may contain other people's runs. To print them must not run their code.
     if config.name.endswith(".py"):
         return config.interests
     if config.name not in known_files(Path(__file__).parent):
@@ -95,11 +97,13 @@ def interests_of(config: BaselineConfig) -> int | None:
 
 
 def labelled(label: str, interests: int | None) -> str:
-    """Returns a table row's label with the number of its model's interests.
+    """Returns the label of a table row with the number of interests of its model.
+
+    K = 1 is shown, too: the query of such a model is a weighted sum.
 
     Args:
         label: the row's label.
-        interests: K, as `interests_of` returns it; a model with one interest is a weighted sum.
+        interests: K, as `interests_of` returns it; None for a model without interests.
 
     >>> labelled("MIND", 4), labelled("MIND K = 4", 4), labelled("HSTU", None)
     ('MIND, K = 4', 'MIND K = 4', 'HSTU')
@@ -110,13 +114,17 @@ def labelled(label: str, interests: int | None) -> str:
 
 
 def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
-    """Checks that a baseline's queries may be fused like this.
+    """Checks that the queries of a baseline model can be fused in a given way.
 
-    A module whose queries have a meaning only under max fusion says in `only_max` what another
-    fusion would do.
+    If queries only make sense with max fusion, the module has an attribute `only_max`. This text
+    says what another fusion would do.
+
+    Args:
+        baseline: the baseline model; None if there is none.
+        fusion: the setting `evaluation.fusion`.
 
     Raises:
-        UserError: it is to be fused in another way.
+        UserError: the queries need max fusion, and `fusion` is different.
     """
     if fusion == "max":
         return
@@ -127,15 +135,20 @@ def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
 
 Options = TypeVar("Options")
 
-# The largest value of each option that sizes a tensor or a loop; MOST for the others.
+# The largest value of each option that is the size of a tensor or the length of a loop. For other
+# options it is MOST.
 _MOST = {"iterations": 100, "attention": 1 << 16, "aspects": 1 << 10, "width": 1 << 16}
 
 
 def read_options(kind: type[Options], config: BaselineConfig) -> Options:
-    """Returns `baseline.options` as a dataclass, whose fields have types and defaults.
+    """Returns `baseline.options` as a dataclass.
+
+    Args:
+        kind: the dataclass. Its fields are the options, with their types and defaults.
+        config: the section `baseline` of the configuration.
 
     Raises:
-        UserError: an unknown option, or a value of another type.
+        UserError: an option is unknown, or a value has the wrong type.
     """
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     name = Path(config.name).stem
@@ -148,7 +161,7 @@ def read_options(kind: type[Options], config: BaselineConfig) -> Options:
     try:
         return TypeAdapter(kind).validate_python(dict(config.options))
     except ValidationError as error:
-        # Only the first problem is shown, and only the option's own name of its location.
+        # Only the first problem is shown, with the name of the option as its location.
         problem = error.errors()[0]
         option = ".".join(str(part) for part in problem["loc"][:1])
         raise UserError(

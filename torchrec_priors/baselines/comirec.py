@@ -1,17 +1,17 @@
 """ComiRec (Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020).
 
-Several queries for each user, by self-attention (ComiRec-SA), where the columns of H are the
-states that a position has seen:
+A user has several queries, the columns of V. ComiRec-SA computes them by self-attention over the
+states that a position has seen, the columns of H:
 
     A = softmax(W2^T tanh(W1 H)),    V = H A^T
 
-or by dynamic routing (ComiRec-DR, see `ops.dynamic_routing`), where an item says W_k h to capsule
-k. In training a target trains the query that scores it highest; in retrieval an item's score is the
-highest of all queries. The paper's greedy controllable aggregation comes after retrieval and is not
-part of the model.
+ComiRec-DR computes them by dynamic routing (see `ops.dynamic_routing`), in which an item's vector
+for capsule k is W_k h. In training, a target trains the query that scores it highest. In retrieval,
+an item's score is the highest over all queries. The paper's greedy controllable aggregation comes
+after retrieval and is not part of the model.
 
-The authors' code has a map for each capsule and position in the history; here each capsule has one
-map for all positions.
+The authors' code has a different W_k for each position in the history; here each capsule has one
+for all positions.
 
 Shapes: N tokens, K interests, d width, Q positions, L configured context.
 """
@@ -31,20 +31,20 @@ from torchrec_priors.ops.dynamic_routing import dynamic_routing
 from torchrec_priors.ops.interest_attention import interest_attention
 from torchrec_priors.settings.baseline import BaselineConfig
 
-# Options that only one kind of routing reads.
+# Options that only one kind of routing uses.
 _READ_BY = {"attention": ("attention", "positions"), "dynamic": ("iterations",)}
 
 
 @dataclass
 class Options:
-    """Settings.
+    """The options of ComiRec.
 
     Attributes:
         routing: `attention` (SA) or `dynamic` (DR).
         attention: width of the attention; 0 for 4 * model.dim, as in the paper.
-        iterations: iterations of dynamic routing.
-        positions: whether the attention also sees an item's position in its window; encoders of
-            this package already encode it in their states.
+        iterations: number of iterations of dynamic routing.
+        positions: whether the attention also uses an item's position in its window. The states of
+            this package's encoders already contain it.
     """
 
     routing: Literal["attention", "dynamic"] = "attention"
@@ -54,13 +54,13 @@ class Options:
 
 
 class SelfAttention(nn.Module):
-    """Interests by self-attention, with the sums of the squares of their weights."""
+    """Computes interests by self-attention, and the sums of the squares of their weights."""
 
     def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
         super().__init__()
         width = options.attention or 4 * dim
 
-        # The order of these draws decides the first values of a seed.
+        # The initial values of a seed depend on the order of these draws.
         self.position = nn.Embedding(context, dim) if options.positions else None
         self.w1 = nn.Linear(dim, width, bias=False)
         self.w2 = nn.Linear(width, interests, bias=False)
@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
         """Returns interests [Q, K, d] and the sums of the squares of their weights [Q, K]."""
         seen_Nd = states.vector_Nd
 
-        # Positions only change the weights: what is summed are the states themselves.
+        # Positions only change the weights: the sum is over the states themselves.
         if self.position is not None:
             contexts = self.position.num_embeddings
             position_N = positions(states.offsets_B1, len(seen_Nd), contexts)
@@ -82,7 +82,10 @@ class SelfAttention(nn.Module):
 
 
 class DynamicRouting(nn.Module):
-    """Interests by dynamic routing from zero; a map for each interest makes them differ."""
+    """Computes interests by dynamic routing, with zero as first logits.
+
+    Interests nevertheless differ, because each has its own map.
+    """
 
     first_LK: Tensor
 
@@ -132,10 +135,10 @@ def check_width(attention: int) -> None:
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> ComiRec:
-    """Builds ComiRec with its first values."""
+    """Returns ComiRec with initial values."""
     options = read_options(Options, config)
 
-    # An option that is set but not read would be a silent mistake.
+    # If an option that is set were not used, the user would not notice.
     for routing, names in _READ_BY.items():
         for name in config.options:
             if name in names and options.routing != routing:

@@ -1,39 +1,39 @@
-"""DualVAE on sequences: users and items in several aspects, with variational inference of users'.
+"""DualVAE on sequences: users and items have several aspects, and those of users are inferred.
 
 Guo et al., "DualVAE: Dual Disentangled Variational AutoEncoder for Recommendation", SDM 2024.
 
-The original reconstructs whole rows and columns of a matrix of users and items, in turns, from
-latent variables of users and of items. Users here are histories, which predict the next items from
-one table of items. So its four parts become, for position n of a history, as the authors of the
-human priors' paper adapted it:
+The original reconstructs rows and columns of a matrix of users and items, in turns, from latent
+variables of users and items. Here a user is a history that predicts its next items, and only items
+have a table. The authors of the human priors' paper adapted the original's four parts in this way,
+for position n of a history:
 
-    attention-aware dual disentanglement (`aspects.py`): x_ja = (s_j W + b)_a of the encoder's
-        states s_j, with c_ja of x_ja; a sum over the history instead of a user's items
+    attention-aware dual disentanglement (`aspects.py`): x_ja = (s_j W + b)_a for the encoder's
+        states s_j, with the shares c_ja of x_ja; a sum over the history instead of a user's items
         f_na = sum over j <= n of softmax_j(v . tanh(U c_ja x_ja)) c_ja x_ja
     disentangled variational inference, with a network that all aspects share
         h = dropout(tanh(norm(f_na W_1 + b_1)));  mu = h W_m + b_m;  sigma = sigmoid(h W_s + b_s)
         z_na = mu + sigma eps, eps ~ N(0, 1), in training; mu at retrieval
         KL = mean_a 1/2 sum_w (mu^2 + sigma^2 - 1 - 2 log sigma)                  against N(0, 1)
-    joint generation: sum_a c_ia z_na . x_ia is item i's score (`aspects.py`), with the likelihood
-        of the other models here, a softmax over many negatives, instead of a Poisson likelihood of
-        the row
-    neighbourhood-enhanced constraint, of a target i instead of the reconstructed neighbours
+    joint generation: sum_a c_ia z_na . x_ia is the score of item i (`aspects.py`). The likelihood
+        is a softmax over many negatives, as for the other models of this package, instead of a
+        Poisson likelihood of the row
+    neighbourhood-enhanced constraint, with a target i instead of the reconstructed neighbours
         CL = mean_a -log( e^{cos(z_na, x_ia) / .2} / sum_b e^{cos(z_nb, x_ia) / .2} )
 
     loss = softmax (Eq. 8) + beta_t KL + gamma CL + delta || T T' - I ||_F
 
-The last term, of the prototypes T, is the adaptation's. KL is a mean over positions with a target;
-CL has Eq. 8's weights of positives. The original's CL also contrasts users of a batch, which would
-make the loss depend on how a batch is split; it keeps the positive among the negatives, as here,
-which bounds CL from below.
+The last term, with the prototypes T, is part of the adaptation, not of the original. KL is a mean
+over positions with a target, and CL has the weights of positives in Eq. 8. In the original, CL also
+contrasts the users of a batch with each other. Here the loss would then depend on how a batch is
+split. As in the original, the positive is among the negatives, which bounds CL from below.
 
-Two things keep it stable on deep encoders, where it was found to be unstable:
+With deep encoders, training was found to be unstable. Two changes make it stable:
 
-- beta_t = beta min(1, t / kl_steps): with all of KL from the start, mu collapses before states
-  carry information.
-- sigma = sigmoid(.), as in the original, is at most the prior's 1. It begins near .05 instead of
-  .5, and its logarithm is computed as a log-sigmoid, without a lower bound that would stop
-  gradients.
+- beta_t = beta min(1, t / kl_steps). With the whole KL from the start, mu collapses before states
+  contain information.
+- sigma = sigmoid(.), as in the original, is at most 1, the sigma of the prior. But it starts near
+  .05 instead of .5, and its logarithm is computed as a log-sigmoid, without a lower bound that
+  would stop gradients.
 
 Shapes: N tokens, M positives, Q positions, d model width, A aspects of width w.
 """
@@ -56,21 +56,23 @@ from torchrec_priors.settings.baseline import BaselineConfig
 from torchrec_priors.settings.model import ScoreKind
 
 _CONTRAST = 0.2  # temperature of CL
-_FIRST_SPREAD = -3.0  # its sigmoid is sigma at the start
+_FIRST_SPREAD = -3.0  # its sigmoid is the initial sigma
 
-# Larger than the salts of encoders' layers, so no draw is used twice.
+# These salts are larger than those of encoder layers, so no random number is used twice.
 _DROPOUT_SALT = 1 << 20
 _NOISE_SALT = (1 << 20) + 1
 
 
 @dataclass
 class Options:
-    """Settings; the weights' defaults are among those that the human priors' paper searched.
+    """The options of DualVAE.
+
+    The default weights are among those that were tried for the human priors' paper.
 
     Attributes:
-        aspects: A.
+        aspects: A, the number of aspects.
         width: w, the width of each aspect.
-        dropout: dropout of h.
+        dropout: probability of dropout of h.
         kl: beta.
         kl_steps: number of steps over which beta grows from 0.
         contrast: gamma.
@@ -108,7 +110,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Latent:
-    """Users' aspects at every position: [N, A, w] each.
+    """The aspects of users at every position; each tensor is [N, A, w].
 
     Attributes:
         mean: mu.
@@ -133,13 +135,15 @@ class AspectInference(nn.Module):
         super().__init__()
         self.dropout = dropout
 
-        # The order of these layers and draws decides the first values of a seed.
+        # The initial values of a seed depend on the order of these layers and draws.
         self.key = nn.Linear(width, width)
         self.hidden = nn.Linear(width, width)
         self.mean = nn.Linear(width, width)
         self.spread = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.query_w = nn.Parameter(torch.zeros(width))  # v: at first all positions count alike
+        self.query_w = nn.Parameter(
+            torch.zeros(width)
+        )  # v: with 0, all positions have equal weight
 
         for layer in (self.key, self.hidden, self.mean, self.spread):
             nn.init.xavier_uniform_(layer.weight)
@@ -153,14 +157,14 @@ class AspectInference(nn.Module):
 
         Args:
             state_Nd: the encoder's states of histories, one after another.
-            offsets_B1: int64, where each history begins; the last entry is N.
-            score: the score of the items, which has the aspects' projection.
-            keys: keys of dropout and noise in training; None draws nothing.
+            offsets_B1: int64, first token of each history; the last entry is N.
+            score: the score of the items, which also has the projection to aspects.
+            keys: keys of dropout and noise in training; None for neither.
         """
         aspect_NAw = score.aspects(state_Nd)
         aspect_NAw = aspect_NAw * score.shares(aspect_NAw)[..., None]
 
-        # softmax_attention divides by sqrt(w), which the equation has not.
+        # `softmax_attention` divides by sqrt(w), which the equation does not contain.
         key_NAw = torch.tanh(self.key(aspect_NAw))
         query_NAw = (self.query_w * len(self.query_w) ** 0.5).expand_as(key_NAw)
         pooled_NAw = softmax_attention(query_NAw, key_NAw, aspect_NAw, offsets_B1)
@@ -173,8 +177,8 @@ class AspectInference(nn.Module):
         if keys is None:
             return Latent(mean_NAw, log_spread_NAw, mean_NAw)
 
-        # Noise follows from the histories' keys, not from a generator's state: it does not depend
-        # on how a batch is split.
+        # The noise depends only on the keys of histories, so it does not change if a batch is split
+        # in another way.
         numbers = mean_NAw.shape[1:].numel()
         noise_NAw = keyed_normal(keys, _NOISE_SALT, numbers, mean_NAw.device).view_as(mean_NAw)
         return Latent(mean_NAw, log_spread_NAw, mean_NAw + log_spread_NAw.exp() * noise_NAw)
@@ -185,7 +189,7 @@ def contrast(value_MAw: Tensor, target_MAw: Tensor) -> Tensor:
 
     Args:
         value_MAw: z of the position that predicts each positive.
-        target_MAw: the aspects of each positive.
+        target_MAw: aspects x of each positive.
     """
     value_MAw = F.normalize(value_MAw, dim=-1)
     target_MAw = F.normalize(target_MAw, dim=-1)
@@ -196,7 +200,7 @@ def contrast(value_MAw: Tensor, target_MAw: Tensor) -> Tensor:
 
 
 class DualVAE(nn.Module):
-    """A query of A w numbers for each position, and the score that takes it."""
+    """DualVAE: it computes one query of A w numbers per position, and creates the score for it."""
 
     def __init__(self, dim: int, options: Options) -> None:
         super().__init__()
@@ -204,11 +208,11 @@ class DualVAE(nn.Module):
         self.options = options
         self.inference = AspectInference(options.width, options.dropout)
 
-        # In a list, so it is not registered as a module: its parameters are the model's.
+        # The score is in a list, so that it is not registered here: the model already registers it.
         self._score: list[AspectScore] = []
 
     def new_score(self, kind: ScoreKind) -> AspectScore:
-        """Returns the model's score, which also gives the aspects of histories."""
+        """Returns the model's score, and keeps it to compute the aspects of histories."""
         self._score[:] = [AspectScore(kind, self.dim, self.options.aspects, self.options.width)]
         return self._score[0]
 
@@ -230,17 +234,17 @@ class DualVAE(nn.Module):
         positives = learning.positives
         target_MAw = score.aspects(learning.vector_Xd[positives.source_M])
 
-        # The overlap is the same at every position, so its mean over positions is itself: as a part
-        # of the mean it is counted once over all ranks.
+        # The overlap is the same at every position. As a part of the mean over positions, it counts
+        # exactly once in the sum over ranks.
         beta = options.kl * min(1.0, learning.step / options.kl_steps)
         divergence_Q = latent.divergence()[learning.token_Q]
-        of_positions = learning.mean(beta * divergence_Q + options.orthogonality * score.overlap())
+        mean_term = learning.mean(beta * divergence_Q + options.orthogonality * score.overlap())
 
         contrast_M = contrast(value_QAw[positives.query_M], target_MAw)
-        of_targets = (positives.weight_M * contrast_M).sum()
+        contrast_term = (positives.weight_M * contrast_M).sum()
 
         return learning.of_positions(value_QAw.flatten(1)).plus(
-            of_positions + options.contrast * of_targets
+            mean_term + options.contrast * contrast_term
         )
 
 
@@ -250,12 +254,12 @@ def queries(config: BaselineConfig) -> int:
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> DualVAE:
-    """Builds DualVAE with its first values."""
+    """Returns DualVAE with initial values."""
     options = read_options(Options, config)
     options.check()
     if config.interests != BaselineConfig.interests:
         raise UserError(
-            f"baseline.interests = {config.interests} means nothing to dualvae, whose one query "
-            "has several aspects: set baseline.options.aspects"
+            f"baseline.interests = {config.interests} means nothing to dualvae, which has one "
+            "query with several aspects: set baseline.options.aspects"
         )
     return DualVAE(dim, options)

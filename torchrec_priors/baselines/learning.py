@@ -1,15 +1,15 @@
-"""What a baseline model learns from in a step, and the losses that most of them use.
+"""The data from which a baseline model learns in a step, and the losses that most of them use.
 
-The loss is that of one head (Eq. 7 and 8); a baseline chooses or builds the query of each target:
+The loss is that of one head (Eq. 7 and 8). A baseline chooses or computes the query of each target:
 
     L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * m_t
     m_t = mean of -log p over the global batch's targets at offset t
 
-Every target counts once, whichever query it goes to, so nothing depends on how a batch is split
-over ranks.
+Every target counts once, whichever query it trains, so nothing depends on how a batch is split over
+ranks.
 
-Shapes: Q positions that predict, K queries of each, M targets, X items that targets are among, P
-queries with a target, d width.
+Shapes: Q positions that have targets, K queries of each position, M targets, X items from which
+targets are taken, P queries with a target, d width.
 """
 
 from dataclasses import dataclass, replace
@@ -25,12 +25,12 @@ from torchrec_priors.ops.in_group_softmax import in_group_loss
 
 @dataclass(frozen=True)
 class Learnt:
-    """A loss and the targets' parts of it.
+    """A loss, and -log p of each target.
 
     Attributes:
         loss: this rank's share; the loss is the sum over ranks.
         nll_M: -log p of each target, without gradient.
-        path_M: which of the K queries each target went to.
+        path_M: number of the query that each target trained, among the K of its position.
     """
 
     loss: Tensor
@@ -38,20 +38,20 @@ class Learnt:
     path_M: Tensor
 
     def plus(self, term: Tensor) -> "Learnt":
-        """Returns the same with this rank's share of a further term added to the loss."""
+        """Returns this loss plus a term, given as this rank's share."""
         return replace(self, loss=self.loss + term)
 
 
 @dataclass(frozen=True)
 class Routed:
-    """Targets with the queries that they go to.
+    """Targets, with the query that each of them trains.
 
     Attributes:
         query_Pd: the distinct queries that have a target, ready for scoring.
         positives: the targets, sorted by these queries.
-        path_M: which of the K queries of its position each target goes to.
+        path_M: number of the query that each target trains, among the K of its position.
         pair_P: number of each query among all Q * K.
-        hidden: negatives hidden from queries; None if all are visible.
+        hidden: negatives that are hidden from queries; None if none are.
     """
 
     query_Pd: Tensor
@@ -63,20 +63,20 @@ class Routed:
 
 @dataclass(frozen=True)
 class Learning:
-    """The targets of some histories, and what their loss needs.
+    """The targets of some histories, and the other inputs of their loss.
 
     Attributes:
         token_Q: positions that have targets, ascending.
-        vector_Xd: item vectors as the table has them.
-        positives: the targets: vectors ready for scoring, their positions (`query_M`, indices into
-            `token_Q`) and weights, which add up over offsets and ranks to 1.
-        offset_M: 1-based distance of each target.
-        negatives: one item set.
+        vector_Xd: item vectors as in the table.
+        positives: the targets, with vectors that are ready for scoring. `query_M` is the index of
+            the target's position in `token_Q`. The weights add up to 1 over all offsets and ranks.
+        offset_M: how many items after its position each target is; the next item has offset 1.
+        negatives: the negatives of one item set.
         score: makes queries ready for scoring.
-        positions: number of positions of the global batch that have a target: the divisor of means
-            over positions.
-        step: training step, from 0.
-        seen: seen items of the histories, if these are hidden from the negatives.
+        positions: number of positions with targets in the global batch; means over positions are
+            divided by it.
+        step: number of the training step, from 0.
+        seen: finds seen items of the histories among the negatives; None if these are not hidden.
     """
 
     token_Q: Tensor
@@ -90,17 +90,19 @@ class Learning:
     seen: SeenItems | None = None
 
     def route(self, query_QKd: Tensor) -> Routed:
-        """Gives each target the query that scores it highest; only that query gets a gradient.
+        """Gives each target the query that scores it highest. Only that query gets a gradient.
+
+        If scores are equal, the first query is taken.
 
         Args:
-            query_QKd: queries, not yet ready for scoring; of equal scores the first wins.
+            query_QKd: queries, not yet ready for scoring.
         """
         targets = self.positives
         queries = query_QKd.shape[1]
         query_QKd = self.score.queries(query_QKd)
 
-        # The choice itself has no gradient. The loss wants targets sorted by query, and the stable
-        # sort keeps the order of one query's targets.
+        # The choice itself has no gradient. The loss needs targets sorted by query; the sort is
+        # stable, so the targets of one query keep their order.
         with torch.no_grad():
             item_Md = targets.item_Xd.index_select(0, targets.source_M)
             candidate_MKd = query_QKd.index_select(0, targets.query_M)
@@ -120,7 +122,7 @@ class Learning:
         )
 
     def routed(self, query_QKd: Tensor) -> Learnt:
-        """Returns the loss if each target trains the query that scores it highest, see `route`."""
+        """Returns the loss if each target trains the query that scores it highest (see `route`)."""
         routed = self.route(query_QKd)
         loss, nll_M = in_group_loss(
             routed.query_Pd,
@@ -137,7 +139,7 @@ class Learning:
         Args:
             query_Qd: queries, not yet ready for scoring.
         """
-        # Query number q is position number q, so the positives stay as they are.
+        # Query q belongs to position q, so the positives do not change.
         position_Q = torch.arange(len(query_Qd), device=query_Qd.device)
         hidden = self._hidden(position_Q, self.positives)
         query_Qd = self.score.queries(query_Qd)
@@ -148,13 +150,13 @@ class Learning:
         return Learnt(loss, nll_M, torch.zeros_like(self.positives.query_M))
 
     def of_targets(self, query_Md: Tensor, path_M: Tensor) -> Learnt:
-        """Returns the loss if each target has a query of its own.
+        """Returns the loss if each target has its own query.
 
         Args:
             query_Md: queries in the order of the targets, not yet ready for scoring.
-            path_M: which of the K queries each is reported as.
+            path_M: for each query, the number from 0 to K - 1 under which it is reported.
         """
-        # Seen items are those of the targets' positions, whatever the queries' numbers.
+        # The items to hide are those that were seen at the positions of the targets.
         target_M = torch.arange(len(query_Md), device=query_Md.device)
         positives = replace(self.positives, query_M=target_M)
         hidden = self._hidden(self.positives.query_M, positives)
@@ -168,11 +170,11 @@ class Learning:
         return term_Q.sum() / self.positions.clamp(min=1)
 
     def _hidden(self, position_P: Tensor, positives: WeighedPositives) -> Hidden | None:
-        """Returns the negatives that are hidden from queries; None if all are visible.
+        """Returns the negatives that are hidden from queries; None if none are.
 
         Args:
-            position_P: each query's position, as an index into `token_Q`.
-            positives: the queries' positives.
+            position_P: index of each query's position in `token_Q`.
+            positives: positives of the queries.
         """
         if self.seen is None:
             return None

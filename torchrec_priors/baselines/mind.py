@@ -1,18 +1,20 @@
-"""MIND: interests by dynamic routing, one query for each target by label-aware attention.
+"""MIND: dynamic routing computes interests; label-aware attention computes a query for each target.
 
 Li et al., "Multi-Interest Network with Dynamic Routing for Recommendation at Tmall", CIKM 2019.
 
-Behaviour-to-interest routing (see `ops.dynamic_routing`) sends every seen item, mapped by one
-matrix S that all interests share, to capsules, whose first logits are normal numbers of a fixed
-seed. A layer follows, and in training label-aware attention makes one query of the interests for
-each target e:
+Behaviour-to-interest routing (see `ops.dynamic_routing`) sorts the seen items into capsules. Items
+are first multiplied by a matrix S that all capsules share. The first logits of the routing are
+normal numbers with a fixed seed. A layer follows. In training, label-aware attention combines the
+interests to one query for each target e:
 
     V = ReLU(W u + b) for each capsule u,    q = V softmax(pow(V^T e, p))
 
-p -> infinity takes the interest that scores the target highest. In retrieval an item's score is the
-highest of all interests. With `adaptive`, a user with |I| seen items has
-K' = max(1, min(K, floor(log2 |I|))) interests; the others get the query of the first one, which
-changes no highest score. Another fusion is therefore not allowed.
+For p -> infinity, q is the interest that scores the target highest. In retrieval, an item's score
+is the highest over all interests.
+
+With `adaptive`, a user with |I| seen items has K' = max(1, min(K, floor(log2 |I|))) interests. The
+other K - K' queries are copies of the first one, which do not change the highest score. But they
+would change other fusions, so these are not allowed.
 
 Shapes: N tokens, K interests, d width, Q positions, M targets, L configured context.
 """
@@ -31,19 +33,19 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.ops.dynamic_routing import dynamic_routing
 from torchrec_priors.settings.baseline import BaselineConfig
 
-# The seed of the first routing: not trained, and the same for every run.
+# The seed of the routing's first logits, which are not trained and are the same in every run.
 _FIRST_ROUTING = 20
 
 
 @dataclass
 class Options:
-    """Settings.
+    """The options of MIND.
 
     Attributes:
-        power: p of label-aware attention, a whole number; 0 for infinity. A finite p makes a query
-            for each target instead of each position and interest, and costs more in proportion.
+        power: p of label-aware attention, a whole number; 0 for infinity. A finite p is slower,
+            because it needs a query for each target instead of each position and interest.
         adaptive: whether users with short histories have fewer interests.
-        iterations: iterations of dynamic routing.
+        iterations: number of iterations of dynamic routing.
     """
 
     power: int = 0
@@ -66,7 +68,7 @@ class Mind(nn.Module):
 
     @property
     def only_max(self) -> str:
-        """See `check_fusion`: users with few interests have copies of the first."""
+        """See `check_fusion`: users with fewer than K interests have copies of the first one."""
         if not self.options.adaptive or self.interests == 1:
             return ""
         return (
@@ -83,7 +85,7 @@ class Mind(nn.Module):
 
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
         """Returns the loss of each target with the query of label-aware attention."""
-        # p = infinity: the query that scores the target highest.
+        # For p = infinity, the query is the interest that scores the target highest.
         if not self.options.power:
             return learning.routed(self.queries(states, learning.token_Q))
 
@@ -100,7 +102,7 @@ class Mind(nn.Module):
         return learning.of_targets(query_Md, weight_MK.argmax(1))
 
     def _interests(self, states: Jagged, token_Q: Tensor, open_QK: Tensor) -> Tensor:
-        """Returns the interests [Q, K, d], those that are not open included."""
+        """Returns the interests, [Q, K, d], including those that a position does not have."""
         x_N1d = self.shared(states.vector_Nd)[:, None]
         capsules = dynamic_routing(
             x_N1d, self.first_LK, states.offsets_B1, token_Q, self.options.iterations, open_QK
@@ -108,14 +110,15 @@ class Mind(nn.Module):
         return F.relu(self.layer(capsules))
 
     def _open(self, states: Jagged, token_Q: Tensor) -> Tensor:
-        """Returns bool [Q, K]: the interests that a position has."""
+        """Returns bool [Q, K], whether a position has an interest."""
         context = len(self.first_LK)
         position_N = positions(states.offsets_B1, len(states.vector_Nd), context)
         seen_Q = position_N[token_Q] + 1
 
         number_Q = torch.full_like(seen_Q, self.interests)
         if self.options.adaptive:
-            # floor(log2), exact: a logarithm may round to the wrong side at powers of 2.
+            # This floor(log2) is exact. A computed logarithm may be on the wrong side of a whole
+            # number.
             exponent_Q = torch.frexp(seen_Q.double()).exponent - 1
             number_Q = exponent_Q.clamp(1, self.interests)
 
@@ -123,22 +126,22 @@ class Mind(nn.Module):
 
 
 def label_attention(query_MKd: Tensor, target_Md: Tensor, power: int, open_MK: Tensor) -> Tensor:
-    """Returns [M, K]: the softmax of pow(V^T e, p) over the interests that a position has."""
+    """Returns the softmax of pow(V^T e, p) over the interests that a position has, [M, K]."""
     score_MK = torch.einsum("mkd,md->mk", query_MKd, target_Md)
     return torch.softmax(score_MK.pow(power).masked_fill(~open_MK, -torch.inf), 1)
 
 
 def first_routing(context: int, interests: int) -> Tensor:
-    """Returns the first logits of the routing [L, K]: normal numbers, not trained.
+    """Returns the first logits of the routing, [L, K]: normal numbers that are not trained.
 
-    Without them capsules, which share one map, would all be equal.
+    With equal logits, all capsules would be equal, because they share one map.
     """
     generator = torch.Generator().manual_seed(_FIRST_ROUTING)
     return torch.randn(context, interests, generator=generator, device="cpu")
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> Mind:
-    """Builds MIND with its first values."""
+    """Returns MIND with initial values."""
     options = read_options(Options, config)
     if options.power < 0:
         raise UserError(

@@ -1,4 +1,4 @@
-"""REMI: ComiRec's self-attention, trained with hard negatives and regularised routing.
+"""REMI is ComiRec's self-attention, trained with hard negatives and regularised routing.
 
 Xie et al., "Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems",
 RecSys 2023.
@@ -8,14 +8,14 @@ Interest-aware hard negatives weigh the n negatives j of a target's query q:
     -log( e^{q.e} / (e^{q.e} + n sum_j w_j e^{q.e_j}) )
     w_j = e^{beta q.e_j} / sum_i e^{beta q.e_i}
 
-(beta = 0 is the softmax of the other models), and routing regularisation keeps an interest from
-attending to only one item: lambda times the square of the norm of the diagonal of the covariance of
-the attention matrix over the seen items.
+beta = 0 gives the softmax of the other models. Routing regularisation keeps an interest from
+attending to only one item. It is lambda times the squared norm of the diagonal of a covariance
+matrix: the covariance of the attention matrix over the seen items.
 
-As in the authors' code, the sum over items is divided by d, and the term is summed over the
-sequences of the batch, while the other loss is a mean over them: a batch twice as large is
-regularised twice as much. Their sequences have one position with a target each, so here the mean
-over a sequence's positions is summed.
+As in the authors' code, the sum over items is divided by d. The term is a sum over the sequences of
+the batch, although the other loss is a mean over them: a batch twice as large is regularised twice
+as much. In the authors' code, a sequence has one position with a target. Here it may have several,
+so a sequence's term is the mean over its positions.
 
 Shapes: N tokens, B sequences, K interests, d width, Q positions.
 """
@@ -38,11 +38,11 @@ from torchrec_priors.settings.baseline import BaselineConfig
 
 @dataclass
 class Options:
-    """Settings.
+    """The options of REMI.
 
     Attributes:
-        beta: how much more harder negatives count.
-        regularisation: lambda, of a sum over the batch.
+        beta: how much more the harder negatives count.
+        regularisation: lambda, the weight of a sum over the batch.
         attention: as in ComiRec.
         positions: as in ComiRec.
     """
@@ -86,12 +86,12 @@ class Remi(nn.Module):
 
 
 def routing_spread(square_QK: Tensor, seen_Q: Tensor, dim: int) -> Tensor:
-    """Returns [Q]: the sum over interests of the square of sum_j (a_j - 1 / n)^2 / d.
+    """Returns the sum over interests of the square of sum_j (a_j - 1 / n)^2 / d, [Q].
 
-    a are the weights of the n seen items.
+    a_j are an interest's weights of the n seen items.
 
     Args:
-        square_QK: sums of the squares of the weights.
+        square_QK: sums of the squares of each interest's weights.
         seen_Q: number of items that each position has seen.
         dim: d.
     """
@@ -103,7 +103,13 @@ def routing_spread(square_QK: Tensor, seen_Q: Tensor, dim: int) -> Tensor:
 def over_sequences(term_Q: Tensor, token_Q: Tensor, offsets_B1: Tensor) -> Tensor:
     """Returns the sum over sequences of the mean over each sequence's positions.
 
-    A sequence is never split over ranks or parts of a batch, so their sums add up to the batch's.
+    A sequence is never split over ranks or parts of a batch, so the sums of all parts and ranks add
+    up to the sum over the batch.
+
+    Args:
+        term_Q: the term of each position.
+        token_Q: the positions, ascending.
+        offsets_B1: bounds of the sequences.
     """
     sequence_Q = torch.searchsorted(offsets_B1, token_Q, right=True) - 1
     positions_B = torch.bincount(sequence_Q, minlength=len(offsets_B1) - 1)
@@ -111,7 +117,7 @@ def over_sequences(term_Q: Tensor, token_Q: Tensor, offsets_B1: Tensor) -> Tenso
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> Remi:
-    """Builds REMI with its first values."""
+    """Returns REMI with initial values."""
     options = read_options(Options, config)
 
     for name in ("beta", "regularisation"):

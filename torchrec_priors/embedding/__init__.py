@@ -1,1 +1,1 @@
-"""The item table: one sharded EmbeddingCollection."""
+"""The item table, as one sharded `EmbeddingCollection`, and the tables of side features."""

@@ -1,7 +1,7 @@
-"""Looks up each id once: the distinct ids, and where each id's vector is in the answer.
+"""Removes repeated ids before a lookup, and says where the vector of each original id is.
 
-TorchRec's own way (`use_index_dedup`) does not exist on a CPU. The gradient of a vector that is
-copied is the sum of its copies' gradients, so training is the same up to what float32 rounds.
+TorchRec's option for this (`use_index_dedup`) does not exist on CPUs. A vector that is copied gets
+the sum of the gradients of its copies, so training is the same except for rounding.
 """
 
 from dataclasses import dataclass
@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-# Ids to look up, and for each feature the places of its ids as `once` returns them; no places if
-# each id is looked up as often as it occurs.
+# Ids to look up and, for each feature, the places that `once` returns. There are no places if each
+# id is looked up as often as it occurs.
 LookupIds = tuple[KeyedJaggedTensor, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class StepIds:
-    """The ids that a step looks up. They do not depend on the tables' values, so they may be known,
-    and sent, before the step.
+    """The ids that a step looks up.
+
+    They do not depend on the values of the tables, so they can be computed and sent before the
+    step.
 
     Attributes:
         items: ids for the item table.
-        features: ids for the tables of side features; None without any.
+        features: ids for the tables of side features; None if there are none.
     """
 
     items: LookupIds
@@ -30,8 +32,9 @@ class StepIds:
 
 
 def once(ids: KeyedJaggedTensor) -> LookupIds:
-    """The distinct ids of each feature in one row, ascending, and for each feature the places of
-    its ids among them, in the ids' order.
+    """Returns the distinct ids of each feature, and the place of every original id among them.
+
+    The distinct ids of a feature are one row, in ascending order.
 
     Example:
         >>> values, lengths = torch.tensor([7, 3, 7, 3]), torch.tensor([2, 1, 0, 1])
@@ -42,7 +45,7 @@ def once(ids: KeyedJaggedTensor) -> LookupIds:
         >>> place["a"].tolist(), place["b"].tolist()
         ([1, 0, 1], [0])
     """
-    # Each feature by itself, as its ids are rows of its own table.
+    # Each feature is handled separately, because each has its own table.
     values = []
     places = {}
     for key, ids_of_key in ids.to_dict().items():

@@ -1,5 +1,4 @@
-"""Shards a model's tables over all ranks, by a plan of TorchRec's planner or one that a run has
-kept."""
+"""Shards a model's tables over all ranks, by a plan from TorchRec's planner or a saved plan."""
 
 import os
 from collections.abc import Callable
@@ -33,14 +32,14 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.variables import read_launch
 from torchrec_priors.settings.sharding import ROW_WISE, ShardingConfig
 
-_LOOKUPS = 512  # ids of a table that a rank looks up in a step, if nothing is known
+_LOOKUPS = 512  # by default, the number of ids that a rank looks up in a table per step
 
 
 class _Enumerator(EmbeddingEnumerator):
     """Cuts managed tables where their blocks end, even if ranks get different numbers of blocks."""
 
     def _get_num_buckets(self, parameter: str, module: nn.Module) -> int | None:
-        # TorchRec's own raises an error if ranks get different numbers of blocks.
+        # TorchRec's method raises an error if ranks get different numbers of blocks.
         if isinstance(module, ManagedCollisionEmbeddingCollection):
             buckets: int = module._managed_collision_collection.table_to_number_buckets()[parameter]
             return buckets
@@ -59,10 +58,16 @@ def distribute(
     """Shards the model's tables over all ranks and replicates the rest (DDP).
 
     Args:
-        lookups: ids of a table that a rank looks up in a step, for the planner.
+        model: the model.
+        device: device of this rank.
+        sharding: the section `sharding` of the configuration; None for its defaults.
+        lookups: number of ids that a rank looks up in a table per step, for the planner.
         timeout: timeout of the groups of ranks that hold columns of the same table; None for
             torch's default.
         prefetch: as for `ModelPlan.to_torchrec`.
+
+    Returns:
+        The sharded model and its plan.
 
     Raises:
         UserError: the planner finds no plan, the given plan does not fit, or there are more ranks
@@ -80,7 +85,7 @@ def distribute(
     if launch is not None and launch.local_world is not None:
         local = launch.local_world
 
-    # Managed tables are plain ones inside, which are sent in the same way.
+    # A managed table contains a plain table, so it needs the same sharder inside its own.
     sharder = sharder_of(sharding, device)
     sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
     tables = tables_of(model)
@@ -95,7 +100,7 @@ def distribute(
         planner = _planner(tables, device, sharding, lookups, local)
         return ModelPlan.of(planner.plan(model, sharders), tables, world)
 
-    # Only rank 0 plans: plans depend on a machine's memory, in which ranks could differ.
+    # Only rank 0 plans: a plan depends on the machine's memory, and machines may differ.
     plan = together(make_plan)
     wrapped = DistributedModelParallel(
         model,
@@ -106,14 +111,14 @@ def distribute(
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
 
-    # Both change the kernels that sharding has made.
+    # Both change the kernels that sharding has created.
     let_empty_shards_answer(wrapped)
     learn_as_whole_rows(wrapped, plan, timeout)
     return wrapped, plan
 
 
 def sharder_of(sharding: ShardingConfig, device: torch.device) -> EmbeddingCollectionSharder:
-    """TorchRec's sharder of plain tables, which also decides how their vectors are sent."""
+    """Returns TorchRec's sharder of plain tables, which also sets the precision of messages."""
     codecs = None
     if sharding.communication != "fp32":
         precision = CommType(sharding.communication)
@@ -126,7 +131,10 @@ def sharder_of(sharding: ShardingConfig, device: torch.device) -> EmbeddingColle
 
 
 def together(make: Callable[[], ModelPlan]) -> ModelPlan:
-    """Rank 0's plan, on every rank; if it fails, all ranks raise, instead of a hang."""
+    """Makes a plan on rank 0 and returns it on every rank.
+
+    If rank 0 fails, every rank raises UserError; otherwise, the other ranks would wait forever.
+    """
     answer: list[ModelPlan | str | None] = [None]
     if dist.get_rank() == 0:
         try:
@@ -134,7 +142,7 @@ def together(make: Callable[[], ModelPlan]) -> ModelPlan:
         except UserError as error:
             answer[0] = str(error)
         except Exception as error:
-            # The planner raises its own kinds, all of which must reach every rank.
+            # The planner raises several kinds of errors. All must reach every rank.
             answer[0] = f"no sharding plan was found: {' '.join(str(error).split())[:300]}"
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(answer, src=0)
@@ -153,8 +161,8 @@ def _planner(
     lookups: int,
     local: int,
 ) -> EmbeddingShardingPlanner:
-    """TorchRec's planner for these tables on the ranks of this process group."""
-    # The host's memory is shared by the ranks of this machine.
+    """Returns TorchRec's planner for these tables on the ranks of this process group."""
+    # The ranks on this machine share the memory of the host.
     world = dist.get_world_size()
     gpu_bytes = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     topology = TopologyFactory.create_topology(
@@ -170,7 +178,8 @@ def _planner(
     constraints = {
         table.name: constraints_of(table, device.type, world, sharding, lookups) for table in tables
     }
-    # A batch of 1, as `constraints_of` gives the lookups of a whole step as pooling factors.
+    # The batch size is 1, because `constraints_of` passes the lookups of a whole step as the
+    # pooling factor of one example.
     return EmbeddingShardingPlanner(
         topology,
         batch_size=1,
@@ -183,22 +192,26 @@ def _planner(
 def constraints_of(
     table: ModelTable, device: str, ranks: int, sharding: ShardingConfig, lookups: int
 ) -> ParameterConstraints:
-    """What the planner may choose from for a table.
+    """Returns the options from which the planner may choose for a table.
 
     Args:
-        lookups: ids of the table that a rank looks up in a step.
+        table: the table.
+        device: type of the ranks' devices.
+        ranks: number of ranks.
+        sharding: the section `sharding` of the configuration.
+        lookups: number of ids of the table that a rank looks up in a step.
     """
     options: dict[str, Any] = {
         "sharding_types": sharding.types_of(table.name),
         "compute_kernels": sharding.kernels_of(table.name),
     }
-    # A managed table is cut where its blocks of rows end, so in no other way than into rows.
+    # A managed table is cut where its blocks of rows end, so it can only be cut row-wise.
     if table.block:
         options = {"sharding_types": [ROW_WISE], "compute_kernels": ["fused"]}
     elif device != "cpu" and options["compute_kernels"] in (None, ["fused_uvm_caching"]):
         options["cache_params"] = CacheParams(load_factor=sharding.load_factor_of(table.name))
 
-    # Without `columns`, shards are so wide that a rank has at most one of a table.
+    # Without `columns`, shards are so wide that a rank has at most one shard of a table.
     return ParameterConstraints(
         **options,
         min_partition=sharding.columns or -(-table.columns // ranks),
@@ -211,6 +224,7 @@ def _check_blocks(tables: list[ModelTable], world: int) -> None:
     for table in tables:
         if table.block and table.rows // table.block < world:
             raise UserError(
-                f"embedding.blocks = {table.rows // table.block}: a managed table goes on at most "
-                f"so many ranks, not on {world}: use fewer, or train with more blocks"
+                f"embedding.blocks = {table.rows // table.block}: a managed table needs at least "
+                f"one block a rank, but there are {world} ranks: use fewer, or train with more "
+                "blocks"
             )

@@ -1,10 +1,12 @@
 """Makes lookups work on ranks that hold no row of any table.
 
-Rows are cut into blocks of ceil(rows / ranks), so the last ranks may have none: of 5 rows on 4
-ranks, the last has none. Such a rank takes part in every lookup: nobody asks it for anything, and
-it answers with nothing. But FBGEMM takes the kernels of GPUs if it finds no number in the host's
-memory, and these reject tensors of a CPU. So there is one number that belongs to no row: no view of
-the table or of its optimizer's state shows it, and nothing reads or writes it.
+Rows are cut into blocks of ceil(rows / ranks), so the last ranks may have none. For example, if a
+table has 5 rows on 4 ranks, the last rank has none. Such a rank still takes part in every lookup,
+with no ids and no vectors.
+
+But if FBGEMM finds no number in the host's memory, it chooses its GPU kernels, which reject tensors
+on a CPU. So such a rank gets one number that belongs to no row. No view of the table or of the
+optimizer's state contains this number, and nothing reads or writes it.
 """
 
 import torch
@@ -27,7 +29,7 @@ def let_empty_shards_answer(model: nn.Module) -> None:
 
 
 def _fill(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
-    """Gives a kernel without rows one number, and one of the optimizer's state, if it has any."""
+    """Gives a kernel without rows one weight, and one number of optimizer state if it has state."""
     for name in ("weights_host", "momentum1_host"):
         values = getattr(kernel, name, None)
         if values is None or values.numel():

@@ -1,9 +1,10 @@
-"""Side features of items: each has its own sharded table, whose vectors the encoder adds to the
-items'.
+"""Side features of items. Each feature has a sharded table; its vectors are added to item vectors.
 
-A feature is a column of `items.parquet`: texts and integers are categories; `price:32` cuts the
-numbers of `price` into 32 groups of about the same number of items. An item without a value has the
-feature's last vector.
+A feature is a column of `items.parquet`. Texts and integers are categories. `price:32` sorts the
+numbers of `price` into 32 groups with about the same number of items. Items without a value have
+the feature's last vector.
+
+Shapes: I items of the data set, N items that are looked up, F features, d width.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class ItemFeature:
     Attributes:
         name: column of the catalogue.
         code_I: int64, a code in [0, size) for every item.
-        values: the value that each code means, as text; the last is null.
+        values: the value of each code, as text; the last one is null.
     """
 
     name: str
@@ -47,10 +48,13 @@ class ItemFeature:
 def load_features(
     names: list[str], data: PreparedData, items: int | None = None
 ) -> list[ItemFeature]:
-    """Features by name, from the data set's catalogue.
+    """Returns features by name, from the data set's catalogue.
 
     Args:
-        items: number of items when the model was trained: it knows only their values; None for all.
+        names: columns, with a number of groups if they hold numbers ("price:32").
+        data: the data set.
+        items: number of items when the model was trained: only their values have codes. None for
+            all items.
 
     Raises:
         UserError: a column does not exist, or cannot be cut into groups.
@@ -72,8 +76,8 @@ def load_features(
 
 
 def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
-    """One feature; only values of the first `items` items have codes of their own."""
-    # Ids and the frequency in training are no properties of an item.
+    """Returns one feature. Only values of the first `items` items have codes."""
+    # Ids do not describe an item, and neither does its frequency in training.
     column, _, groups = name.partition(":")
     usable = [
         field.name
@@ -101,7 +105,7 @@ def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
             f"encoder.item_features: column '{column}' holds lists: give one of single values"
         )
 
-    # Codes follow the values' order; what is missing or unknown has the code after the last.
+    # Codes are in the order of the values. Missing and unknown values have the code after the last.
     known = pc.unique(values.slice(0, items).drop_null())
     known = known.take(pc.sort_indices(known))
     code = pc.fill_null(pc.index_in(values, known), len(known)).to_numpy(zero_copy_only=False)
@@ -110,20 +114,25 @@ def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
 
 
 def _quantile(values: pa.Array, groups: int, items: int) -> pa.Array:
-    """The group of every number, null if it is missing; bounds of groups are those of the first
-    `items` numbers."""
+    """Returns the group of every number, and null for missing numbers.
+
+    Args:
+        values: the numbers.
+        groups: number of groups.
+        items: how many of the first numbers determine the bounds of the groups.
+    """
     numbers = values.to_numpy(zero_copy_only=False)
     is_number = np.isfinite(numbers)
     if not is_number[:items].any():
         return pa.nulls(len(values), pa.int64())
 
-    # Quantiles, so groups have about the same number of items whatever the numbers' distribution.
+    # With quantiles as bounds, groups have about the same number of items for any distribution.
     bounds = np.quantile(numbers[:items][is_number[:items]], np.arange(1, groups) / groups)
     return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~is_number)
 
 
 class FeatureTables(nn.Module):
-    """The sum of an item's vectors over all features."""
+    """The tables of all features. The vector of an item is the sum over its features."""
 
     def __init__(self, features: list[ItemFeature], dim: int, *, asks_once: bool = False) -> None:
         super().__init__()
@@ -136,21 +145,22 @@ class FeatureTables(nn.Module):
         ]
         self.table = table_of(configs)
 
-        # Not persistent: codes follow from the data set and the configuration.
+        # Codes are not saved: they follow from the data set and the configuration.
         codes = torch.from_numpy(np.stack([feature.code_I for feature in features]))
         self.register_buffer("code_FI", codes, persistent=False)
-        self.asks_once = asks_once  # whether values that repeat are looked up once
+        self.asks_once = asks_once  # whether repeated codes are looked up once
 
     code_FI: Tensor
 
     def forward(self, item_N: Tensor) -> Tensor:
-        """[N, d] from row ids of items."""
+        """Returns the vectors of items, [N, d], from their row ids."""
         return self.vectors_of(self.ids_of(item_N))
 
     def ids_of(self, item_N: Tensor) -> LookupIds:
-        """The codes to look up: one row for each feature, whichever histories the items are from.
+        """Returns the codes to look up, with one row for each feature.
 
-        TorchRec takes no batch without rows, and a rank may have no histories.
+        Rows are not histories, because TorchRec rejects a batch without rows, and a rank may have
+        no histories.
         """
         lengths = torch.full((len(self.keys),), len(item_N), device=item_N.device)
         ids = KeyedJaggedTensor(
@@ -161,7 +171,7 @@ class FeatureTables(nn.Module):
         return ids, {}
 
     def vectors_of(self, looked_up: LookupIds) -> Tensor:
-        """[N, d] from what the tables answer."""
+        """Looks up codes. Returns the vectors of items, [N, d]."""
         ids, places = looked_up
         answer = self.table(ids)
         vectors = [answer[key].values() for key in self.keys]

@@ -1,9 +1,10 @@
-"""Which row of the table each item has: its own, one that it shares, or none.
+"""Maps items to rows of the table: an item has its own row, a shared row, or none.
 
-Items with their own rows keep their order; shared rows are at equal distances among them. Items are
-in an order that spreads every level of popularity, so every row-wise shard gets the same traffic.
+Items with their own rows keep their order, and shared rows are between them, at equal distances.
+The order of items in a data set spreads every level of popularity, so every row-wise shard gets the
+same traffic.
 
-Shapes: I items, R rows of the table.
+Shapes: I items, R rows of the table, H shared rows, C items with a row in some range.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ NO_ROW = -1
 
 @dataclass(frozen=True)
 class Held:
-    """Items of which a rank holds the rows.
+    """Items, and the rows that they have on a rank.
 
     Attributes:
         item_C: row ids of the items in the data set, int64, ascending.
@@ -33,7 +34,7 @@ class Held:
 
     @classmethod
     def each_its_own(cls, first: int, last: int) -> "Held":
-        """Items [first, last), in rows of the same numbers."""
+        """Returns items [first, last), each in the row with the item's number."""
         numbers = np.arange(first, last)
         return cls(numbers, numbers)
 
@@ -45,9 +46,9 @@ class ItemRows:
         items: I.
         rows: R.
         row_I: int64, the row of every item of the data set, `NO_ROW` if it has none; None if every
-            item's row is its number.
-        own_row_I: bool, items that have a row to themselves; None if all have.
-        recommendable_I: bool, items that may be recommended; None if all may.
+            item's row is the item's number.
+        own_row_I: bool, whether an item has a row of its own; None if all have.
+        recommendable_I: bool, whether an item may be recommended; None if all may.
         shared_H: rows that several items may share, ascending.
     """
 
@@ -69,12 +70,13 @@ class ItemRows:
 
     @classmethod
     def of(cls, config: UnseenConfig, seen_I: np.ndarray | None, items: int) -> "ItemRows":
-        """The map of a policy.
+        """Returns the map for a configuration.
 
         Args:
-            seen_I: bool, items that training saw often enough, of the data set as it was when the
-                map was built; None for all.
-            items: number of items now; the later ones were not seen.
+            config: the section `embedding` of the configuration.
+            seen_I: bool, whether training saw an item often enough, for the items that the data set
+                had when the run began; None for all.
+            items: number of items now; training has not seen the later ones.
 
         Raises:
             UserError: no item was seen often enough.
@@ -87,15 +89,15 @@ class ItemRows:
         # Items that came after the map was built count as unseen.
         assert seen_I is not None
         seen_I = np.concatenate([seen_I, np.zeros(items - len(seen_I), bool)])
-        own = int(seen_I.sum())
-        if not own:
+        own_rows = int(seen_I.sum())
+        if not own_rows:
             raise UserError(
                 f"embedding.min_frequency = {config.min_frequency}: no item has so many training "
                 "interactions: lower it"
             )
 
-        # Shared rows at equal distances, so that every row-wise shard has about as many of them.
-        rows = own + shared
+        # Shared rows are at equal distances, so that all row-wise shards have about as many.
+        rows = own_rows + shared
         shared_H = (2 * np.arange(shared) + 1) * rows // (2 * max(shared, 1))
 
         row_I = np.full(items, NO_ROW, np.int64)
@@ -104,13 +106,14 @@ class ItemRows:
             unseen = np.flatnonzero(~seen_I)
             row_I[unseen] = shared_H[hashes(unseen, shared)]
 
-        # A hashed row is specific enough to recommend its items; the one shared row is not.
+        # A hashed row has few enough items to recommend them by its vector; the only row of
+        # `shared` has too many.
         recommendable_I = row_I >= 0 if config.unseen == "hashed" else seen_I
         return cls(items, rows, row_I, seen_I, recommendable_I, shared_H)
 
     @cached_property
     def has_row_I(self) -> np.ndarray | None:
-        """bool, items that have a row of their own or a shared one; None if all have."""
+        """bool, whether an item has its own row or a shared one; None if all have."""
         if self.row_I is None or (self.row_I >= 0).all():
             return None
         has_row_I: np.ndarray = self.row_I >= 0
@@ -118,26 +121,26 @@ class ItemRows:
 
     @cached_property
     def an_item(self) -> int:
-        """Some item that has a row, for lookups of which the answer is not used."""
+        """An item that has a row, for lookups that only need some valid id."""
         return 0 if self.has_row_I is None else int(np.argmax(self.has_row_I))
 
     def to_ids(self, item_N: np.ndarray) -> np.ndarray:
-        """Ids to look up in the table, for items that have a row."""
+        """Returns the ids to look up in the table, for items that have a row."""
         return item_N if self.row_I is None else self.row_I[item_N]
 
     def trained(self, row_X: Tensor) -> Tensor | None:
-        """None: targets of all rows are learned, also of rows that several items share."""
+        """Returns None: all targets are learned, even targets in rows that several items share."""
         return None
 
     def held(self, first: int, last: int) -> Held:
-        """Items with one of the rows [first, last)."""
+        """Returns the items in rows [first, last)."""
         if self.row_I is None:
             return Held.each_its_own(first, last)
         item_C = np.flatnonzero((self.row_I >= first) & (self.row_I < last))
         return Held(item_C, self.row_I[item_C])
 
     def retrieved(self, first: int, last: int) -> Held:
-        """Items with one of the rows [first, last) that may be recommended."""
+        """Returns the items in rows [first, last) that may be recommended."""
         held = self.held(first, last)
         if self.recommendable_I is None:
             return held
@@ -145,10 +148,11 @@ class ItemRows:
         return Held(held.item_C[recommendable_C], held.row_C[recommendable_C])
 
     def per_row(self, value_I: np.ndarray) -> np.ndarray:
-        """Integers of items, summed for each row, int64 [R]."""
+        """Returns the sums of integers over the items of each row, int64 [R]."""
         if self.row_I is None:
             return value_I
-        # `np.add.at` adds each of several items of a row; indexing would keep the last.
+
+        # `np.add.at` adds all items of a row; with indexing, only the last one would count.
         has_row_I = self.row_I >= 0
         sum_R = np.zeros(self.rows, np.int64)
         np.add.at(sum_R, self.row_I[has_row_I], value_I[has_row_I])
@@ -156,7 +160,7 @@ class ItemRows:
 
 
 def hashes(item: np.ndarray, rows: int) -> np.ndarray:
-    """A number in [0, rows) for each row id, which depends on nothing else (splitmix64).
+    """Returns a number in [0, rows) for each row id. It depends on nothing else (splitmix64).
 
     >>> hashes(np.array([3, 4, 5]), 2).tolist()
     [0, 1, 0]

@@ -1,7 +1,7 @@
 """The item table as a TorchRec `EmbeddingCollection` with a fused row-wise optimizer.
 
-First values follow from row ids, so the table is the same on any number of ranks, however it is
-cut.
+Initial values depend only on row ids, so the table is the same for any number of ranks and any
+sharding.
 """
 
 import dataclasses
@@ -46,7 +46,10 @@ class Shard:
 
 
 def item_table(items: int, dim: int) -> EmbeddingCollection:
-    """The table of `items` rows on the meta device. `initialise_rows` or a checkpoint fills it."""
+    """Returns a table of `items` rows on the meta device, where it takes no memory.
+
+    After sharding, `initialise_rows` or a checkpoint fills it.
+    """
     config = EmbeddingConfig(
         name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE]
     )
@@ -54,8 +57,8 @@ def item_table(items: int, dim: int) -> EmbeddingCollection:
 
 
 def table_of(configs: list[EmbeddingConfig]) -> EmbeddingCollection:
-    """Tables on the meta device, which TorchRec does not fill with random values."""
-    # On the meta device, as whole tables may be larger than the memory of a rank.
+    """Returns tables on the meta device, which TorchRec does not fill with random values."""
+    # Whole tables may be larger than the memory of a rank, so they are on the meta device.
     configs = [dataclasses.replace(config, init_fn=_keep_values) for config in configs]
     return EmbeddingCollection(device=torch.device("meta"), tables=configs)
 
@@ -66,9 +69,11 @@ def fuse_optimizer(table: EmbeddingCollection, learning_rate: float) -> None:
 
 
 def first_values(item_N: np.ndarray, dim: int, seed: int, std: float) -> Tensor:
-    """[N, d] normal numbers that depend only on (seed, row id of the item, column): for rows that
-    items get during training, in any order (splitmix64, Box-Muller)."""
-    # "late": distinguishes these numbers from other uses of the seed.
+    """Returns normal numbers, [N, d], that depend only on (seed, row id of the item, column).
+
+    They are for rows that items get during training, in any order (splitmix64, Box-Muller).
+    """
+    # The constant ("late") distinguishes these numbers from other uses of the seed.
     start = mix(np.array([seed ^ 0x6C617465], np.uint64) + GOLDEN)
     cell_Nd = (
         mix(item_N.astype(np.uint64)[:, None] * GOLDEN + start)
@@ -80,12 +85,15 @@ def first_values(item_N: np.ndarray, dim: int, seed: int, std: float) -> Tensor:
 def initialise_rows(
     shard: Shard, seed: int, std: float, table: int = 0, dim: int | None = None
 ) -> None:
-    """Fills the shard with normal numbers that depend only on (seed, number of the table, row id,
-    column).
+    """Fills a shard with normal numbers that depend only on (seed, table, row id, column).
 
-    Counter-based random bits (Philox, advanced to the row) become normal by Box-Muller.
+    Counter-based random bits (Philox, advanced to the row) become normal numbers by Box-Muller.
 
     Args:
+        shard: a shard of the table.
+        seed: seed of the run.
+        std: standard deviation.
+        table: number of the table.
         dim: columns of the table; None if the shard has them all.
     """
     columns = shard.rows.shape[1]
@@ -105,14 +113,16 @@ def initialise_rows(
 
 
 def _keep_values(rows: Tensor) -> Tensor:
-    """An `init_fn` that does nothing: TorchRec's random first values would be overwritten."""
+    """An `init_fn` that does nothing: TorchRec's random values would be overwritten anyway."""
     return rows
 
 
 def _normal(bits: np.ndarray, std: float) -> np.ndarray:
-    """Normal float64 numbers from 64-bit ones (Box-Muller): the upper half is the radius, the lower
-    the angle."""
-    # Half a step is added, as the logarithm of 0 is infinite.
+    """Turns 64-bit numbers into normal float64 numbers (Box-Muller).
+
+    The upper half of the bits gives the radius, and the lower half the angle.
+    """
+    # Half a step is added, because the logarithm of 0 is infinite.
     radius = np.sqrt(-2.0 * np.log(((bits >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
     angle = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)
     numbers: np.ndarray = std * radius * np.cos(angle)

@@ -1,6 +1,6 @@
-"""What a step reads from the tables before anything is computed.
+"""The vectors that a step reads from the tables, before it computes anything.
 
-Shapes: X items of the extended sequences, N of the contexts, n negatives, d width.
+Shapes: X items of the extended sequences, N items of the contexts, n negatives, d width.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,20 @@ from torchrec_priors.ops.in_group_sets import NegativeSets
 
 @dataclass(frozen=True)
 class LookedUp:
-    """What a step reads from the tables, detached from them: gradients accumulate in the leaves
-    until `backward`.
+    """The vectors that a step reads from the tables, detached from them as leaves.
+
+    Gradients accumulate in the leaves until `backward` is called.
 
     Attributes:
         item_X: row ids of the extended sequences' items in the data set.
-        row_X: rows of the table that were read for them: an item's negatives are all rows but its
-            own.
+        row_X: rows of the table that were read for these items. A row is never a negative of the
+            items that are in it.
         event_X: event codes of the items; None if they were not read.
-        vector_Xd: vectors of the items.
-        beside_Nd: vectors that side features add to the contexts' items, part after part; None
-            without side features.
-        negatives: the step's negatives, from all ranks, with their vectors as the table has them.
-        roots: the same vectors as they came from the tables.
+        vector_Xd: vectors of the items (a leaf).
+        beside_Nd: vectors that side features add to the contexts' items, part after part (a leaf);
+            None without side features.
+        negatives: the step's negatives from all ranks. Their vectors are as in the table (a leaf).
+        roots: for each leaf, the vectors from which it was detached.
         step: number of the global batch.
     """
 
@@ -39,13 +40,12 @@ class LookedUp:
     step: int
 
     def backward(self) -> None:
-        """Passes the accumulated gradients to the tables; the fused optimizer then changes their
-        rows."""
+        """Passes the accumulated gradients to the tables, where the fused optimizer uses them."""
         torch.autograd.backward(self.roots, self.gradients())
 
     def gradients(self) -> list[Tensor]:
-        """The accumulated gradients, one for each of `roots`; zeros if nothing used a leaf."""
-        # In the order of `roots`.
+        """Returns the gradient of each entry of `roots`; zeros if nothing used its leaf."""
+        # The leaves are in the order of `roots`.
         leaves = [self.vector_Xd, self.negatives.vectors_nd]
         if self.beside_Nd is not None:
             leaves.append(self.beside_Nd)

@@ -1,13 +1,17 @@
-"""The item table with TorchRec's managed collisions: few rows for many items, which are admitted
-during training and evicted.
+"""The item table with TorchRec's managed collisions: few rows for many items.
 
-TorchRec's modules keep the ids, counters and evictions (`MCHManagedCollisionModule`); `Blocks`
-combines them so that nothing depends on the number of ranks. Ids are spread over a range of 2^40
-numbers, which is cut into a fixed number of blocks, and the table's rows into the same number: a
-block of ids shares one block of rows, of which the last is for all ids that are not admitted. A
-rank has whole blocks.
+During training, items are admitted, which gives them a row of the table, and evicted again.
+TorchRec's `MCHManagedCollisionModule` keeps ids and counters, and decides which items to evict.
+`Blocks` combines several of these modules so that no result depends on the number of ranks:
 
-Shapes: R rows of the table, n rows of this rank.
+- `spread` turns the row ids of items into ids between 0 and 2^40.
+- These ids are cut into a fixed number of blocks, and the table's rows into the same number. The
+  ids of a block only get rows of the block with the same number.
+- The last row of a block is shared by all ids of the block that are not admitted.
+- Each rank has whole blocks.
+
+Shapes: I items of the data set, R rows of the table, C admitted items of this rank, X items of
+extended sequences.
 """
 
 from collections.abc import Callable
@@ -34,23 +38,24 @@ from torchrec_priors.embedding.item_table import item_table
 from torchrec_priors.settings.embedding import UnseenConfig
 from torchrec_priors.settings.table import TABLE
 
-_RANGE = 1 << 40
+_RANGE = 1 << 40  # ids are in [0, _RANGE)
 _FACTOR = 0x9E3779B97F4A7C15 % _RANGE  # odd: multiplying by it is a permutation of the range
 _INVERSE_FACTOR = pow(_FACTOR, -1, _RANGE)
-_FREE = torch.iinfo(torch.int64).max  # TorchRec's mark of a row without an item
+_FREE = torch.iinfo(torch.int64).max  # TorchRec's id for a row that no item has
 _POLICIES = {
     "lfu": LFU_EvictionPolicy,
     "lru": LRU_EvictionPolicy,
     "distance_lfu": DistanceLFU_EvictionPolicy,
 }
-_STATE = ("_mch_sorted_raw_ids", "_mch_remapped_ids_mapping")
+_STATE = ("_mch_sorted_raw_ids", "_mch_remapped_ids_mapping")  # TorchRec's buffers: ids, their rows
 
 Features = dict[str, JaggedTensor]
 
 
 def spread(item: np.ndarray) -> np.ndarray:
-    """int64 numbers in [0, 2^40), a different one for every row id; those of consecutive row ids
-    are far apart.
+    """Returns a different id in [0, 2^40) for every row id, int64.
+
+    Consecutive row ids get ids that are far apart, so that they are in different blocks.
 
     >>> unspread(spread(np.array([0, 1, 2_000_000_000]))).tolist()
     [0, 1, 2000000000]
@@ -59,12 +64,12 @@ def spread(item: np.ndarray) -> np.ndarray:
 
 
 def unspread(raw: np.ndarray) -> np.ndarray:
-    """The row ids from which `spread` computed these numbers."""
+    """Returns the row ids from which `spread` computed these ids."""
     return _times(raw, _INVERSE_FACTOR)
 
 
 def managed_table(config: UnseenConfig, dim: int) -> ManagedCollisionEmbeddingCollection:
-    """The table of `config.rows` rows on the meta device, with the map from ids to rows."""
+    """Returns a table of `config.rows` rows on the meta device, with its map from ids to rows."""
     table = item_table(config.rows, dim)
     blocks = Blocks(config, (0, config.rows), [0, config.rows], torch.device("meta"))
     collisions = ManagedCollisionCollection({TABLE: blocks}, table.embedding_configs())
@@ -72,11 +77,11 @@ def managed_table(config: UnseenConfig, dim: int) -> ManagedCollisionEmbeddingCo
 
 
 class Blocks(ManagedCollisionModule):
-    """TorchRec's modules of consecutive blocks, as one module.
+    """The blocks of a rank as one module. Each block has one of TorchRec's modules.
 
-    Lookups change nothing: ids that training saw are given to `admit`, between steps. (TorchRec's
-    order, inside the lookup, would count sampled negatives as interest, and reset rows to which
-    this step's gradients still belong.)
+    Lookups change nothing. Between steps, `admit` receives the ids that training has seen. TorchRec
+    would admit and evict during a lookup. But then sampled negatives would count as seen items, and
+    rows would get new items while gradients of the same step still belong to the old ones.
     """
 
     def __init__(
@@ -88,8 +93,10 @@ class Blocks(ManagedCollisionModule):
     ) -> None:
         """
         Args:
-            rows: rows [first, last) of the table, which are whole blocks.
-            output_segments: bounds of the ranks' rows.
+            config: the section `embedding` of the configuration.
+            rows: rows [first, last) of the table that this rank has: whole blocks.
+            output_segments: bounds of the rows of all ranks.
+            device: device of the buffers.
         """
         super().__init__(device=device, output_segments=output_segments)
         self.config = config
@@ -97,25 +104,24 @@ class Blocks(ManagedCollisionModule):
         self.size = config.rows // config.blocks
         self._segments = self._output_segments_tensor.clone()
 
-        # One module of TorchRec for each block: it evicts inside its block only.
+        # With one module of TorchRec for each block, items of a block only evict each other.
         policy = _POLICIES[config.eviction]()
         self.parts = [
             MCHManagedCollisionModule(
                 zch_size=self.size,
                 device=device,
                 eviction_policy=policy,
-                eviction_interval=1,  # of calls of `admit`
+                eviction_interval=1,  # counted in calls of `admit`
                 input_hash_size=_RANGE,
                 output_global_offset=start,
             )
             for start in range(*rows, self.size)
         ]
 
-        # The parts' buffers become views of one tensor, which is sharded as the table is.
+        # The buffers of all parts become views of one tensor, which is sharded like the table.
         names = [*_STATE, *(f"_mch_{info.metadata_name}" for info in policy.metadata_info)]
         for name in names:
-            # TorchRec keeps counters a second time, in a dictionary, which must be the same
-            # tensors.
+            # TorchRec also has the counters in a dictionary, which must contain the same tensors.
             whole = torch.cat([part.get_buffer(name) for part in self.parts])
             self.register_buffer(name, whole)
             for part, view in zip(self.parts, whole.split(self.size), strict=True):
@@ -127,37 +133,38 @@ class Blocks(ManagedCollisionModule):
     _mch_remapped_ids_mapping: Tensor
 
     def admit(self, raw_ids: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Counts the ids seen since the last call, admits and evicts.
+        """Counts the ids that were seen since the last call, and then admits and evicts items.
 
         Args:
-            raw_ids: ids of this rank's blocks, in any order, each as often as it was seen.
+            raw_ids: the ids that were seen and are in this rank's blocks, in any order. An id that
+                was seen several times is repeated.
 
         Returns:
-            Rows that now belong to another item, and the items: (rows of the table, row ids of
-                items).
+            The rows of the table that now have another item, and the row ids of these items.
         """
-        block = raw_ids // self._block_of_ids - self.first // self.size
+        block = raw_ids // self._ids_per_block - self.first // self.size
         calls = int(self._current_iter_tensor)
 
-        changed = []
+        evicted_rows = []
         for number, part in enumerate(self.parts):
-            # TorchRec's module evicts one interval after its last eviction, which is now.
+            # TorchRec's module evicts one interval after its last eviction: with these numbers,
+            # in this call.
             part._current_iter = part._last_eviction_iter = calls
-            part._input_history_buffer_size = -1  # makes a buffer that holds just these ids
+            part._input_history_buffer_size = -1  # `profile` makes a buffer for just these ids
             part.train().profile({TABLE: _jagged(raw_ids[block == number])})
             evicted = part.evict()
             assert evicted is not None
-            changed.append(evicted)
+            evicted_rows.append(evicted)
         self._current_iter_tensor += 1
 
-        # The rows that were evicted now have other items.
-        row = torch.cat(changed).cpu().numpy()
+        # All rows that were evicted have new items now.
+        row = torch.cat(evicted_rows).cpu().numpy()
         held_row, held_item = self._admitted()
         index = np.searchsorted(held_row, row)
         return row, held_item[index]
 
     def fits(self, other: UnseenConfig) -> bool:
-        """Whether a table of other settings has blocks of the same form and counters."""
+        """Returns whether a table with other settings has blocks of the same size and counters."""
         return all(
             getattr(other, name) == getattr(self.config, name)
             for name in ("rows", "blocks", "eviction")
@@ -166,18 +173,18 @@ class Blocks(ManagedCollisionModule):
     @property
     def range_of_ids(self) -> tuple[int, int]:
         """The ids [first, last) of this rank's blocks."""
-        # The last block of ids may reach beyond the range, where no id is.
-        first = self.first // self.size * self._block_of_ids
-        return first, first + len(self.parts) * self._block_of_ids
+        # The last block of ids may reach beyond the range, where there are no ids.
+        first = self.first // self.size * self._ids_per_block
+        return first, first + len(self.parts) * self._ids_per_block
 
     def held(self) -> Held:
-        """The admitted items of this rank's blocks, and their rows."""
+        """Returns the admitted items of this rank's blocks, and their rows."""
         row, item = self._admitted()
         order = np.argsort(item)
         return Held(item[order], row[order])
 
     def _admitted(self) -> tuple[np.ndarray, np.ndarray]:
-        """(row, item) of all admitted items, rows ascending."""
+        """Returns the rows of all admitted items, ascending, and the items."""
         raw = self._mch_sorted_raw_ids.cpu().numpy()
         row = self._mch_remapped_ids_mapping.cpu().numpy()
         admitted = raw != _FREE
@@ -185,16 +192,18 @@ class Blocks(ManagedCollisionModule):
         return row[admitted][order], unspread(raw[admitted][order])
 
     @property
-    def _block_of_ids(self) -> int:
-        """The number of ids of a block."""
+    def _ids_per_block(self) -> int:
+        """The number of ids in a block."""
         return -(-_RANGE // self.config.blocks)
 
-    # What follows is the interface of TorchRec's managed collision modules.
+    # The methods below implement the interface of TorchRec's managed collision modules.
 
     def preprocess(self, features: Features) -> Features:
+        """Returns the ids unchanged: `spread` has already prepared them."""
         return features
 
     def profile(self, features: Features) -> Features:
+        """Counts nothing inside a lookup: see `admit`."""
         return features
 
     def remap(
@@ -203,12 +212,14 @@ class Blocks(ManagedCollisionModule):
         mutate_miss_lengths: bool = True,
         write_weights: Tensor | None = None,
     ) -> Features:
+        """Returns the rows of ids; ids that are not admitted get the shared row of their block."""
         return {name: self._remapped(feature) for name, feature in features.items()}
 
     def _remapped(self, feature: JaggedTensor) -> JaggedTensor:
-        # An id's block is known from its number, so each part sees only its ids.
+        """Returns the rows of one feature's ids."""
+        # The block of an id follows from the id, so each part looks up only the ids of its block.
         raw = feature.values()
-        block = raw // self._block_of_ids - self.first // self.size
+        block = raw // self._ids_per_block - self.first // self.size
         rows = torch.empty_like(raw)
         for number, part in enumerate(self.parts):
             index = torch.nonzero(block == number).squeeze(1)
@@ -218,27 +229,34 @@ class Blocks(ManagedCollisionModule):
         )
 
     def forward(self, features: Features, mutate_miss_lengths: bool = True) -> Features:
+        """Returns the rows of ids."""
         return self.remap(features)
 
     def evict(self) -> None:
         """Does nothing inside a lookup: see `admit`."""
 
     def output_size(self) -> int:
+        """Returns the number of this rank's rows."""
         return len(self._mch_sorted_raw_ids)
 
     def input_size(self) -> int:
+        """Returns the size of the range of ids."""
         return _RANGE
 
     def buckets(self) -> int:
+        """Returns the number of blocks of the whole table."""
         return self.config.blocks
 
     def open_slots(self) -> Tensor:
-        # The last row of each block is free for ever.
+        """Returns how many rows of this rank can still get an item without an eviction."""
+        # The last row of each block has no item, but never gets one either.
         return (self._mch_sorted_raw_ids == _FREE).sum() - len(self.parts)
 
     def validate_state(self) -> None:
-        """Restores the bounds of the ranks' rows: a checkpoint has those of the ranks that wrote
-        it."""
+        """Restores the bounds of the ranks' rows after a checkpoint is loaded.
+
+        The checkpoint has the bounds of the ranks that wrote it.
+        """
         self._output_segments_tensor.copy_(self._segments)
 
     def rebuild_with_output_id_range(
@@ -247,31 +265,32 @@ class Blocks(ManagedCollisionModule):
         output_segments: list[int],
         device: torch.device | None = None,
     ) -> "Blocks":
+        """Returns the blocks for the rows of one rank. TorchRec calls it when it shards a table."""
         return Blocks(self.config, output_id_range, output_segments, device or self.device)
 
 
 def blocks_of(table: Any) -> Blocks:
-    """The blocks of this rank, inside a sharded table."""
+    """Returns the blocks of this rank from a sharded table."""
     blocks = table._managed_collision_collection._managed_collision_modules[TABLE]
     assert isinstance(blocks, Blocks)
     return blocks
 
 
 def to_owners(table: Any, raw_ids: Tensor) -> Tensor:
-    """Exchanges the ids that ranks have seen for those of their own blocks. Every rank must call
-    it.
+    """Sends ids to the ranks that have their blocks. Every rank must call it.
 
     Args:
+        table: the sharded table.
         raw_ids: ids that this rank has seen.
 
     Returns:
-        ids of this rank's blocks that any rank has seen.
+        The ids of this rank's blocks that any rank has seen.
     """
     collisions = table._managed_collision_collection
     ids = KeyedJaggedTensor(
         keys=[TABLE], values=raw_ids, lengths=torch.tensor([len(raw_ids)], device=raw_ids.device)
     )
-    # The same exchange as of a lookup: first the lengths are sent, then the ids.
+    # This is the exchange of a lookup: first the lengths are sent, then the ids.
     values: Tensor = (
         collisions.input_dist(collisions.create_context(), ids).wait().wait()[0].values()
     )
@@ -279,12 +298,16 @@ def to_owners(table: Any, raw_ids: Tensor) -> Tensor:
 
 
 def reset_rows(table: Any, rows: Tensor, values: Tensor) -> None:
-    """Gives rows of this rank (numbered from its first) new values, and zeros to their optimizer
-    state.
+    """Writes new values to rows of this rank, and zeros to the optimizer state of these rows.
 
-    FBGEMM's own `reset_embedding_weight_momentum` does not exist on a CPU.
+    FBGEMM's function for this, `reset_embedding_weight_momentum`, does not exist on CPUs.
+
+    Args:
+        table: the sharded table.
+        rows: rows, counted from the first row of this rank.
+        values: their new values.
     """
-    # The only table of its kernel, so its views and states are the first.
+    # The kernel has only this table, so its weights and states are at index 0.
     kernel, _ = table._table_to_tbe_and_index[TABLE]
     with torch.no_grad():
         kernel.split_embedding_weights()[0][rows] = values
@@ -294,11 +317,11 @@ def reset_rows(table: Any, rows: Tensor, values: Tensor) -> None:
 
 @dataclass(frozen=True)
 class State:
-    """What a whole managed table holds, as a checkpoint has it.
+    """Which items have which rows in a whole managed table, from a checkpoint.
 
     Attributes:
         config: settings of the table.
-        buffers: `Blocks`' buffers by name, of all ranks together.
+        buffers: buffers of `Blocks` by name, each for the rows of all ranks.
     """
 
     config: UnseenConfig
@@ -309,18 +332,19 @@ class State:
         """Reads the buffers of a checkpoint.
 
         Args:
-            load: function from the end of a tensor's name to the whole tensor, or None if the
-                checkpoint has none.
+            config: settings of the table.
+            load: returns the whole tensor with a name that ends as given; None if the checkpoint
+                has no such tensor.
         """
-        # Which counters there are depends on the policy.
+        # Some of these counters exist only with some policies of eviction.
         names = (*_STATE, "_current_iter_tensor", "_mch_counts", "_mch_last_access_iter")
         tensors = {name: load(f".{TABLE}.{name}") for name in names}
         buffers = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         return cls(config, buffers)
 
     def rows_of(self, item: np.ndarray) -> np.ndarray:
-        """Rows of items: their own, or the one that their block's ids share."""
-        # What is not admitted has the last row of its block.
+        """Returns the row of each item: its own row, or the shared row of its block."""
+        # Items that are not admitted share the last row of their block.
         index, admitted = self._find(item)
         block = spread(item) // -(-_RANGE // self.config.blocks)
         size = self.config.rows // self.config.blocks
@@ -328,48 +352,51 @@ class State:
         return rows
 
     def admitted(self, item: np.ndarray) -> np.ndarray:
-        """bool, items that have their own row."""
+        """Returns bool, whether each item has its own row."""
         return self._find(item)[1]
 
     def give(self, blocks: "Blocks") -> None:
-        """Fills a rank's blocks of a table of the same form."""
+        """Copies the buffers to the blocks of a rank. The table must have the same settings."""
         for name, whole in self.buffers.items():
             values = whole
-            if name != "_current_iter_tensor":  # a single number, the same on all ranks
+            if name != "_current_iter_tensor":  # which is a single number, the same on all ranks
                 values = whole[blocks.first : blocks.first + blocks.output_size()]
             blocks.get_buffer(name).copy_(values)
 
     def _find(self, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Index of each item's id among the sorted ids, and whether it is there."""
+        """Returns the index of each item's id in the sorted ids, and whether the id is there."""
         raw = spread(item)
         index = np.minimum(np.searchsorted(self._raw, raw), len(self._raw) - 1)
         return index, self._raw[index] == raw
 
     @cached_property
     def _order(self) -> np.ndarray:
-        # Each block is sorted, with its free rows at the end: the whole is not.
+        """The order that sorts the ids of all blocks together."""
+        # Ids are sorted within each block, where free rows come last, but not over all blocks.
         return np.argsort(self.buffers["_mch_sorted_raw_ids"].numpy(), kind="stable")
 
     @cached_property
     def _raw(self) -> np.ndarray:
+        """The ids of all rows, sorted."""
         return self.buffers["_mch_sorted_raw_ids"].numpy()[self._order]
 
     @cached_property
     def _rows(self) -> np.ndarray:
+        """The rows of the sorted ids."""
         return self.buffers["_mch_remapped_ids_mapping"].numpy()[self._order]
 
 
 class ManagedRows:
-    """Items and the rows that they have at present; the counterpart of `ItemRows`, which does not
-    change.
+    """A map from items to their present rows. In `ItemRows`, the rows of items do not change.
 
     Attributes:
-        items: number of items of the data set.
+        items: I.
         rows: R.
-        has_row_I: None, as all items have a row: those that are not admitted have their block's
-            last.
-        own_row_I: bool by item, those that are admitted on any rank, as of the last `refresh`.
-        recommendable_I: the same.
+        has_row_I: None, because all items have a row: items that are not admitted share the last
+            row of their block.
+        own_row_I: bool, whether an item was admitted, on any rank, at the last `refresh`; None
+            before the first one.
+        recommendable_I: the same array, because only admitted items are recommended.
     """
 
     has_row_I = None
@@ -395,30 +422,30 @@ class ManagedRows:
         in_data_C = held.item_C < self.items
         self._held = Held(held.item_C[in_data_C], held.row_C[in_data_C])
 
-        # A sum over ranks, as an item is admitted on at most one.
+        # The sum over ranks is 0 or 1, because an item is admitted on at most one rank.
         admitted_I = torch.zeros(self.items, dtype=torch.uint8)
         admitted_I[torch.from_numpy(self._held.item_C)] = 1
         self.own_row_I = self.recommendable_I = total(admitted_I).numpy().astype(bool)
 
     def to_ids(self, item_N: np.ndarray) -> np.ndarray:
-        """Ids to look up in the table."""
+        """Returns the ids to look up in the table."""
         return spread(item_N)
 
     def retrieved(self, first: int, last: int) -> Held:
-        """Admitted items of which this rank holds the rows; [first, last) must be this rank's."""
+        """Returns the admitted items of this rank. [first, last) must be the rows of this rank."""
         return self._held
 
     def trained(self, row_X: Tensor) -> Tensor:
-        """bool [X], rows of one item; a row that many items share is not a target."""
+        """Returns bool [X], whether a row belongs to one item: shared rows are no targets."""
         return row_X % self.size != self.size - 1
 
 
 def _times(values: np.ndarray, factor: int) -> np.ndarray:
-    """Products modulo 2^40, which divides 2^64: overflow does no harm."""
+    """Returns products modulo 2^40. Overflow does no harm, because 2^40 divides 2^64."""
     product: np.ndarray = values.astype(np.uint64) * np.uint64(factor) % np.uint64(_RANGE)
     return product.astype(np.int64)
 
 
 def _jagged(values: Tensor) -> JaggedTensor:
-    """All values as those of one row."""
+    """Returns the values as a jagged tensor with a single row."""
     return JaggedTensor(values=values, lengths=torch.tensor([len(values)], device=values.device))

@@ -1,9 +1,9 @@
-"""The block of a table's rows that a rank is responsible for, wherever the rows are.
+"""Each rank is responsible for a block of a table's rows, even if other ranks hold these rows.
 
-Negatives, retrieval and `--init-from` give each rank a block of rows: those that a row-wise shard
-would have. If the table is cut row-wise, the rank holds them, and reads and writes them in place.
-Otherwise they are on other ranks: `fetch` copies a block together and `store` writes it back, by
-all-to-all, some rows at a time.
+Negatives, retrieval and `--init-from` give each rank the block of rows that it would have as a
+row-wise shard. If the table is cut row-wise, the rank holds its block, and reads and writes it in
+place. Otherwise the block is spread over several ranks: `fetch` collects a copy of it, and `store`
+writes the copy back. Both use all-to-all, for a limited number of rows at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,22 +19,23 @@ from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.embedding.plan import ModelPlan, Piece, TablePlan, even_blocks
 
-_ROWS_AT_A_TIME = 1 << 16  # of each block
+_ROWS_AT_A_TIME = 1 << 16  # in each block
 
 
 @dataclass(frozen=True)
 class OwnRows:
-    """This rank's part of one table.
+    """This rank's shards of one table, and its block of rows.
 
     Attributes:
-        plan: which rank holds what of the table.
-        shards: live views of what this rank holds.
+        plan: which rank holds which pieces of the table.
+        shards: live views of this rank's shards.
         rank: number of this rank.
         blocks: rows [first, last) of each rank's block.
-        live: the shard that is this rank's block, if each rank holds its own; otherwise None.
+        live: this rank's shard if it is also the block, because the table is cut row-wise;
+            otherwise None.
         device: device of the table.
         group: process group of all ranks, for `fetch` and `store`.
-        flush: function that writes back what a GPU's cache of rows holds.
+        flush: function that writes the rows in a GPU's cache back to the table.
     """
 
     plan: TablePlan
@@ -60,8 +61,10 @@ class OwnRows:
         return self.last - self.first
 
     def fetch(self) -> Shard:
-        """The block's rows as they are now: a live view, or a copy that later steps do not change.
-        Every rank must call it."""
+        """Returns the present values of the block. Every rank must call it.
+
+        They are a live view, or a copy that later steps do not change.
+        """
         # A GPU's cache may hold newer values than the table.
         self.flush()
         if self.live is not None:
@@ -74,8 +77,10 @@ class OwnRows:
         return block
 
     def store(self, block: Shard) -> None:
-        """Writes a fetched block, which may have changed since, back to the table. Every rank must
-        call it."""
+        """Writes a block that was fetched, and maybe changed, back to the table.
+
+        Every rank must call it.
+        """
         if self.live is not None:
             assert block is self.live, "a live view is changed in place"
             return
@@ -84,16 +89,17 @@ class OwnRows:
             self._swap(wanted_W, held_W)
 
     def _moves(self, block: Shard) -> Iterator[tuple[list[list[Tensor]], list[list[Tensor]]]]:
-        """Pairs of views of the same values, some rows of each block at a time.
+        """Yields the views between which values move, for some rows of each block at a time.
 
         Args:
             block: this rank's block.
 
         Yields:
-            For each rank, views of what this rank's shards hold of that rank's block, and views of
-            the places in this rank's block where that rank's pieces belong.
+            Two lists with one entry per rank. The first has views of the values in this rank's
+            shards that belong to that rank's block. The second has views of the places in this
+            rank's block for values that are in that rank's shards.
         """
-        # Ranks with fewer rows take part until the longest block is done, with empty views.
+        # Ranks with shorter blocks take part with empty views until the longest block is done.
         pieces = self.plan.pieces
         own_shards = {(shard.first, shard.first_column): shard for shard in self.shards}
         longest = max(last - first for first, last in self.blocks)
@@ -125,11 +131,16 @@ class OwnRows:
             yield held_W, wanted_W
 
     def _swap(self, send_W: list[list[Tensor]], receive_W: list[list[Tensor]]) -> None:
-        """Sends each rank its views, and fills views with what the ranks send."""
+        """Sends values to all ranks, and writes the values that arrive.
+
+        Args:
+            send_W: views of the values to send to each rank.
+            receive_W: views of the places for the values from each rank.
+        """
         sizes_sent = [sum(view.numel() for view in views) for views in send_W]
         sizes_received = [sum(view.numel() for view in views) for views in receive_W]
 
-        # The empty tensor is for a rank that sends nothing: `cat` takes no empty list.
+        # The empty tensor is for a rank that sends nothing: `cat` rejects an empty list.
         flat = [view.detach().reshape(-1) for views in send_W for view in views]
         sent = torch.cat([torch.empty(0, device=self.device), *flat])
         received = sent
@@ -137,7 +148,7 @@ class OwnRows:
             received = sent.new_empty(sum(sizes_received))
             dist.all_to_all_single(received, sent, sizes_received, sizes_sent, group=self.group)
 
-        # Values arrive rank after rank, and in the order of the plan's pieces inside each.
+        # Values arrive rank by rank, and from each rank in the order of the plan's pieces.
         views = [view for views in receive_W for view in views]
         with torch.no_grad():
             for view, values in zip(
@@ -149,8 +160,10 @@ class OwnRows:
 def own_rows(
     model: nn.Module, plan: ModelPlan, device: torch.device, group: dist.ProcessGroup
 ) -> dict[str, OwnRows]:
-    """This rank's block of every table of a sharded model, by the table's name. Every rank must
-    call it."""
+    """Returns this rank's block of every table of a sharded model, by the table's name.
+
+    Every rank must call it.
+    """
     rank = dist.get_rank(group)
     sharded = [
         module for module in model.modules() if isinstance(module, ShardedEmbeddingCollection)
@@ -168,12 +181,12 @@ def own_rows(
 
         table_plan = plan[name.removesuffix(".weight").rpartition("embeddings.")[2]]
         local: Any = tensor.to_local()
-        # A rank without a shard has an offset of nothing, so the lists differ in length.
+        # A rank without a shard still has an offset, so the lists may differ in length.
         views = zip(local.local_shards(), local.local_offsets(), strict=False)
         shards = [Shard(view, int(offset[0]), int(offset[1])) for view, offset in views]
 
         blocks = even_blocks(table_plan.table.rows, plan.ranks)
-        # Row-wise shards are the blocks, and those of managed tables may differ from even ones.
+        # In a row-wise table, the shards are the blocks. In a managed table they may be uneven.
         live = None
         if table_plan.row_wise:
             held = {piece.rank: piece for piece in table_plan.pieces}
@@ -190,13 +203,13 @@ def own_rows(
 
 
 def _overlap(piece: Piece, window: tuple[int, int]) -> tuple[int, int]:
-    """[first, last) of the rows that are in both; empty if there are none."""
+    """Returns the rows [first, last) that are in both; the range is empty if there are none."""
     first = max(piece.first_row, window[0])
     return first, max(first, min(piece.first_row + piece.rows, window[1]))
 
 
 def _view(shard: Shard, first: int, last: int) -> Tensor:
-    """Rows [first, last) of the table in a shard. An empty range may be outside of it."""
+    """Returns rows [first, last) of the table from a shard. An empty range may be outside of it."""
     if last <= first:
         return shard.rows[:0]
     return shard.rows[first - shard.first : last - shard.first]

@@ -1,11 +1,12 @@
-"""Which rank holds what of every table: TorchRec's plan in a form that is printed, kept with a run
-and used again.
+"""A sharding plan says which rank holds which pieces of every table.
+
+It contains TorchRec's plan in a form that can be printed, saved with a run and used again.
 
     the planner's plan --- ModelPlan.of --->             --- to_torchrec ---> the model's sharding
                                               ModelPlan
     an earlier sharding.json --- read ----->             --- to_json ---> this run's sharding.json
 
-A table of 4 rows and 4 columns on two ranks, as the rank that holds each value:
+For example, this is the rank of each value of a table of 4 rows and 4 columns on two ranks:
 
     row_wise    column_wise    table_wise
     0 0 0 0     0 0 1 1        1 1 1 1
@@ -41,8 +42,10 @@ _FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a table: rows [first_row, first_row + rows) of columns [first_column, first_column
-    + columns)."""
+    """A part of a table, on one rank.
+
+    It has rows [first_row, first_row + rows) of columns [first_column, first_column + columns).
+    """
 
     rank: int
     first_row: int
@@ -60,7 +63,8 @@ class ModelTable:
         module: path of the module that holds it.
         rows: number of rows.
         columns: number of columns.
-        block: rows that stay together, if the table is managed; otherwise 0.
+        block: number of rows in a block if the table is managed; otherwise 0. A block stays on one
+            rank.
     """
 
     name: str
@@ -72,7 +76,7 @@ class ModelTable:
 
 @dataclass(frozen=True)
 class TablePlan:
-    """One table, and where its pieces are.
+    """The plan of one table.
 
     Attributes:
         table: the table.
@@ -100,7 +104,7 @@ class TablePlan:
         return self.kernel == "fused_uvm_caching"
 
     def bytes_of(self, rank: int) -> int:
-        """Bytes on a rank: values, and a number of row-wise Adagrad for each row of each piece."""
+        """Returns the bytes on a rank: values, and Adagrad's number for each row of each piece."""
         return sum(
             _FLOAT * piece.rows * (piece.columns + 1) for piece in self.pieces if piece.rank == rank
         )
@@ -108,7 +112,12 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """All tables of a model."""
+    """The plan of all tables of a model.
+
+    Attributes:
+        ranks: number of ranks.
+        tables: the plan of each table.
+    """
 
     ranks: int
     tables: list[TablePlan]
@@ -123,10 +132,15 @@ class ModelPlan:
 
     @classmethod
     def of(cls, plan: ShardingPlan, tables: Iterable[ModelTable], ranks: int) -> "ModelPlan":
-        """TorchRec's plan of some tables.
+        """Converts a plan of TorchRec.
+
+        Args:
+            plan: TorchRec's plan.
+            tables: the tables of the model.
+            ranks: number of ranks.
 
         Raises:
-            UserError: it leaves something out.
+            UserError: the plan lacks a table or some values of a table.
         """
         table_plans = []
         for table in tables:
@@ -177,13 +191,20 @@ class ModelPlan:
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values."""
+        """Returns the plan as JSON values."""
         return asdict(self)
 
     def check(self, tables: Iterable[ModelTable], where: str) -> None:
-        """Raises UserError unless the plan holds every value of every table exactly once, in pieces
-        that TorchRec can look up; the message begins with `where`."""
-        # Tables are taken out one by one: what is left is not the model's.
+        """Checks that the plan holds every value of every table exactly once.
+
+        Args:
+            tables: the tables of the model.
+            where: beginning of the message.
+
+        Raises:
+            UserError: it does not, or TorchRec cannot look up values in such pieces.
+        """
+        # Tables are removed one by one; any that are left are not in the model.
         planned = {plan.table.name: plan for plan in self.tables}
         for table in tables:
             plan = planned.pop(table.name, None)
@@ -223,11 +244,14 @@ class ModelPlan:
     def to_torchrec(
         self, tables: Iterable[ModelTable], device: str, local_ranks: int, *, prefetch: bool = False
     ) -> ShardingPlan:
-        """The plan as TorchRec takes it, for a model of these tables.
+        """Converts the plan to TorchRec's form.
 
         Args:
-            prefetch: whether rows come into GPUs' caches ahead of their steps: the caches must then
-                not evict them before.
+            tables: the tables of the model.
+            device: type of the ranks' devices.
+            local_ranks: number of ranks on a machine.
+            prefetch: whether rows are loaded into GPU caches before their step. The caches must
+                then keep them until the step.
         """
         modules: dict[str, EmbeddingModuleShardingPlan] = {}
         for table in tables:
@@ -241,7 +265,7 @@ class ModelPlan:
                 for piece in plan.pieces
             ]
 
-            # Without either, TorchRec uses its defaults for a cache.
+            # Without both, TorchRec uses its defaults for a cache.
             factor = plan.cache_load_factor
             ahead = prefetch and plan.cached
             cache_params = None
@@ -259,8 +283,10 @@ class ModelPlan:
         return ShardingPlan(plan=dict(modules))
 
     def in_words(self) -> str:
-        """A few lines for users: one for each table, with the bytes of a rank (values and optimizer
-        state)."""
+        """Returns lines for users: one for each table, with the bytes on a rank.
+
+        The bytes include values and optimizer state.
+        """
         rows = [
             (
                 plan.table.name,
@@ -279,7 +305,7 @@ class ModelPlan:
         return "\n".join(lines)
 
     def _bytes_in_words(self, plan: TablePlan) -> str:
-        """The bytes of a table on a rank; the range if ranks differ."""
+        """Returns in words how many bytes of a table a rank has; a range if ranks differ."""
         bytes_of_ranks = [plan.bytes_of(rank) for rank in range(self.ranks)]
         least = _size(min(bytes_of_ranks))
         most = _size(max(bytes_of_ranks))
@@ -287,7 +313,7 @@ class ModelPlan:
 
 
 def tables_of(model: nn.Module) -> list[ModelTable]:
-    """The tables of a model that is not sharded yet."""
+    """Returns the tables of a model before it is sharded."""
     tables: dict[str, ModelTable] = {}
     for path, module in model.named_modules():
         if isinstance(module, EmbeddingCollection):
@@ -303,14 +329,14 @@ def tables_of(model: nn.Module) -> list[ModelTable]:
             rows = config.num_embeddings
             columns = config.embedding_dim
             block = rows // blocks[config.name] if config.name in blocks else 0
-            # A managed module holds a plain one of the same table: the outer, which comes first,
-            # stays.
+            # A managed module contains a plain module of the same table. The managed one comes
+            # first and is kept.
             tables.setdefault(config.name, ModelTable(config.name, path, rows, columns, block))
     return list(tables.values())
 
 
 def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
-    """[first, last) of each rank's rows, as TorchRec cuts them.
+    """Returns [first, last) of each rank's rows, as TorchRec cuts a table row-wise.
 
     >>> even_blocks(10, 4)
     [(0, 3), (3, 6), (6, 9), (9, 10)]
@@ -320,9 +346,15 @@ def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
 
 
 def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) -> None:
-    """Raises UserError unless the pieces of a table hold each value once and TorchRec can use
-    them."""
-    # A rank without rows may have an empty piece, at any place.
+    """Raises UserError unless TorchRec can use the pieces of a table, and each value is in one.
+
+    Args:
+        plan: the plan of the table.
+        table: the table.
+        ranks: number of ranks.
+        where: beginning of the message.
+    """
+    # A rank without rows may have an empty piece, with any first row.
     held = [piece for piece in plan.pieces if piece.rows]
     if plan.type not in TYPES:
         raise UserError(f"{where} is cut {plan.type}: only {', '.join(TYPES)} can be carried out")
@@ -331,7 +363,7 @@ def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) ->
     if any(not 0 <= piece.rank < ranks for piece in held):
         raise UserError(f"{where} names a rank that is none of {ranks}: make another")
 
-    # Pieces are whole in one direction and lie one after another in the other.
+    # A piece spans the table in one direction; in the other, pieces follow one another.
     if plan.type == ROW_WISE:
         whole = all((piece.first_column, piece.columns) == (0, table.columns) for piece in held)
         spans = sorted((piece.first_row, piece.rows) for piece in held)
@@ -354,7 +386,7 @@ def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) ->
 
 
 def _rows_are_in_place(pieces: list[Piece], table: ModelTable, ranks: int) -> bool:
-    """Whether row-wise pieces begin and end where TorchRec looks for them."""
+    """Returns whether row-wise pieces begin and end where TorchRec expects them."""
     # Blocks of a managed table stay whole; ranks may have different numbers of them.
     if table.block:
         return all(piece.first_row % table.block == 0 for piece in pieces)
@@ -366,15 +398,17 @@ def _rows_are_in_place(pieces: list[Piece], table: ModelTable, ranks: int) -> bo
 
 
 def _rows_and_columns(table: ModelTable) -> str:
+    """Returns the size of a table for users: "1,000 x 16"."""
     return f"{table.rows:,} x {table.columns}"
 
 
 def _interleaved(offsets: list[int], sizes: list[int]) -> tuple[int, int, int, int]:
-    """(first row, rows, first column, columns) of a shard."""
+    """Returns (first row, rows, first column, columns) of a shard."""
     return offsets[0], sizes[0], offsets[1], sizes[1]
 
 
 def _table_plan(values: Mapping[str, Any]) -> TablePlan:
+    """Returns the plan of a table from JSON values."""
     return TablePlan(
         **{
             **values,
@@ -385,7 +419,7 @@ def _table_plan(values: Mapping[str, Any]) -> TablePlan:
 
 
 def _size(number: int) -> str:
-    """A number of bytes for users.
+    """Returns a number of bytes in words, for users.
 
     >>> _size(0), _size(215_296), _size(5_000_000), _size(64_290_000_000)
     ('0 kB', '215.3 kB', '5.0 MB', '64.3 GB')

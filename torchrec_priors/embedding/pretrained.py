@@ -1,5 +1,7 @@
-"""Reads vectors of a file as first values of the item table. Every rank reads the whole file, in
-pieces, and keeps the rows that it holds."""
+"""Reads a file of vectors as initial values of the item table.
+
+Every rank reads the whole file, in pieces, and keeps the rows that it holds.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -27,17 +29,21 @@ _NUMBERS_AT_A_TIME = 1 << 24
 
 
 def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) -> None:
-    """Fills the rows of items of which the file has vectors; the others keep their first values.
-    Logs how many there are of each.
+    """Fills the rows of items that have vectors in the file. Other items keep their initial values.
+
+    It logs how many items there are of both kinds.
 
     Args:
-        file: Parquet with `item_id`, original ids, and `vector`, lists of one number for each
-            column of the table.
+        file: Parquet file with the columns `item_id` (original ids) and `vector` (lists of one
+            number for each column of the table).
         own: this rank's part of the item table.
+        rows: the map from items to rows.
+        data: the data set.
 
     Raises:
-        UserError: the file does not exist; a vector is missing, of another length, or not finite;
-            an item has two vectors; no item is in the data set; the table is managed.
+        UserError: the file does not exist; a vector is missing, has another length, or is not
+            finite; an item has two vectors; no item of the file is in the data set; the table is
+            managed.
     """
     if isinstance(rows, ManagedRows):
         raise UserError(
@@ -53,14 +59,14 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
             row = first + int(np.argmin(batch["item_id"].is_valid().to_numpy(zero_copy_only=False)))
             raise UserError(f"{_OPTION}: row {row + 1} of '{file}' has no item_id")
 
-        # Every rank checks all vectors, so all ranks fail alike.
+        # Every rank checks all vectors, so all ranks fail with the same message.
         vector_Nd = _vectors(file, batch, first, dim)
         item_N = places(id_texts(batch["item_id"], f"{_OPTION}: '{file}'"), texts)
         unknown += int((item_N < 0).sum())
         vector_Nd = vector_Nd[item_N >= 0]
         item_N = item_N[item_N >= 0]
 
-        # An item may come again in this batch, or after an earlier one.
+        # An item may occur twice in this batch, or in an earlier batch, too.
         again_N = in_file_I[item_N]
         first_places = np.unique(item_N, return_index=True)[1]
         again_N[np.setdiff1d(np.arange(len(item_N)), first_places)] = True
@@ -69,7 +75,7 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
             raise UserError(f"{_OPTION}: '{file}' has two vectors of item {item}")
         in_file_I[item_N] = True
 
-        # A row that several items share keeps its first values.
+        # A row that several items share keeps its initial values.
         own_N: np.ndarray = np.ones(len(item_N), bool)
         if rows.own_row_I is not None:
             own_N = rows.own_row_I[item_N]
@@ -95,8 +101,7 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
 
 
 def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of rows, each with the number of its first row, after checks of the file's
-    columns."""
+    """Checks the columns of a file, then yields batches, each with the number of its first row."""
     try:
         with ParquetReader(file) as opened:
             _check_columns(file, opened.schema, dim)
@@ -115,15 +120,15 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _check_columns(file: Path, schema: pa.Schema, dim: int) -> None:
-    """Raises UserError if a file lacks a column, or its vectors are no lists of `dim` numbers."""
+    """Raises UserError if a file lacks a column, or its vectors are not lists of `dim` numbers."""
     for column in _COLUMNS:
         if column not in schema.names:
             raise UserError(
                 f"{_OPTION}: '{file}' has no column '{column}' (it has {', '.join(schema.names)})"
             )
 
-    # Fixed-size lists are checked here; others have their lengths checked row by row.
-    kind = _stored(schema.field("vector").type)
+    # The length of fixed-size lists is checked here, and that of other lists for each row.
+    kind = _storage_type(schema.field("vector").type)
     is_list = (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
@@ -139,12 +144,15 @@ def _check_columns(file: Path, schema: pa.Schema, dim: int) -> None:
 
 
 def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndarray:
-    """float32 [N, d], the vectors of a batch.
+    """Returns the vectors of a batch, float32 [N, d].
 
     Args:
+        file: the file, for messages.
+        batch: the batch.
         first: number of the batch's first row, for messages.
+        dim: d.
     """
-    # Fixed-size lists have a length even if they are null.
+    # Fixed-size lists have a length even if they are null; null becomes length 0.
     column = plain_array(batch["vector"])
     length_N = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(column.type):
@@ -172,13 +180,13 @@ def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndar
     return vector_Nd
 
 
-def _stored(kind: pa.DataType) -> pa.DataType:
-    """The type in which values of an extension type are stored."""
+def _storage_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type in which an extension type stores its values."""
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _fill(own: OwnRows, row_N: np.ndarray, vector_Nd: np.ndarray) -> None:
-    """Writes vectors to those of their rows that this rank holds."""
+    """Writes vectors to their rows, as far as this rank holds them."""
     for shard in own.shards:
         held_N = (row_N >= shard.first) & (row_N < shard.last)
         columns = slice(shard.first_column, shard.first_column + shard.rows.shape[1])

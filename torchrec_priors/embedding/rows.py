@@ -1,6 +1,6 @@
-"""What the rest of the project knows of the rows that items have in the table.
+"""The interface of maps from items to rows of the table.
 
-`ItemRows` is a map that stays as it is; `ManagedRows` changes when items are admitted and evicted.
+`ItemRows` does not change. `ManagedRows` changes when items are admitted and evicted.
 
 Shapes: I items of the data set, R rows of the table, X items of extended sequences.
 """
@@ -14,15 +14,15 @@ from torchrec_priors.embedding.item_rows import Held
 
 
 class Rows(Protocol):
-    """A map of items to rows of the table.
+    """A map from items to rows of the table.
 
     Attributes:
         items: I.
         rows: R.
-        an_item: an item that has a row, for lookups whose result nobody uses.
-        has_row_I: bool, items that have a row, also a shared one; None if all have.
-        own_row_I: bool, items with a row of their own; None if all have.
-        recommendable_I: bool, items that may be recommended; None if all may.
+        an_item: an item that has a row, for lookups that only need some valid id.
+        has_row_I: bool, whether an item has its own row or a shared one; None if all have.
+        own_row_I: bool, whether an item has its own row; None if all have.
+        recommendable_I: bool, whether an item may be recommended; None if all may.
     """
 
     items: int
@@ -37,14 +37,13 @@ class Rows(Protocol):
     def has_row_I(self) -> np.ndarray | None: ...
 
     def to_ids(self, item_N: np.ndarray) -> np.ndarray:
-        """The ids that the table is looked up by."""
+        """Returns the ids to look up in the table."""
         ...
 
     def retrieved(self, first: int, last: int) -> Held:
-        """Items that may be recommended and have one of the rows [first, last)."""
+        """Returns the items in rows [first, last) that may be recommended."""
         ...
 
     def trained(self, row_X: Tensor) -> Tensor | None:
-        """bool [X]: rows that belong to one item, so that targets there are learned; None for
-        all."""
+        """Returns bool [X], whether the heads learn targets in each row; None if in all rows."""
         ...

@@ -1,19 +1,19 @@
-"""Row-wise Adagrad of a table that is cut into columns, with the result of whole rows.
+"""Row-wise Adagrad for a table that is cut into columns, with the same result as for whole rows.
 
-For row r with gradient g_r, summed over its occurrences, the optimizer keeps one number m_r, and
-divides by its root:
+The gradient g_r of row r is the sum over the row's occurrences in a batch. The optimizer keeps one
+number m_r per row, and divides by its square root:
 
-    m_r += mean over c of g_rc^2        w_r -= rate * g_r / (sqrt(m_r) + eps)
+    m_r += mean over columns c of g_rc^2        w_r -= rate * g_r / (sqrt(m_r) + eps)
 
-FBGEMM does this inside backward for each shard of a table separately: with the mean over the
-shard's columns, which is another optimizer. So just before it does, the number of every row that
-was looked up is corrected in every shard by what the other columns contribute,
+FBGEMM does this inside backward, for each shard of a table separately. The mean is then over the
+columns of the shard, so the result would differ from that of whole rows. Just before FBGEMM adds
+the mean of the shard, this module corrects m_r in every shard, for the rows that were looked up:
 
-    m_r += mean over all columns - mean over the shard's
+    m_r += mean over all columns - mean over the shard's columns
 
-and what FBGEMM then adds makes it the whole row's number, the same in all shards but for rounding.
-Column-wise shards of a table look up the same ids, so one all-reduce of sums of squares, a number
-for each row that was looked up, gives the ranks that hold them all they need.
+After both additions, m_r is that of the whole row, and all shards have the same m_r except for
+rounding. All shards of a table look up the same ids. Therefore one all-reduce of the sums of
+squares, with one number for each row that was looked up, is enough.
 
 Shapes: U rows that were looked up, R rows of the table, F features of a lookup, d columns of a
 shard, P parts of a table on this rank.
@@ -38,8 +38,8 @@ from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.ops.row_squares import Occurrences, row_squares
 from torchrec_priors.settings.sharding import COLUMN_WISE
 
-# Below this mean, rounding could make a difference negative; its root is negligible next to eps
-# (1e-8).
+# If the mean is smaller, there is no correction: rounding could make it negative, and the square
+# root of this number is negligible compared with eps (1e-8).
 _LEAST = 1e-30
 
 
@@ -48,10 +48,10 @@ class _Part:
     """A shard of columns on this rank.
 
     Attributes:
-        features: numbers of the lookup's features that it answers.
-        columns: number of its columns.
-        kernel: FBGEMM's tables, one of which it is.
-        number: number of the shard among the kernel's tables.
+        features: indices of the lookup's features that look up this shard.
+        columns: number of columns.
+        kernel: the kernel of FBGEMM that holds the shard.
+        number: index of the shard among the kernel's tables.
     """
 
     features: range
@@ -61,8 +61,11 @@ class _Part:
 
     @property
     def sum_R(self) -> Tensor:
-        """A live view of the optimizer's numbers. It is `data`, as autograd keeps the tensor for
-        FBGEMM and would reject changes in place."""
+        """A live view of the optimizer's numbers m.
+
+        It is `data`, because autograd saves the tensor for FBGEMM and would reject changes in
+        place.
+        """
         states: Tensor = self.kernel.split_optimizer_states()[self.number][0]
         return states.data
 
@@ -73,8 +76,8 @@ class _Cut:
 
     Attributes:
         columns: number of columns of the whole table.
-        parts: this rank's parts, all of one lookup.
-        group: process group of the ranks that hold parts; None if this one holds all.
+        parts: this rank's parts, all in the same lookup.
+        group: process group of the ranks that hold parts; None if this rank holds all.
     """
 
     columns: int
@@ -85,14 +88,16 @@ class _Cut:
 def learn_as_whole_rows(
     model: nn.Module, plan: ModelPlan, timeout: timedelta | None = None
 ) -> None:
-    """Lets shards of columns learn as whole rows do, in every backward from now on. Every rank must
-    call it.
+    """Makes shards of columns learn like whole rows, in every later backward pass.
+
+    Every rank must call it.
 
     Args:
         model: sharded model.
+        plan: its sharding plan.
         timeout: timeout of the groups of ranks that share a table.
     """
-    # Groups first: all ranks create them, though some may have no part in a lookup.
+    # Groups come first: every rank must create them, even a rank without parts.
     group_of = _groups(plan, timeout)
 
     for module in model.modules():
@@ -100,7 +105,7 @@ def learn_as_whole_rows(
             continue
         for lookup in module._lookups:
             parts = _parts(lookup)
-            # In the plan's order, which is the same on every rank, as each cut has an all-reduce.
+            # Each cut has an all-reduce. All ranks have the same order, which is that of the plan.
             cuts = [
                 _Cut(plan[name].table.columns, parts[name], group)
                 for name, group in group_of.items()
@@ -111,14 +116,18 @@ def learn_as_whole_rows(
 
 
 def _groups(plan: ModelPlan, timeout: timedelta | None) -> dict[str, dist.ProcessGroup | None]:
-    """For each table that is cut into columns, the process group of the ranks that hold some."""
+    """Creates a process group for each table that is cut into columns: the ranks that hold it.
+
+    Returns:
+        The group by the table's name; None if one rank holds the whole table.
+    """
     group_of_ranks: dict[frozenset[int], dist.ProcessGroup | None] = {}
     group_of_table = {}
     for table in plan.tables:
         if table.type != COLUMN_WISE or len(table.pieces) < 2:
             continue
 
-        # Every rank must create every group, in the same order, also those that it is not in.
+        # Every rank must create every group, in the same order, even groups that it is not in.
         ranks = frozenset(piece.rank for piece in table.pieces)
         if ranks not in group_of_ranks:
             group = None
@@ -130,12 +139,15 @@ def _groups(plan: ModelPlan, timeout: timedelta | None) -> dict[str, dist.Proces
 
 
 def _parts(lookup: Any) -> dict[str, list[_Part]]:
-    """The parts of each table in a lookup that row-wise Adagrad trains, by the table's name."""
+    """Returns the parts of each table in a lookup, by the table's name.
+
+    Only tables that row-wise Adagrad trains are included.
+    """
     parts: dict[str, list[_Part]] = {}
     first = 0
     for embedding in lookup._emb_modules:
         for number, table in enumerate(embedding.config.embedding_tables):
-            # Features are numbered through all tables of the lookup.
+            # Features are counted over all tables of the lookup.
             features = range(first, first + table.num_features())
             first = features.stop
 
@@ -146,7 +158,7 @@ def _parts(lookup: Any) -> dict[str, list[_Part]]:
 
 
 def _columns(lookup: Any) -> list[int]:
-    """[F]: the number of columns of the shard that answers each feature."""
+    """Returns the number of columns of the shard that each feature looks up, [F]."""
     tables = [
         table for embedding in lookup._emb_modules for table in embedding.config.embedding_tables
     ]
@@ -160,8 +172,10 @@ def _at_backward(
     arguments: tuple[KeyedJaggedTensor],
     vectors: Tensor,
 ) -> None:
-    """A forward hook of a lookup: corrects the numbers once the vectors have a gradient, before
-    FBGEMM gets it."""
+    """A forward hook of a lookup. It lets `_correct` run when the vectors have their gradient.
+
+    FBGEMM gets the gradient afterwards.
+    """
     if vectors.requires_grad:
         vectors.register_hook(partial(_correct, cuts, columns_F, arguments[0]))
 
@@ -169,13 +183,15 @@ def _at_backward(
 def _correct(
     cuts: list[_Cut], columns_F: list[int], ids: KeyedJaggedTensor, gradient: Tensor
 ) -> None:
-    """Corrects the numbers of the rows that were looked up: with what FBGEMM then adds, they are
-    those of whole rows.
+    """Corrects m of the rows that were looked up, so that it is right after FBGEMM's addition.
 
     Args:
-        gradient: gradient of all vectors, feature after feature, flat.
+        cuts: this rank's parts of the tables in the lookup.
+        columns_F: number of columns of each feature's shard.
+        ids: the ids that were looked up.
+        gradient: gradient of all vectors, feature after feature.
     """
-    # The gradient is flat, as features may have shards of different widths.
+    # The gradient is made flat, because features may have shards of different widths.
     ids_F = ids.values().split(ids.length_per_key())
     gradient_F = gradient.flatten().split(
         [len(feature_ids) * columns for feature_ids, columns in zip(ids_F, columns_F, strict=True)]
@@ -183,18 +199,19 @@ def _correct(
 
     for cut in cuts:
         occurrences = Occurrences.of(torch.cat([ids_F[f] for f in cut.parts[0].features]))
-        # Then other ranks have none either, as their shards look up the same ids: no collective.
+        # All shards of the table look up the same ids. So if there are none, no rank takes part in
+        # the collective.
         if not len(occurrences.row_U):
             continue
 
-        # Of each row, the square of the gradient that is summed over its occurrences.
+        # For each part, the sum of squares of each row's gradient.
         squares = []
         for part in cut.parts:
             gradient_Nd = torch.cat([gradient_F[f] for f in part.features]).view(-1, part.columns)
             squares.append(row_squares(occurrences, gradient_Nd))
         square_PU = torch.stack(squares)
 
-        # Over the columns of this rank, then over those of the others.
+        # The sum over the columns of this rank, then over the columns of all ranks.
         sum_U = square_PU.sum(0)
         if cut.group is not None:
             dist.all_reduce(sum_U, group=cut.group)

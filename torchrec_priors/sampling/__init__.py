@@ -1,1 +1,1 @@
-"""In-group negatives from the rows a rank owns."""
+"""Samples in-group negatives from the rows that a rank owns."""

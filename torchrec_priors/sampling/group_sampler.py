@@ -1,21 +1,23 @@
-"""In-group negatives: every rank draws the same positions from a counter and serves those on its
-rows.
+"""Samples in-group negatives. Every rank draws the same positions, and serves those on its rows.
 
-The items of set s, in row order, lie one after another on a line, each as long as its weight (an
-integer; 1 if draws are uniform). A rank owns one contiguous piece of the line, as row-wise shards
-are contiguous. A draw is a position on the line; only the owner turns it into a row id, by binary
-search in the ends of its items. So the union of what the ranks serve is one sample of Omega_s, the
-same for any number of ranks, every rank knows which rank serves which draw without communication,
-and no rank holds a list of other ranks' rows, or their weights.
+The items of set s, in row order, lie one after another on a line. Each is as long as its weight
+(an integer; 1 if draws are uniform). A rank owns one contiguous piece of the line, because
+row-wise shards are contiguous. A draw is a position on the line. Only its owner turns it into a row
+id, by binary search in the ends of its items. Therefore:
 
-The line of a set of the rows 3, 7 and 8 with weights 4, 2 and 1, of which rank 0 has row 3:
+- The negatives of all ranks together are one sample of Omega_s, the same for any number of ranks.
+- Every rank computes which rank serves which draw, without communication.
+- No rank needs a list of other ranks' rows, or their weights.
+
+For example, this is the line of a set with the rows 3, 7 and 8 and the weights 4, 2 and 1. Rank 0
+owns row 3:
 
     position    0 1 2 3 4 5 6
     row         3 3 3 3 7 7 8
     rank        0 0 0 0 1 1 1
 
-Shapes: S item sets, the last of which is the whole catalogue if draws are shared; W ranks; n draws
-in all.
+Shapes: S item sets (the last one is the whole catalogue if the configuration shares draws), W
+ranks, n draws in all.
 """
 
 import math
@@ -29,10 +31,11 @@ _STREAM = 0x6E65676174697665  # distinguishes these draws from other uses of the
 
 
 def draws_of_sets(config: NegativesConfig, positives_S: np.ndarray) -> np.ndarray:
-    """int64 [S]: draws from each item set.
+    """Returns the number of draws from each item set, int64 [S].
 
     Args:
-        positives_S: training positives of each item set.
+        config: the section `negatives` of the configuration.
+        positives_S: number of training positives of each item set.
 
     Example:
         >>> draws_of_sets(NegativesConfig(total=10), np.array([700, 199, 101, 0])).tolist()
@@ -41,7 +44,7 @@ def draws_of_sets(config: NegativesConfig, positives_S: np.ndarray) -> np.ndarra
     if not config.total or not config.in_group:
         return np.full(len(positives_S), config.in_group)
 
-    # One draw for each set is certain. Rounding the running sum keeps the total exact.
+    # Each set has at least one draw. The running sum is rounded, so that the total is exact.
     share_S = positives_S / max(int(positives_S.sum()), 1)
     wanted_S = share_S * max(config.in_group - len(share_S), 0)
     return 1 + np.diff(np.rint(np.cumsum(wanted_S)).astype(np.int64), prepend=0)
@@ -49,15 +52,16 @@ def draws_of_sets(config: NegativesConfig, positives_S: np.ndarray) -> np.ndarra
 
 @dataclass(frozen=True)
 class Draw:
-    """Negatives of one step. Slots are ordered by item set, then by row, so ids ascend within a
-    set.
+    """The negatives of one step. A slot is the place of one negative.
+
+    Slots are ordered by item set, then by row, so ids ascend within a set.
 
     Attributes:
-        own_ids: int64 row ids of the slots this rank serves, in slot order.
-        own_shifts: float32, numbers to add to their logits; None without `logq`.
-        slots_W: for each rank, the slots it serves.
-        counts_S: number of slots of each item set, without the catalogue's.
-        shared: number of slots of the whole catalogue, after all others.
+        own_ids: int64 row ids of the slots that this rank serves, in the order of the slots.
+        own_shifts: float32, numbers to add to the logits of these slots; None without `logq`.
+        slots_W: the slots that each rank serves.
+        counts_S: number of slots of each item set, except the whole catalogue.
+        shared: number of slots of the whole catalogue. They come after all others.
     """
 
     own_ids: np.ndarray
@@ -73,7 +77,8 @@ class OwnItems:
 
     Attributes:
         rows: row ids of each set, ascending.
-        ends: for each of them, its end on this rank's piece of the line: running sums of weights.
+        ends: for each set, the ends of these rows on this rank's piece of the line: running sums of
+            weights.
     """
 
     rows: list[np.ndarray]
@@ -81,25 +86,26 @@ class OwnItems:
 
     @classmethod
     def weighted(cls, rows: list[np.ndarray], first_row: int, weights: np.ndarray) -> "OwnItems":
-        """The parts of sets with their draw weights.
+        """Returns the parts of sets with their draw weights.
 
         Args:
             rows: row ids of each set.
-            first_row: row id of the first of the weights.
+            first_row: row id of the first weight.
             weights: draw weights of this rank's rows (see `draw_weights`).
         """
         return cls(rows, [np.cumsum(weights[members - first_row]) for members in rows])
 
     def sizes(self) -> np.ndarray:
-        """int64 [S, 2]: number of rows and total weight of each set."""
-        # A set of which this rank has no rows has no ends either.
+        """Returns the number of rows and the total weight of each set, int64 [S, 2]."""
+        # If this rank has no rows of a set, there are no ends.
         totals = [int(ends[-1]) if len(ends) else 0 for ends in self.ends]
         return np.array([[len(members) for members in self.rows], totals], np.int64).T
 
 
 class GroupSampler:
-    """Draws with replacement; a set of at most as many items as draws is taken whole, each item
-    once.
+    """Draws negatives with replacement.
+
+    If a set has at most as many items as draws, each of its items is taken once instead.
 
     Example:
         >>> own = OwnItems.weighted([np.array([0, 2]), np.array([3])], 0, np.ones(4, np.int64))
@@ -124,8 +130,11 @@ class GroupSampler:
             own: this rank's part of the sets; the last set is all items if the configuration draws
                 a share from the catalogue.
             sizes_WS2: `OwnItems.sizes` of each rank.
-            positives_S: training positives of each item set; needed if the configuration has a
-                total.
+            config: the section `negatives` of the configuration.
+            rank: number of this rank.
+            seed: seed of the run.
+            positives_S: number of training positives of each item set; needed if the configuration
+                sets `total`.
         """
         assert (own.sizes() == sizes_WS2[rank]).all(), "own rows and sizes differ"
         self.own = own
@@ -133,7 +142,8 @@ class GroupSampler:
         self.rank = rank
         self.seed = seed
 
-        # The beginning of each rank's piece on the line; the last row has the lengths of the lines.
+        # The beginning of each rank's piece on the lines. An extra row at the end has the lengths
+        # of the lines.
         self._rows_WS = sizes_WS2[..., 0]
         self._first_WS = np.zeros((len(sizes_WS2) + 1, len(own.rows)), np.int64)
         np.cumsum(sizes_WS2[..., 1], axis=0, out=self._first_WS[1:])
@@ -147,21 +157,21 @@ class GroupSampler:
         if config.shared:
             draws = np.append(draws, config.shared)
 
-        # A set that has at most as many items as draws is taken whole.
+        # If a set has at most as many items as draws, it is taken as a whole.
         sizes = self._rows_WS.sum(0)
         self._whole = sizes <= draws
         self._counts = np.minimum(sizes, draws)
 
     def draw(self, step: int) -> Draw:
-        """The negatives of global batch `step`."""
+        """Returns the negatives of global batch `step`."""
         random = np.random.Generator(np.random.Philox(key=[self.seed ^ _STREAM, step]))
-        # One generator for all sets, in their order: every rank draws the same numbers.
+        # One generator serves all sets in their order, so every rank draws the same numbers.
         parts = [self._draw_set(number, random) for number in range(len(self._counts))]
         own_ids, own_shifts, rank_n = (
             np.concatenate(values) for values in zip(*parts, strict=True)
         )
 
-        # Sorted by rank, slots of a rank stay in their order, as the sort is stable.
+        # The sort by rank is stable: the slots of a rank stay in their order.
         ranks = len(self._rows_WS)
         bounds = np.cumsum(np.bincount(rank_n, minlength=ranks))
         slots_W = np.split(np.argsort(rank_n, kind="stable"), bounds[:-1])
@@ -182,8 +192,11 @@ class GroupSampler:
     def _draw_set(
         self, number: int, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids and shifts of the slots of a set that this rank serves, and the rank that serves each
-        slot of the set."""
+        """Draws the slots of one set.
+
+        Returns:
+            Ids and shifts of the slots that this rank serves, and the serving rank of every slot.
+        """
         rows = self.own.rows[number]
         ends = self.own.ends[number]
         first_W = self._first_WS[:, number]
@@ -192,7 +205,7 @@ class GroupSampler:
         if count:
             log_share = math.log(self._share_of_sum(number))
 
-        # Each item is there once, with certainty: no draws, and no numbers of the generator.
+        # Each item is taken once, so no random numbers are needed.
         if self._whole[number]:
             rank_n = np.repeat(np.arange(len(self._rows_WS)), self._rows_WS[:, number])
             return rows, np.full(len(rows), log_share), rank_n
@@ -200,14 +213,17 @@ class GroupSampler:
         position_n = np.sort(random.integers(0, first_W[-1], count))
         rank_n = np.searchsorted(first_W, position_n, side="right") - 1
 
-        # Positions on this rank's piece, counted from its beginning, become items.
+        # Positions on this rank's piece are counted from its beginning, and then become items.
         own_position = position_n[rank_n == self.rank] - first_W[self.rank]
         index = np.searchsorted(ends, own_position, side="right")
         weight = ends[index] - np.where(index > 0, ends[index - 1], 0)
         return rows[index], log_share - np.log(count * (weight / first_W[-1])), rank_n
 
     def _share_of_sum(self, number: int) -> float:
-        """The weight of a set's sum in the denominator: the catalogue's share, or the rest."""
+        """Returns the weight of a set's sum in the denominator of the softmax.
+
+        For the whole catalogue it is `catalogue_share`, and for every other set the rest.
+        """
         share = self.config.catalogue_share
         if self.config.shared and number == len(self._counts) - 1:
             return share
