@@ -109,12 +109,14 @@ def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
 
 def _labels(file: Path) -> dict[int, list[int]]:
     """Reads the labels of each item, sorted and without repeats."""
+    # If the file has another form, this block raises one of the errors that are handled below.
     try:
         values = json.loads(file.read_text(encoding="utf8"))
         labels = {
             int(item): sorted({_as_integer(label) for label in of_item})
             for item, of_item in values.items()
         }
+
         for number in itertools.chain(labels, *labels.values()):
             if not -(2**63) <= number < 2**63:
                 raise ValueError(f"{number} is beyond 64 bits")

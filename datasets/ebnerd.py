@@ -55,7 +55,7 @@ from torchrec_priors.synthetic.ebnerd import ARTICLES, BEHAVIOURS, HISTORY, gene
 
 __all__ = ["Options", "generate", "load"]
 
-_ARTICLE: Mapping[str, Kind] = {
+_ARTICLE_COLUMNS: Mapping[str, Kind] = {
     "article_id": WHOLE,
     "title": TEXT,
     "subtitle": TEXT,
@@ -63,12 +63,12 @@ _ARTICLE: Mapping[str, Kind] = {
     "topics": lists_of(TEXT),
     "premium": TRUTH,
 }
-_HISTORY: Mapping[str, Kind] = {
+_HISTORY_COLUMNS: Mapping[str, Kind] = {
     "user_id": WHOLE,
     "article_id_fixed": lists_of(WHOLE),
     "impression_time_fixed": lists_of(TIME),
 }
-_BEHAVIOUR: Mapping[str, Kind] = {
+_BEHAVIOUR_COLUMNS: Mapping[str, Kind] = {
     "user_id": WHOLE,
     "impression_time": TIME,
     "article_ids_clicked": lists_of(WHOLE),
@@ -107,20 +107,26 @@ class Options:
 
 
 def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corpus:
-    about, histories, behaviours = _files(raw)
-    articles = engine.read_parquet([about], found_types(about, _ARTICLE), bad_rows)
+    articles_file, history_files, behaviour_files = _files(raw)
+    articles = engine.read_parquet(
+        [articles_file], found_types(articles_file, _ARTICLE_COLUMNS), bad_rows
+    )
     articles = engine.keep_all_valid(articles, there(articles, ["article_id"]), bad_rows)
     engine.require_unique(articles, "article_id")
 
-    shown = engine.read_parquet(behaviours, found_types(behaviours[0], _BEHAVIOUR), bad_rows)
-    shown = _checked(shown, engine, bad_rows)
-    read = engine.read_parquet(histories, found_types(histories[0], _HISTORY), bad_rows)
-    read = _checked(read, engine, bad_rows)
+    behaviours = engine.read_parquet(
+        behaviour_files, found_types(behaviour_files[0], _BEHAVIOUR_COLUMNS), bad_rows
+    )
+    behaviours = _checked(behaviours, engine, bad_rows)
+    histories = engine.read_parquet(
+        history_files, found_types(history_files[0], _HISTORY_COLUMNS), bad_rows
+    )
+    histories = _checked(histories, engine, bad_rows)
 
     known = articles.select("article_id")
     log = _clicks(
-        _clicks_of_histories(read, known, engine, bad_rows),
-        _clicks_of_impressions(shown, known, engine, bad_rows),
+        _clicks_of_histories(histories, known, engine, bad_rows),
+        _clicks_of_impressions(behaviours, known, engine, bad_rows),
     )
 
     # The clicks are stored because they are read twice: once to count, and once as the log.
@@ -144,7 +150,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
             Labels("category", items.select("item_id", label="category_str"), "no category"),
             Labels("topic", topics, "no topic"),
         ],
-        user_priors=_user_priors(shown),
+        user_priors=_user_priors(behaviours),
         user_group="subscriber",
         computed_priors=_computed_priors(options),
         min_history=options.min_history,
@@ -199,14 +205,14 @@ def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
 
 
 def _clicks_of_histories(
-    read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
+    histories: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
 ) -> ir.Table:
     """Returns the clicks in the histories, without repeats."""
     # Positions preserve the order of a list even if times are equal.
-    place = ibis.range(read.article_id_fixed.length())
-    clicks = read.select(
+    place = ibis.range(histories.article_id_fixed.length())
+    clicks = histories.select(
         "file", "row", "order", "user_id",
-        click=read.article_id_fixed.zip(read.impression_time_fixed, place).unnest(),
+        click=histories.article_id_fixed.zip(histories.impression_time_fixed, place).unnest(),
     )  # fmt: skip
     clicks = clicks.select(
         "file", "row", "order", "user_id",
@@ -221,13 +227,13 @@ def _clicks_of_histories(
 
 
 def _clicks_of_impressions(
-    shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
+    behaviours: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
 ) -> ir.Table:
     """Returns the clicks in the impressions."""
-    place = ibis.range(shown.article_ids_clicked.length())
-    clicks = shown.select(
+    place = ibis.range(behaviours.article_ids_clicked.length())
+    clicks = behaviours.select(
         "file", "row", "order", "user_id",
-        time="impression_time", click=shown.article_ids_clicked.zip(place).unnest(),
+        time="impression_time", click=behaviours.article_ids_clicked.zip(place).unnest(),
     )  # fmt: skip
     clicks = clicks.select(
         "file", "row", "order", "user_id", "time",
@@ -266,28 +272,30 @@ def _clicks(of_histories: ir.Table, of_impressions: ir.Table) -> ir.Table:
     return of_histories.union(later.select(of_histories.columns))
 
 
-def _user_priors(shown: ir.Table) -> list[Labels]:
+def _user_priors(behaviours: ir.Table) -> list[Labels]:
     """Returns the priors of users, computed from their impressions."""
     # A null is no label, and users without any label are in the remainder group. The files give the
     # first year of a decade as the age.
     labels = {
-        "subscriber": shown.is_subscriber.ifelse("subscriber", "no subscriber"),
-        "device": shown.device_type.cases(*_DEVICES),
-        "age": shown.age.cast("string") + "-" + (shown.age.cast("int32") + 9).cast("string"),
-        "gender": shown.gender.cases(*_GENDERS),
+        "subscriber": behaviours.is_subscriber.ifelse("subscriber", "no subscriber"),
+        "device": behaviours.device_type.cases(*_DEVICES),
+        "age": behaviours.age.cast("string")
+        + "-"
+        + (behaviours.age.cast("int32") + 9).cast("string"),
+        "gender": behaviours.gender.cases(*_GENDERS),
     }
     return [
-        Labels(name, _most_frequent(shown, label), f"unknown {name}")
+        Labels(name, _most_frequent(behaviours, label), f"unknown {name}")
         for name, label in labels.items()
     ]
 
 
-def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
+def _most_frequent(behaviours: ir.Table, label: ir.StringValue) -> ir.Table:
     """Returns a table of (user_id, label) with the most frequent label in each user's impressions.
 
     Of equally frequent labels, the first by name is used.
     """
-    values = shown.select(user_id=shown.user_id.cast("int64"), label=label)
+    values = behaviours.select(user_id=behaviours.user_id.cast("int64"), label=label)
     values = values.filter(values.label.notnull())
 
     counts = values.group_by(["user_id", "label"]).aggregate(n=values.count())
@@ -301,6 +309,7 @@ def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
 def _computed_priors(options: Options) -> list[GraphPrior | UserPrior]:
     """Returns the settings of the communities that the options request."""
     priors: list[GraphPrior | UserPrior] = []
+
     if options.communities:
         community = GraphPrior(
             "community",
@@ -309,6 +318,7 @@ def _computed_priors(options: Options) -> list[GraphPrior | UserPrior]:
             groups=options.communities,
         )
         priors.append(community)
+
     if options.crowds:
         priors.append(UserPrior("crowd", neighbours=options.neighbours, groups=options.crowds))
     return priors

@@ -146,6 +146,7 @@ def _100k(raw: Path, bad_rows: BadRows) -> _Release:
     require_files(raw, _100K)
     genres = _genre_names(raw)
     films = _films_100k(raw, genres, bad_rows)
+
     columns = {
         "user_id": pa.int64(),
         "item_id": pa.int64(),
@@ -154,7 +155,7 @@ def _100k(raw: Path, bad_rows: BadRows) -> _Release:
     }
     return _Release(
         films=films.select(["item_id", "title", "release_date", "url"]),
-        genres=_flagged(films, genres),
+        genres=_genres_from_flags(films, genres),
         ratings=read_table(raw / "u.data", "\t", columns, bad_rows),
         files=(raw / "u.data", raw / "u.item", raw / "u.user"),
         stars=STARS,
@@ -169,7 +170,7 @@ def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
     file = raw / "movies.dat"
     columns = {"item_id": pa.int64(), "title": pa.string(), "genres": pa.string()}
     films = read_table(file, "::", columns, bad_rows, encoding=encoding_of(file))
-    films = _once(films, file, "item_id", bad_rows)
+    films = _without_repeated_ids(films, file, "item_id", bad_rows)
 
     rated = {
         "user_id": pa.int64(),
@@ -183,7 +184,7 @@ def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
     is_1m = has_users or _all_whole(ratings["rating"])
     return _Release(
         films=films.select(["item_id", "title"]),
-        genres=_listed(films),
+        genres=_genres_from_lists(films),
         ratings=ratings,
         files=(raw / "ratings.dat", raw / "movies.dat", raw / "users.dat"),
         stars=STARS if is_1m else HALF_STARS,
@@ -204,7 +205,7 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
     columns = {"movieId": pa.int64(), "title": pa.string(), "genres": pa.string()}
     films = read_csv(films_file, columns, bad_rows)
     films = films.rename_columns(["item_id", "title", "genres", LINE])
-    films = _once(films, films_file, "item_id", bad_rows)
+    films = _without_repeated_ids(films, films_file, "item_id", bad_rows)
 
     # The times in Kaggle's file are texts, which are converted below.
     seconds = pa.string() if names == _KAGGLE else pa.int64()
@@ -220,7 +221,7 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
 
     return _Release(
         films=films.select(["item_id", "title"]),
-        genres=_listed(films),
+        genres=_genres_from_lists(films),
         ratings=ratings.rename_columns(["user_id", "item_id", "rating", "seconds", LINE]),
         files=(ratings_file, films_file),
         stars=HALF_STARS,
@@ -268,10 +269,10 @@ def _films_100k(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Tab
         valid = pc.is_in(films[flag], pa.array([0, 1], pa.int8()))
         films = keep_valid(films, valid, file, bad_rows, flag, "must be 0 or 1")
 
-    return _once(films, file, "item_id", bad_rows)
+    return _without_repeated_ids(films, file, "item_id", bad_rows)
 
 
-def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
+def _genres_from_flags(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
     """Returns a table of (item_id, label) from the flags of genres."""
     parts = []
     for genre in genres:
@@ -280,7 +281,7 @@ def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _listed(films: pa.Table) -> pa.Table:
+def _genres_from_lists(films: pa.Table) -> pa.Table:
     """Returns a table of (item_id, label) from texts such as "Comedy|Drama".
 
     The text "(no genres listed)" gives no label.
@@ -339,7 +340,7 @@ def _users(
     users = read_table(
         file, delimiter, {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file)
     )
-    users = _once(users, file, "user_id", bad_rows)
+    users = _without_repeated_ids(users, file, "user_id", bad_rows)
     return keep_valid(
         users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative"
     )
@@ -398,7 +399,7 @@ def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
     )
 
 
-def _once(table: pa.Table, file: Path, column: str, bad_rows: BadRows) -> pa.Table:
+def _without_repeated_ids(table: pa.Table, file: Path, column: str, bad_rows: BadRows) -> pa.Table:
     """Returns the first row of each id. Later rows with the same id are bad rows."""
     seen: set[int] = set()
     first = []

@@ -165,7 +165,7 @@ def test_a_writer_that_fails_gives_no_checksums(tmp_path):
 
 def test_messages_name_the_file_and_the_remedy(file):
     file.write_bytes(file.read_bytes()[-40:])
-    expected = r"table.parquet' cannot be read \(its footer is cut\): try again"
+    expected = r"table.parquet' cannot be read \(its footer is truncated\): try again"
     with pytest.raises(UserError, match=expected), readable(file, "try again"):
         read_table(file)
     file.unlink()

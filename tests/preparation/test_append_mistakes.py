@@ -38,7 +38,10 @@ def shop(tmp_path_factory):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"dataset": None}, "is of a custom corpus: give its file, --dataset growing_shop.py"),
+        (
+            {"dataset": None},
+            "was made with a custom corpus: give its file with --dataset growing_shop.py",
+        ),
         (
             {"dataset": "movielens"},
             "--dataset: the data set is of corpus 'growing_shop.py', not of 'movielens'",
@@ -85,7 +88,7 @@ def test_raw_files_of_another_form(tmp_path):
     films = "".join(f"{film},Film,Comedy\n" for film in range(1, 151))
     (new / "movies.csv").write_text(f"movieId,title,genres\n{films}")
     with pytest.raises(
-        UserError, match=r"--append: the raw files are of another form: events .* prepare them by"
+        UserError, match=r"--append: the raw files have another form: events .* prepare a separate"
     ):
         append(new, tmp_path / "data")
 

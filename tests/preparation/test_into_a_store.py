@@ -66,7 +66,7 @@ def test_other_settings_need_overwrite(store, settings, small_raw):
     prepare_there(settings, OUT)
     other = Settings("movielens", small_raw, 4)
     with pytest.raises(
-        UserError, match=r"--out: 'pretended://.*' holds a data set of other settings"
+        UserError, match=r"--out: 'pretended://.*' holds a data set with other settings"
     ):
         prepare_there(other, OUT)
     prepare_there(other, OUT, overwrite=True)

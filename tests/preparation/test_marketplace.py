@@ -191,7 +191,7 @@ def test_the_same_log_is_not_made_again_and_no_other_folder_is_touched(tiny, tmp
 @pytest.mark.parametrize("name", ["log.parquet", "items.parquet", "users.parquet"])
 def test_missing_and_garbage_files_are_named(tiny, tmp_path, name):
     (tiny / name).write_bytes(b"user_id,item_id\n1,2\n")
-    with pytest.raises(UserError, match=rf"{name} is no Parquet file"):
+    with pytest.raises(UserError, match=rf"{name} is not a Parquet file"):
         prepare(Settings("marketplace", tiny), tmp_path / "data")
     pq.write_table(pa.table({"row": [1]}), tiny / name)
     with pytest.raises(UserError, match=rf"{name} has no column"):

@@ -28,11 +28,11 @@ _MAGIC = b"PAR1"
 # The last bytes of a file: the length of the footer (4 bytes) and the magic number.
 _TAIL = 4 + len(_MAGIC)
 # The number of digits of the footer's checksum, and of the checksum of a column chunk.
-_OWN = 64
-_EACH = 8
+_FOOTER_DIGITS = 64
+_CHUNK_DIGITS = 8
 # In Thrift's compact protocol, this byte announces a text in the field that follows the key.
 _TEXT_FIELD = b"\x18"
-# Bytes read at a time.
+# The number of bytes that are read at a time.
 _BLOCK = 1 << 24
 
 
@@ -61,7 +61,7 @@ class Footer:
         Args:
             handle: the file descriptor of the opened file.
             group: the number of the row group.
-            column: the number of the column in Parquet's count.
+            column: the number of the column. Parquet may count a nested column as several.
         """
         if self.chunks is None:
             return
@@ -93,9 +93,9 @@ def read_footer(file: Path, sha256: str = "") -> Footer:
     # describe this file, so they are ignored.
     position = position_of_checksums(footer)
     if position is not None:
-        recorded = footer[position][:_OWN].decode("latin1")
+        recorded = footer[position][:_FOOTER_DIGITS].decode("latin1")
         if recorded != own_checksum(footer, position):
-            if not _is_of_others(footer):
+            if not _is_from_another_program(footer):
                 raise DamagedParquetError("its footer does not match its checksum")
             position = None
 
@@ -104,8 +104,10 @@ def read_footer(file: Path, sha256: str = "") -> Footer:
         return Footer(metadata, actual, None)
 
     # `fill_in` pads the digits with zeros, so there may be more checksums than column chunks.
-    digits = footer[position][_OWN:].decode("ascii")
-    chunks = [int(digits[at : at + _EACH], 16) for at in range(0, len(digits), _EACH)]
+    digits = footer[position][_FOOTER_DIGITS:].decode("ascii")
+    chunks = [
+        int(digits[at : at + _CHUNK_DIGITS], 16) for at in range(0, len(digits), _CHUNK_DIGITS)
+    ]
     if len(chunks) < metadata.num_row_groups * metadata.num_columns:
         raise DamagedParquetError("its footer lacks checksums")
     return Footer(metadata, actual, chunks)
@@ -122,7 +124,7 @@ def footer_bytes(file: Path) -> bytes:
 
         length = int.from_bytes(tail[:4], "little") + _TAIL
         if length + len(_MAGIC) > size:
-            raise DamagedParquetError("its footer is cut")
+            raise DamagedParquetError("its footer is truncated")
 
         opened.seek(size - length)
         return opened.read(length)
@@ -158,14 +160,16 @@ def position_of_checksums(footer: bytes) -> slice | None:
 
     begin = at + 1
     end = at + 1 + length
-    if end > len(footer) or length < _OWN or (length - _OWN) % _EACH:
+    if end > len(footer) or length < _FOOTER_DIGITS or (length - _FOOTER_DIGITS) % _CHUNK_DIGITS:
         raise DamagedParquetError("its footer does not match its checksum")
     return slice(begin, end)
 
 
 def own_checksum(footer: bytes, position: slice) -> str:
     """Returns the SHA-256 of a footer in which the digits of this checksum are zeros."""
-    zeroed = footer[: position.start] + b"0" * _OWN + footer[position.start + _OWN :]
+    zeroed = (
+        footer[: position.start] + b"0" * _FOOTER_DIGITS + footer[position.start + _FOOTER_DIGITS :]
+    )
     return hashlib.sha256(zeroed).hexdigest()
 
 
@@ -175,7 +179,7 @@ def blank(chunks: int) -> str:
     Args:
         chunks: the number of column chunks for which the value has room.
     """
-    return "0" * (_OWN + _EACH * chunks)
+    return "0" * (_FOOTER_DIGITS + _CHUNK_DIGITS * chunks)
 
 
 def fill_in(file: Path) -> None:
@@ -193,14 +197,16 @@ def fill_in(file: Path) -> None:
             for column in range(metadata.num_columns)
         ]
         digits = "".join(f"{crc:08x}" for crc in crcs).encode()
-        room = position.stop - position.start - _OWN
+        room = position.stop - position.start - _FOOTER_DIGITS
         assert len(digits) <= room, "more row groups than were counted"
 
         # The footer's checksum is computed last because it also covers the digits of the others.
         start = position.start
-        filled = footer[: start + _OWN] + digits.ljust(room, b"0") + footer[position.stop :]
+        filled = (
+            footer[: start + _FOOTER_DIGITS] + digits.ljust(room, b"0") + footer[position.stop :]
+        )
         checksum = own_checksum(filled, position).encode()
-        filled = filled[:start] + checksum + filled[start + _OWN :]
+        filled = filled[:start] + checksum + filled[start + _FOOTER_DIGITS :]
 
         opened.seek(-len(footer), os.SEEK_END)
         opened.write(filled)
@@ -221,14 +227,14 @@ def crc_of(handle: int, metadata: pq.FileMetaData, group: int, column: int) -> i
     while left > 0:
         block = os.pread(handle, min(left, _BLOCK), at)
         if not block:
-            raise DamagedParquetError("it is cut")
+            raise DamagedParquetError("it is truncated")
         crc = zlib.crc32(block, crc)
         at = at + len(block)
         left = left - len(block)
     return crc
 
 
-def _is_of_others(footer: bytes) -> bool:
+def _is_from_another_program(footer: bytes) -> bool:
     """Returns whether another program wrote the file and copied CHECKSUMS from one of our files.
 
     Programs that use Arrow copy it. CHECKSUMS is then also in the Arrow schema that the file

@@ -1,1 +1,1 @@
-"""Raw files -> prepared data set. Imports no torch."""
+"""Prepares a data set from raw files. Nothing here imports torch."""

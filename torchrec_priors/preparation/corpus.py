@@ -22,8 +22,8 @@ from torchrec_priors.preparation.options import declares_options, read_options
 from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.raw.delimited import BadRows
 
-# The folder of the corpus files that ship with the project: in a wheel, and in the repository.
 _PACKAGE = Path(__file__).resolve().parent.parent
+# The folders that may contain the corpus files of the project: in a wheel, and in the repository.
 _FOLDERS = (_PACKAGE / "corpora", _PACKAGE.parent / "datasets")
 
 
@@ -201,7 +201,7 @@ def load_corpus(
 ) -> object:
     """Calls `load` of a corpus file with the arguments that it takes, and returns its result.
 
-    The result is not checked. It may be something else than a `Corpus`.
+    The result is not checked. It may be something other than a `Corpus`.
 
     Args:
         options: the options of the corpus, each as `key=value`.

@@ -272,7 +272,7 @@ def _already_prepared(
         )
     if not holds(settings, seen, present):
         raise UserError(
-            f"--out: '{out}' holds a data set of other settings:"
+            f"--out: '{out}' holds a data set with other settings:"
             " choose another folder or --overwrite"
         )
     manifests.verify(out)

@@ -126,23 +126,23 @@ def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
         ) from error
 
     if '"' in text:
-        ids = pa.array(_quoted(text, where, remedy), pa.string())
+        ids = pa.array(_quoted_ids(text, where, remedy), pa.string())
     else:
         # Without quotes, all lines are split in one call, which is much faster than a loop.
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n")
         ids = pc.utf8_trim_whitespace(lines.flatten()).cast(pa.string())
         # A file with several columns is rejected, because its first column need not be the ids.
-        several = pc.match_substring(ids, ",")
-        if pc.any(several, min_count=0).as_py():
-            row = pc.index(several, True).as_py()
-            raise _several(where, row + 1, ids[row].as_py(), remedy)
+        has_comma = pc.match_substring(ids, ",")
+        if pc.any(has_comma, min_count=0).as_py():
+            row = pc.index(has_comma, True).as_py()
+            raise _comma_error(where, row + 1, ids[row].as_py(), remedy)
 
     ids = ids.filter(pc.not_equal(ids, ""))
     return ids.slice(1) if len(ids) and ids[0].as_py() == column else ids
 
 
-def _quoted(text: str, where: str, remedy: str) -> list[str]:
+def _quoted_ids(text: str, where: str, remedy: str) -> list[str]:
     """Returns the ids of a text in which some ids are in quotes."""
     ids = list[str]()
     start = 0
@@ -155,7 +155,7 @@ def _quoted(text: str, where: str, remedy: str) -> list[str]:
         quoted = match[1]
         plain = match[2] or ""
         if quoted is None and "," in plain:
-            raise _several(where, line, plain.strip(), remedy)
+            raise _comma_error(where, line, plain.strip(), remedy)
         ids.append(plain.strip() if quoted is None else quoted.replace('""', '"'))
 
         # An id in quotes may contain line breaks, so one match may span several lines.
@@ -164,7 +164,7 @@ def _quoted(text: str, where: str, remedy: str) -> list[str]:
     return ids
 
 
-def _several(where: str, line: int, text: str, remedy: str) -> UserError:
+def _comma_error(where: str, line: int, text: str, remedy: str) -> UserError:
     """Returns the error for a line with a comma, which may hold several values."""
     return UserError(
         f"{where}, line {line}: {shown(text)} has a comma: {remedy}, "

@@ -48,7 +48,7 @@ class PriorInfo:
         name: the name of the prior, as in `priors.tree`.
         kind: one of PRIOR_KINDS; `graph` stands for communities of items.
         groups: the names of the groups, by group number.
-        sizes: the number of entities in each group; for events, the number of training
+        sizes: the number of items or users in each group. For events, the number of training
             interactions.
         eligible: whether `priors/<name>.eligible.parquet` exists. It lists the items that each
             group's head may retrieve (the paper's Omega), if these are not simply its members.

@@ -70,7 +70,7 @@ def manifest_in(store: Store) -> Manifest:
             ) from error
         raise
 
-    # A checksum becomes a file name in the cache, so it must not contain anything but digits.
+    # A checksum becomes a file name in the cache, so it must consist of hexadecimal digits only.
     manifest = parse_manifest(content, str(store.uri / FILE))
     for info in manifest.files:
         if re.fullmatch("[0-9a-f]{64}", info.sha256) is None:

@@ -57,8 +57,8 @@ def check_form(corpus: Corpus, state: State) -> None:
     ):
         if before != now:
             raise UserError(
-                f"--append: the raw files are of another form: {subject} {_on_one_line(now)} here,"
-                f" {_on_one_line(before)} in the data set: prepare them by themselves"
+                f"--append: the raw files have another form: {subject} {_on_one_line(now)} here,"
+                f" {_on_one_line(before)} in the data set: prepare a separate data set"
             )
 
 

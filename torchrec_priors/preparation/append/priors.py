@@ -139,20 +139,22 @@ class AppendPriors:
             self.output.make(info.path, lambda file: link(self.state.folder / info.path, file))
             return info
 
-        rest = _rest(info, {prior.name: prior.groups for prior in self.state.manifest.priors})
+        remainder = _remainder_name(
+            info, {prior.name: prior.groups for prior in self.state.manifest.priors}
+        )
         groups = list(info.groups)
         sizes = list(info.sizes)
-        if rest not in groups:
-            groups = [*groups, rest]
+        if remainder not in groups:
+            groups = [*groups, remainder]
             sizes = [*sizes, 0]
-        number = groups.index(rest)
+        number = groups.index(remainder)
         sizes[number] += new.number
         self._write(info, new, new.table.mutate(group=ibis.literal(number, "int32")))
 
         entities = "items" if new.column == "item" else "users"
         command = remake(info, self.state.folder)
         say(
-            f"prior {info.name}: {new.number:,} new {entities} are in '{rest}';"
+            f"prior {info.name}: {new.number:,} new {entities} are in '{remainder}';"
             f" to compute it again: {command}"
         )
 
@@ -204,7 +206,7 @@ def remake(info: PriorInfo, data: Path) -> str:
     return " ".join(words)
 
 
-def _rest(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
+def _remainder_name(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
     """Returns the name that the code that computed the prior gives to the remainder group."""
     kind = info.made_by["kind"]
     if kind == "mapping":
@@ -212,9 +214,9 @@ def _rest(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
     if kind == "user":
         return "other users"
 
-    rest = "others"
+    remainder = "others"
     # A prior by attribute takes its names from another prior, which may have a group "others".
     if kind == "attribute":
-        while rest in groups_of.get(info.made_by["by"], []):
-            rest = f"{rest} (merged)"
-    return rest
+        while remainder in groups_of.get(info.made_by["by"], []):
+            remainder = f"{remainder} (merged)"
+    return remainder

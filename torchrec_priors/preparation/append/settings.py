@@ -41,7 +41,8 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
     recorded = manifest.settings["dataset"]
     if given.dataset is None and recorded.endswith(".py"):
         raise UserError(
-            f"--append: this data set is of a custom corpus: give its file, --dataset {recorded}"
+            "--append: this data set was made with a custom corpus:"
+            f" give its file with --dataset {recorded}"
         )
 
     # The manifest has the name of the corpus file without its folder, because files may be moved.

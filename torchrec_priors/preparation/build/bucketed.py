@@ -72,12 +72,12 @@ def bucketed(
         report(f"histories of users, {number + 1} of {len(parts)}")
         # Without times, every interaction of a user has a different `timestamp`, so none is
         # repeated.
-        once = part
+        distinct = part
         if corpus.has_times:
-            once = expressions.without_repeats(part)
+            distinct = expressions.without_repeats(part)
 
         table = engine.materialise(
-            f"{prefix}histories_{number}", expressions.histories(once, split)
+            f"{prefix}histories_{number}", expressions.histories(distinct, split)
         )
         kept = expressions.kept(table, split)
         counts.append(

@@ -54,7 +54,7 @@ def prepare_there(
         if present is not None and not overwrite:
             if not holds(settings, seen, present):
                 raise UserError(
-                    f"--out: '{out}' holds a data set of other settings:"
+                    f"--out: '{out}' holds a data set with other settings:"
                     " choose another folder or --overwrite"
                 )
             report(f"{out} already holds this data set")
@@ -102,8 +102,8 @@ class _Upload:
         if began:
             notes = json.loads(self._notes.read_text(encoding="utf8"))
 
-        # If the store has files, but no manifest, they may come from a killed upload. Otherwise
-        # they must not be overwritten. A killed upload has left its notes.
+        # If the store has files, but no manifest, a killed upload may have left the files. They are
+        # overwritten only if the notes of that upload exist.
         stored = store.files()
         if stored and replaced is None and not began:
             raise UserError(

@@ -78,8 +78,8 @@ def plain(corpus: Corpus, engine: Engine) -> Corpus:
     changed_items = {**_ids(corpus.items, ["item_id"]), **_texts(corpus.items, texts)}
     return replace(
         corpus,
-        interactions=_with(log, changed),
-        items=_with(corpus.items, changed_items),
+        interactions=_with_columns(log, changed),
+        items=_with_columns(corpus.items, changed_items),
         item_priors=[_labels(labels, "item_id") for labels in corpus.item_priors],
         user_priors=[_labels(labels, "user_id") for labels in corpus.user_priors],
     )
@@ -150,7 +150,7 @@ def _check_range(
             )
 
 
-def _with(table: ir.Table, changed: Mapping[str, ir.Value]) -> ir.Table:
+def _with_columns(table: ir.Table, changed: Mapping[str, ir.Value]) -> ir.Table:
     """Returns the table with the changed columns."""
     # Without changes, the same object is returned, because an engine stores information about
     # individual table objects.
@@ -177,4 +177,4 @@ def _integers(table: ir.Table, names: Sequence[str]) -> dict[str, ir.Value]:
 
 
 def _labels(labels: Labels, entity: str) -> Labels:
-    return replace(labels, table=_with(labels.table, _ids(labels.table, [entity])))
+    return replace(labels, table=_with_columns(labels.table, _ids(labels.table, [entity])))

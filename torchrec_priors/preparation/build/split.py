@@ -257,7 +257,7 @@ def moment(milliseconds: int) -> str:
 
 
 def read_moment(option: str, text: str | None) -> int | None:
-    """Converts an ISO date or time to ms since 1970. It is in UTC if it names no time zone.
+    """Converts an ISO date or time to ms since 1970. Without a time zone, it is read as UTC.
 
     >>> read_moment("--test-from", "2023-05-15")
     1684108800000

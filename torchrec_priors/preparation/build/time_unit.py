@@ -1,7 +1,7 @@
 """Checks that the times of a log are milliseconds since 1970.
 
-The range of the times shows a wrong unit. If seconds are taken for milliseconds, all times are in
-1970. If microseconds are taken for milliseconds, the times are around the year 50,000.
+The range of the times shows a wrong unit. If seconds are read as milliseconds, all times are in
+1970. If microseconds are read as milliseconds, the times are around the year 50,000.
 """
 
 from collections.abc import Mapping
@@ -60,6 +60,6 @@ def check_unit(name: str, numbers: Mapping[str, Any]) -> None:
         last = moment(numbers["last_second"])
         raise UserError(
             f"corpus '{name}': {seconds:,} of {numbers['times']:,} interactions have times from"
-            f" {first} to {last}, as seconds have if they are taken for milliseconds (such as"
+            f" {first} to {last}, as if seconds had been read as milliseconds (such as"
             f" {numbers['first_second']}): multiply them by 1000 in the corpus file"
         )

@@ -95,7 +95,9 @@ class DuckDB(Engine):
         def write() -> None:
             remove_leftover(partial)
             partial.mkdir(parents=True)
-            self.connection.raw_sql(f"COPY ({self._typed(table)}) TO {_text(target)} ({options})")
+            self.connection.raw_sql(
+                f"COPY ({self._typed(table)}) TO {_literal(target)} ({options})"
+            )
 
         # The folder is renamed when it is complete, so it never exists with only some of its files.
         self._run(write)
@@ -212,11 +214,11 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(value: object) -> str:
+def _literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def _parquet(files: Sequence[Path]) -> str:
     # Without this option, a folder named "a=b" would add a column.
-    names = ", ".join(map(_text, files))
+    names = ", ".join(map(_literal, files))
     return f"read_parquet([{names}], hive_partitioning = false)"

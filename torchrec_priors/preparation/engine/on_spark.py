@@ -247,6 +247,7 @@ def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
+
     if master.startswith("local"):
         # On one machine, no network is needed. Spark's default of 200 partitions would be too many.
         options["spark.driver.host"] = "127.0.0.1"

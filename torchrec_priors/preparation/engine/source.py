@@ -89,7 +89,7 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
         raise UserError(f"--raw: there is no file '{file}'") from error
     except (pa.ArrowInvalid, OSError) as error:
         blame_the_system(error, f"'{file}'")
-        raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{file} is not a Parquet file ({str(error).splitlines()[0]})") from error
 
     for name, expected in columns.items():
         if name not in schema.names:

@@ -65,10 +65,10 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
 
     # The same code numbers the groups of priors that come with a corpus.
     mapped = Labels(name, ibis.memtable(table), remainder=f"no {name}")
-    everyone = ibis.memtable(entities)
+    all_entities = ibis.memtable(entities)
     with temporary() as engine:
-        names, sizes, grouped = labelled.groups(engine, mapped, everyone, entity)
-        members = engine.to_arrow(labelled.pairs(grouped, everyone, entity))
+        names, sizes, grouped = labelled.groups(engine, mapped, all_entities, entity)
+        members = engine.to_arrow(labelled.pairs(grouped, all_entities, entity))
 
     # Ids that the data set lacks are not an error, because the file may cover a larger catalogue.
     unknown = len(pc.unique(rows[entity].filter(pa.array(~is_known))))

@@ -67,7 +67,7 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
         schema = read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
         blame_the_system(error, f"'{file}'")
-        raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{file} is not a Parquet file ({str(error).splitlines()[0]})") from error
 
     types = {}
     for name, (right, kind) in columns.items():

@@ -4,6 +4,7 @@ import numpy as np
 
 from torchrec_priors.preparation.priors.communities.search import OTHERS
 
+# The maximum number of categories in a name.
 _AT_MOST = 2
 # A second category is named if its information is at least this share of the first category's.
 _NEARLY = 0.5
