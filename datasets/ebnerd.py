@@ -13,10 +13,10 @@ The data card, `ebnerd.md`, lists all columns and says how to get the files. Exp
 with the default options: 44,968 users, 25,216 articles and 30 million interactions (the paper's
 Table 4).
 
-An interaction is a click. The files list most clicks two or three times, because the two histories
-overlap, and the second one contains the clicks of the first week of impressions. Therefore a click
-(user, article, time) in the histories counts once. A click in the impressions counts only if it is
-later than all clicks of the same user in the histories.
+An interaction is a click. The files list most clicks two or three times. The histories of the two
+splits overlap, and the history of `validation` also contains the clicks in the impressions of
+`train`. Therefore a click (user, article, time) in the histories counts once. A click in the
+impressions counts only if it is later than all clicks of the same user in the histories.
 
 Priors of articles: `category` (the category prior), `topic` (several for an article), `community`
 (articles read by the same users). Priors of users: `subscriber`, `device`, `age` and `gender` (for
