@@ -1,13 +1,13 @@
 # make install    creates .venv with everything that the project needs
-# make demo       generates a marketplace, trains HSTU without and with prior heads, shows what they recommend,
-#                 and writes a page of it; demo/ keeps everything (under 10 minutes on 2 cores)
+# make demo       generates a marketplace log, trains HSTU with and without prior heads, shows recommendations,
+#                 and writes a page of results; all files are in demo/ (under 10 minutes on 2 cores)
 # make test       runs the tests (10 to 15 minutes on 2 cores)
-# make test-slow  runs the longer checks
+# make test-slow  runs the longer tests
 # make test-extras  runs the tests that need Spark, S3, a browser, Triton, Kubernetes or Ray, in .venv-extras
-# make check      runs formatter, linter, layers of imports and type checker
-# make format     repairs what formatter and linter can repair
-# make docs-keys  writes docs/keys.md from the settings
-# make components writes components/ from the options of the apps
+# make check      runs formatter, linter, import layers and type checker
+# make format     runs the formatter and the linter's automatic repairs
+# make docs-keys  generates docs/keys.md from the settings
+# make components generates components/ from the options of the apps
 # make clean      removes .venv and the caches of the tools
 #
 # All but `clean` call `make install` first if needed.
