@@ -1,10 +1,10 @@
-"""Compiles the attention kernels for an H100 or H200, on any machine, and prints what each takes.
+"""Compiles the attention kernels for an H100 or H200 and prints the resources that they need.
 
     python tools/compile_attention.py [bf16 | fp16 | fp32] [WIDTH ...]
 
-It prints a line for each kernel: width of a head, type, warps, bytes of shared memory, registers
-per thread, and bytes of stack, to which registers are spilled. It needs only `triton` (the extra of
-that name).
+No GPU is needed, only `triton` (the extra of that name). The script prints a line for each kernel:
+the width of a head, the type, warps, bytes of shared memory, registers per thread, and bytes of
+stack, where registers are spilled.
 """
 
 import re
@@ -21,20 +21,20 @@ from triton.compiler import ASTSource
 
 from torchrec_priors.ops import hstu_attention_triton as attention
 
-# Name of the kernel, and whether it is of backward.
+# Name of the kernel -> whether it belongs to backward.
 KERNELS = {
     "_forward": False,
     "_backward_queries": True,
     "_backward_keys": True,
 }
-# Arguments that are pointers, by what they point to.
+# Arguments that are pointers, grouped by the type of the data.
 _ROWS = {"q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v"}
 _INTEGERS = {"offsets", "order", "times"}
 _FLOATS = {"bias", "time_bias", "of_distance", "of_time"}
 
 
 class Taken(NamedTuple):
-    """What a compiled kernel takes; see above."""
+    """The resources of a compiled kernel, see the top of the file."""
 
     warps: int
     shared: int
@@ -43,7 +43,7 @@ class Taken(NamedTuple):
 
 
 def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Taken:
-    """Compiles a kernel for a width of heads and a type of the rows, and returns what it takes."""
+    """Compiles a kernel for a width of heads and a type of rows, and returns its resources."""
     kernel = getattr(attention, name)
     constants = {"TIMED": timed, "WIDTH": width, "BLOCK": attention.BLOCK, "PRECISION": "tf32x3"}
     names = kernel.arg_names
@@ -58,7 +58,7 @@ def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Ta
     options = attention.launch(width, KERNELS[name])
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
-    # Without a device only CUDA's own tool, which Triton brings along, says what a kernel takes.
+    # Without a device, only a tool of CUDA reports these resources. Triton contains it.
     folder = Path(nvidia.__file__).parent / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -75,12 +75,13 @@ def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Ta
 
 
 def _is_aligned(argument: str) -> bool:
-    """Returns whether an argument is a multiple of 16, as pointers and strides are here."""
+    """Whether an argument is always a multiple of 16: pointers and strides are."""
     is_pointer = argument in _ROWS | _FLOATS | _INTEGERS
     return is_pointer or argument.endswith(("_token", "_head")) or argument == "width"
 
 
 def _type(argument: str, dtype: str, constants: dict[str, object]) -> str:
+    """Returns Triton's type of an argument."""
     if argument in constants:
         return "constexpr"
     if argument in _ROWS:

@@ -1,8 +1,8 @@
 """Writes `components/` from the options of the apps: `make components`.
 
 TorchX reads the source of a component: its signature, with plain types, and its docstring. So the
-files have to exist, but everything in them follows from the app's function, except the resources
-and examples below.
+files must exist. Everything in them is derived from the app's function, except the resources and
+the examples below.
 """
 
 import enum
@@ -22,20 +22,21 @@ from torchrec_priors.apps.__main__ import apps
 
 FOLDER = Path(__file__).resolve().parents[1] / "components"
 WIDTH = 100  # characters of a line
-REPEATED = "Can be repeated."  # how an app's help says that an option takes several values
-SEPARATED = "Separate several with commas."  # how a component takes them
+REPEATED = "Can be repeated."  # an app's help says this if an option takes several values
+SEPARATED = "Separate several with commas."  # the help of a component says this instead
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a component asks a scheduler for, unless the user says otherwise.
+    """The resources that a component requests from a scheduler by default.
 
     Attributes:
-        j: nodes x processes per node; empty for an app of one process.
-        cpu: cores per node.
-        gpu: GPUs per node; None for an app that has no use for one.
-        memory: per node, in MB.
-        restarts: how often torchrun starts the processes again; None for an app that cannot resume.
+        j: nodes x processes per node; empty for an app that is one process.
+        cpu: the number of cores per node.
+        gpu: the number of GPUs per node; None for an app that never uses a GPU.
+        memory: the memory per node, in MB.
+        restarts: the number of times that torchrun may start the processes again; None for an app
+            that cannot resume.
     """
 
     j: str = ""
@@ -76,10 +77,10 @@ class Parameter:
     """A parameter of a component.
 
     Attributes:
-        name: with one star if it takes the positional arguments.
-        annotation: its type, as source.
-        default: as source; None if it has none.
-        help: its description.
+        name: the name; it begins with a star if it takes the positional arguments.
+        annotation: the type, as source code.
+        default: the default value, as source code; None if there is none.
+        help: the description.
     """
 
     name: str
@@ -88,12 +89,13 @@ class Parameter:
     help: str
 
     def in_signature(self) -> str:
+        """Returns the parameter as it is written in a signature."""
         default = "" if self.default is None else f" = {self.default}"
         return f"{self.name}: {self.annotation}{default}"
 
 
 def text_of(app: str) -> str:
-    """Returns the whole file of an app's component."""
+    """Returns the content of the file of an app's component."""
     positional, options = _parameters_of_app(app)
     resources = list(_parameters_of_resources(RESOURCES[app]))
     parameters = [*positional, *options, *resources]
@@ -132,7 +134,7 @@ def text_of(app: str) -> str:
         *(f"        {resource.name}={resource.name}," for resource in resources),
         "    )",
     ]
-    # Examples are not wrapped: a command must be on one line to be copied.
+    # A command must be on one line to be copied, so examples are not wrapped.
     too_long = [line for line in lines if len(line) > WIDTH]
     assert not too_long, too_long
     return "\n".join(lines) + "\n"
@@ -143,7 +145,7 @@ def _parameters_of_app(app: str) -> tuple[list[Parameter], list[Parameter]]:
     function = getattr(importlib.import_module(f"torchrec_priors.apps.{app}"), app)
     hints = typing.get_type_hints(function, include_extras=True)
     signature = inspect.signature(function).parameters
-    # TorchX options have underscores, and of several names the one of the parameter.
+    # A TorchX option has the name of the parameter, with underscores, and no other names.
     names = {"as_json": "json", **{name: name for name in signature if name != "as_json"}}
 
     positional = []
@@ -155,7 +157,8 @@ def _parameters_of_app(app: str) -> tuple[list[Parameter], list[Parameter]]:
             positional.append(Parameter(f"*{name}", "str", None, help_text))
             continue
 
-        # A component has no placeholders, of which those like HEAD=X say how to write the value.
+        # A placeholder like HEAD=X shows how to write the value. Components have no placeholders,
+        # so it is put into the description.
         if info.metavar and "=" in info.metavar:
             help_text = f"{info.metavar}: {help_text}"
         default = _default(parameter.default)
@@ -164,6 +167,7 @@ def _parameters_of_app(app: str) -> tuple[list[Parameter], list[Parameter]]:
 
 
 def _parameters_of_resources(resources: Resources) -> Iterator[Parameter]:
+    """Yields the parameters by which a user requests resources."""
     per_node = " per node" if resources.j else ""
     if resources.j:
         help_text = "[min nodes:]nodes x processes per node."
@@ -191,20 +195,21 @@ def _parameters_of_resources(resources: Resources) -> Iterator[Parameter]:
 
 
 def _annotation(kind: object) -> str:
-    """Returns an option's type as TorchX understands it, e.g. `Optional[List[str]]`."""
+    """Returns an option's type in the form for TorchX, for example `Optional[List[str]]`."""
     if isinstance(kind, types.UnionType):
         (inner,) = (part for part in typing.get_args(kind) if part is not type(None))
         return f"Optional[{_annotation(inner)}]"
     if typing.get_origin(kind) is list:
         (element,) = typing.get_args(kind)
         return f"List[{_annotation(element)}]"
-    # TorchX knows no other types; paths and enumerations are texts on the command line.
+    # TorchX supports no other types. Paths and enumerations are strings on the command line.
     if kind in (int, float, bool):
         return kind.__name__
     return "str"
 
 
 def _default(default: object) -> str | None:
+    """Returns a default value as source code, or None if there is none."""
     if default is inspect.Parameter.empty:
         return None
     if isinstance(default, enum.Enum):
@@ -215,7 +220,7 @@ def _default(default: object) -> str | None:
 
 
 def _component_help(text: str, kind: object, names: dict[str, str]) -> str:
-    """Returns an app's help, with options as a component has them."""
+    """Returns the help of an app's option in the form for a component."""
     # Options of a component have no dashes: the app's `--test-from` is `--test_from`.
     for name in names.values():
         option = re.escape(name.replace("_", "-"))
@@ -229,11 +234,12 @@ def _component_help(text: str, kind: object, names: dict[str, str]) -> str:
         text = f"{text} One of: {listed}.{bracket}{default}"
     if any(typing.get_origin(part) is list for part in (kind, *typing.get_args(kind))):
         text = text.replace(REPEATED, SEPARATED)
-    # TorchX's argparse takes a lone % for the beginning of a format.
+    # TorchX's argparse would read a single % as the beginning of a format.
     return text.replace("%", "%%")
 
 
 def _docstring(app: str, parameters: list[Parameter]) -> Iterator[str]:
+    """Yields the lines of a component's docstring."""
     function = getattr(importlib.import_module(f"torchrec_priors.apps.{app}"), app)
     first, *paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
     if not RESOURCES[app].j:
@@ -246,13 +252,14 @@ def _docstring(app: str, parameters: list[Parameter]) -> Iterator[str]:
     yield ""
     yield "    Args:"
     for parameter in parameters:
-        # TorchX's parser joins the further lines of a description if they are indented.
+        # TorchX's parser only joins the lines of a description if all but the first are indented.
         text = f"{parameter.name.lstrip('*')}: {parameter.help}"
         yield from _wrapped(text, indent=8, further=12)
     yield '    """'
 
 
 def _wrapped(text: str, indent: int, further: int | None = None) -> list[str]:
+    """Wraps a text; lines after the first are indented by `further` if that is given."""
     return textwrap.wrap(
         text,
         WIDTH,

@@ -1,13 +1,19 @@
-"""`make demo`: a synthetic marketplace, HSTU without and with prior heads, and what they recommend.
+"""`make demo`: a synthetic marketplace, HSTU without and with prior heads, and recommendations.
 
-Next item predicts one item. One head predicts the next eight; the heads are to be compared with it.
-LT/ST predicts the eight by a short-term and a long-term head. LT/ST x Item has these two heads for
-every level-1 category, and a gate that puts the categories' scores on one scale. LT/ST x Random is
-its control, in which items have the labels of others, at random. Every model has the settings that
-the same number of trials chose on validation (torchx_configs/experiments/marketplace.toml).
+There are five models:
+
+- Next item predicts one item.
+- One head predicts the next eight items. The models with several heads are compared with it.
+- LT/ST predicts the next eight items with a short-term and a long-term head.
+- LT/ST x Item has these two heads for every level-1 category, and a gate that puts the categories'
+  scores on one scale.
+- LT/ST x Random is the control: each item has the label of another random item.
+
+The settings of every model were chosen on validation, from the same number of trials
+(torchx_configs/experiments/marketplace.toml).
 
 Models are trained and evaluated on two processes. Every step is a command that is shown before it
-runs. A demo that was interrupted resumes where it was.
+runs. A demo that was interrupted resumes.
 """
 
 import json
@@ -30,7 +36,7 @@ BIN = Path(sys.executable).parent
 CONFIG = "torchx_configs/marketplace.toml"
 CALIBRATED = ["loss.gate=1.0", "evaluation.calibrated=true", "evaluation.fusion=mean"]
 NARROW = ["model.dim=32", "encoder.dropout=0.1"]
-# Folder of the run: title, changes to the configuration.
+# Folder of the run -> title, and changes of the configuration.
 MODELS = {
     "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]", *NARROW, "encoder.layers=1"]),
     "one-head": ("One head", ["priors.tree=[]"]),
@@ -41,8 +47,8 @@ MODELS = {
         ['priors.tree=["temporal:2", "random:category"]', *CALIBRATED],
     ),
 }
-EXPLAINED = ("lt-st", "lt-st-category")  # whose recommendations are shown, with reasons
-METRICS = (  # and their labels in the table
+EXPLAINED = ("lt-st", "lt-st-category")  # models with recommendations that are shown
+METRICS = (  # metrics, and their labels in the table
     ("recall@10", "recall@10"),
     ("ndcg@10", "ndcg@10"),
     ("entropy@10", "entropy@10 (bits)"),
@@ -103,11 +109,12 @@ def demo(
 
 
 def _component(title: str, name: str, *arguments: object) -> None:
-    """Runs an app on two processes, as its TorchX component."""
+    """Runs an app on two processes, with its TorchX component."""
     _step(title, *_component_command(name, *arguments))
 
 
 def _component_command(name: str, *arguments: object) -> list[str]:
+    """Returns the command that runs an app on two processes."""
     component = f"components/{name}.py:{name}"
     return ["torchx", "run", "-s", "local_cwd", component, "-j", "1x2", *map(str, arguments)]
 
@@ -122,7 +129,7 @@ def _step(title: str, program: str, *arguments: object) -> None:
 
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     started = time.monotonic()
-    # By its path: the virtual environment need not be active.
+    # The program is called by its path, because the virtual environment may be inactive.
     done = subprocess.run([BIN / program, *command[1:]], env=environment)
     took = f"{time.monotonic() - started:.0f} s"
     if done.returncode:
@@ -136,6 +143,7 @@ def _step(title: str, program: str, *arguments: object) -> None:
 
 
 def _example_users(data: Path) -> list[int]:
+    """Returns the ids of the users with recommendations that are shown."""
     ids = _columns(data / "sequences", "user_id")["user_id"]
     return [ids[number * len(ids) // USERS_SHOWN] for number in range(USERS_SHOWN)]
 
@@ -165,8 +173,10 @@ class Planted:
     """The interests that the generator gave each user for the time of the test interactions.
 
     Attributes:
-        mean: number of leaf categories of a user, on average.
-        chance: share of the catalogue that is in a user's interests, on average.
+        leaf: item -> its leaf category.
+        held: user -> the leaf categories of the user's interests.
+        mean: the average number of leaf categories of a user.
+        chance: the average share of the catalogue that is in a user's interests.
     """
 
     def __init__(self, raw: Path, data: Path) -> None:
@@ -197,13 +207,14 @@ class Planted:
     def share(self, run: Path) -> tuple[float, float]:
         """Returns two means over users.
 
-        The first is the share of recommended items that are in the user's interests, the second the
-        share of interests that have a recommended item.
+        The first is the share of recommended items that are in the user's interests. The second is
+        the share of the user's interests that have a recommended item.
         """
         inside, met = zip(*self._users(run), strict=True)
         return float(np.mean(inside)), float(np.mean(met))
 
     def _users(self, run: Path) -> Iterator[tuple[float, float]]:
+        """Yields both shares for each user."""
         predictions = _columns(run / "eval/test/predictions.parquet", "user_id", "items")
         for user, items in zip(predictions["user_id"], predictions["items"], strict=True):
             leaves = [self.leaf[item] for item in items[:TOP]]
@@ -221,6 +232,7 @@ def _columns(file: Path, *names: str) -> dict[str, list[Any]]:
 
 
 def _print_folders(folder: Path, runs: list[Path], user: int) -> None:
+    """Prints the folders of the demo, and commands to try next."""
     another = _component_command(
         "train", "--config", CONFIG, "--data", folder / "data", "--run", folder / "runs/temporal-4",
         'priors.tree=["temporal:4"]',

@@ -27,8 +27,8 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 case "$device" in
   cpu)
-    # The local version '+cpu' exists only on PyTorch's own wheel page (or where pip is configured to look), so the
-    # registry's CUDA build can never be picked by mistake.
+    # The local version '+cpu' exists only on PyTorch's wheel page (or where pip is configured to look), so pip cannot
+    # install the CUDA build of the registry by mistake.
     pip install --quiet --no-deps --retries 1 --find-links https://download.pytorch.org/whl/cpu/torch/ \
       "torch==$torch_version+cpu" 2>.venv/torch.log \
       || { cat .venv/torch.log >&2; fail "torch $torch_version for CPU could not be installed: is PyTorch's wheel page reachable?"; }

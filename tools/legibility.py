@@ -1,12 +1,12 @@
-"""How code reads, in five numbers: `python tools/legibility.py FOLDER ...`, one row a folder.
+"""Describes how code reads in five numbers per folder: `python tools/legibility.py FOLDER ...`.
 
-Counted are Python files of product code, without tests:
+It reads the Python files of a folder except its tests, and counts
 
-- functions of 12 lines or more, docstring left out, that have a blank line somewhere;
-- assignments that pack several into one, `a, b = x, y`;
-- conditional expressions, `x if y else z`, per 1,000 lines that are neither blank nor comment;
-- lines of more than 100 characters;
-- lines that are a comment.
+- the share of functions with 12 or more lines, without the docstring, that have a blank line;
+- the share of assignments that pack several into one, such as `a, b = x, y`;
+- conditional expressions (`x if y else z`) per 1,000 lines that are neither blank nor a comment;
+- the share of lines with more than 100 characters;
+- the share of lines that are a comment.
 """
 
 import ast
@@ -18,7 +18,7 @@ LONG_LINE = 100
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Python files of a folder, without its tests."""
+    """Finds the Python files of a folder, without its tests."""
     found = []
     for file in sorted(folder.rglob("*.py")):
         parts = file.relative_to(folder).parts
@@ -29,7 +29,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def body_lines(function: ast.AST, lines: list[str]) -> list[str]:
-    """The lines of a function after its signature and docstring."""
+    """Returns the lines of a function after its signature and docstring."""
     body = function.body  # type: ignore[attr-defined]
     if ast.get_docstring(function) is not None:  # type: ignore[arg-type]
         body = body[1:]
@@ -39,7 +39,7 @@ def body_lines(function: ast.AST, lines: list[str]) -> list[str]:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """The five numbers of a folder, and how many lines and functions they are of."""
+    """Returns the number of lines of a folder, and the five numbers."""
     long_functions = 0
     with_blank_line = 0
     assignments = 0
@@ -79,7 +79,7 @@ def measure(folder: Path) -> dict[str, float]:
         * with_blank_line
         / max(long_functions, 1),
         "packed assignments, %": 100 * packed / max(assignments, 1),
-        "conditional expressions a 1,000 lines": 1000 * conditional / max(code_lines, 1),
+        "conditional expressions per 1,000 lines": 1000 * conditional / max(code_lines, 1),
         "lines over 100 characters, %": 100 * long_lines / max(all_lines, 1),
         "comment lines, %": 100 * comments / max(all_lines, 1),
     }

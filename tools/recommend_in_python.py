@@ -1,4 +1,4 @@
-"""Recommendations inside a Python program, without a launcher: an example to start from.
+"""An example that makes recommendations inside a Python program, without a launcher.
 
 python tools/recommend_in_python.py RUN ITEM_ID [ITEM_ID ...]
 """
@@ -10,7 +10,7 @@ from torchrec_priors import load_run
 
 def main() -> None:
     path, *history = sys.argv[1:]
-    # A run is loaded once; then it answers any number of calls.
+    # A run is loaded once and can then answer any number of calls.
     with load_run(path) as run:
         best = run.recommend(history=history, k=5)
         for rank, item in enumerate(best, 1):

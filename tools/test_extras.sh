@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 extras=.venv-extras
 if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     .venv/bin/python -m venv --clear $extras
-    # Packages of .venv, this one among them, are found from here, too. What is installed here
-    # comes first.
+    # This environment also finds the packages of .venv, including torchrec_priors. Packages that
+    # are installed here have precedence.
     below=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
     above=$($extras/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
     echo "import site; site.addsitedir('$below')" > "$above/below.pth"
@@ -27,7 +27,7 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     touch $extras/installed
 fi
 
-# The browser of `test_browser.py` is the system's. For root on Debian it is installed.
+# `test_browser.py` uses the browser of the system. On Debian, root installs it here.
 if ! command -v chromium > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
     apt-get update -qq > /dev/null 2>&1 || true
     apt-get install -y -qq chromium > /dev/null 2>&1 || echo "not installed: chromium"

@@ -1,4 +1,4 @@
-"""Writes docs/keys.md, the reference of all configuration keys: `make docs-keys`."""
+"""Writes `docs/keys.md`, the reference of all configuration keys: `make docs-keys`."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""`bench`: our path, the plain dense reference and the machine's limit, compared in one run."""
+"""`bench`: compares our path with a plain dense reference and with the limits of the machine."""

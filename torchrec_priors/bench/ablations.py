@@ -1,8 +1,16 @@
-"""Optimisations of a training step, each replaced by the plain way to do the same.
+"""Replaces single optimisations of a training step by the plain way to compute the same.
 
-jagged attention   every sequence is padded to the longest of the batch, weights kept for backward
-fused softmax      logits of all queries of a set against its negatives are kept for backward
-grouped adapters   every adapter is applied to every row, and one result is taken
+Without an optimisation, this happens instead:
+
+jagged attention   every sequence is padded to the longest of the batch, and all attention weights
+                   are kept for backward
+fused softmax      the logits of all queries of a set with its negatives are kept for backward
+grouped adapters   every adapter is applied to every row, and one of the results is used
+
+Suffixes of names: N tokens of all sequences, B sequences, T positions of a padded sequence, H
+attention heads, D width of a head, L distances, C time
+buckets, P queries, S item sets, M positives, X items, n
+negatives, G adapters, R rows that go through an adapter, d width.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +43,7 @@ def padded_attention(
     longest = int(length_B.max())
     position_T = torch.arange(longest)
     filled_BT = position_T < length_B[:, None]
-    # Padding reads row 0, whose numbers are masked below.
+    # Padding reads row 0. The results of padding are masked below.
     index_BT = torch.where(filled_BT, offsets_B1[:-1, None] + position_T, 0)
     q, k, v = (x[index_BT].transpose(1, 2) for x in (q_NHD, k_NHD, v_NHD))
 
@@ -58,7 +66,7 @@ def kept_logits(
     negatives: NegativeSets,
     hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes `in_group_loss` with all logits of a set at once.
+    """Computes `in_group_loss` with all logits of a set at the same time.
 
     Negatives that all sets share, hidden negatives and shifts are not supported.
     """
@@ -69,7 +77,7 @@ def kept_logits(
     first_query = torch.cumsum(torch.tensor([0, *query_counts_S]), 0)
     start = 0
     for number, count in enumerate(negatives.counts_S):
-        of_set = slice(start, start + count)
+        set_rows = slice(start, start + count)
         start += count
         in_set = positives.query_M >= first_query[number]
         in_set &= positives.query_M < first_query[number + 1]
@@ -79,10 +87,10 @@ def kept_logits(
 
         query = query_Pd[positives.query_M[index]]
         score = (query * positives.item_Xd[positives.source_M[index]]).sum(1)
-        logits = query @ negatives.vectors_nd[of_set].T
-        # A positive is no negative of its own.
-        own = negatives.ids_n[of_set] == positives.id_M[index, None]
-        logits = logits.masked_fill(own, -torch.inf)
+        logits = query @ negatives.vectors_nd[set_rows].T
+        # If the positive is also among the negatives, it is not a negative for this query.
+        is_positive = negatives.ids_n[set_rows] == positives.id_M[index, None]
+        logits = logits.masked_fill(is_positive, -torch.inf)
         nll = torch.logsumexp(torch.cat([score[:, None], logits], 1), 1) - score
         losses = losses.index_put((index,), nll)
     return (positives.weight_M * losses).sum(), losses.detach()
@@ -91,9 +99,9 @@ def kept_logits(
 def every_adapter(
     z_Nd: Tensor, weight_Gdd: Tensor | None, bias_Gd: Tensor | None, row_R: Tensor, runs: Runs
 ) -> Tensor:
-    """Computes `residual_adapters` by all products of rows and adapters.
+    """Computes `residual_adapters` from the products of all rows with all adapters.
 
-    Every row must have an adapter, which must be a matrix.
+    Every row must have an adapter, and adapters must be matrices.
     """
     assert weight_Gdd is not None
     adapters, rows = torch.tensor(runs, dtype=torch.int64).view(-1, 2).T
@@ -106,7 +114,7 @@ def every_adapter(
     return y_Rd + bias_Gd[adapter_R]
 
 
-# By name of the optimisation: what is patched, and by what.
+# Name of the optimisation -> the patched function, and its plain replacement.
 _PLAIN: dict[str, tuple[str, Callable[..., Any]]] = {
     "jagged attention": ("torchrec_priors.encoder.hstu.hstu_attention", padded_attention),
     "fused softmax": ("torchrec_priors.model.in_group_loss", kept_logits),
@@ -117,8 +125,8 @@ NAMES = tuple(_PLAIN)
 
 @contextmanager
 def without(name: str) -> Iterator[None]:
-    """Runs a block without one of `NAMES`."""
-    # Patched where it is used: importers hold the function by their own name.
+    """Runs a block without one of the optimisations in `NAMES`."""
+    # The function is patched in the module that uses it: an import there keeps a reference to it.
     target, plain = _PLAIN[name]
     with patch(target, plain):
         yield

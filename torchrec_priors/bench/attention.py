@@ -1,6 +1,6 @@
-"""Only attention, forward and backward: ours and one padded batch.
+"""Times attention, forward and backward: our kernel, and plain attention on one padded batch.
 
-Lengths are 64 to 1,024, by Zipf's law.
+Sequences have 64 to 1,024 positions, with lengths that follow Zipf's law.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WIDTH = 32
 SHORTEST = 64
 LONGEST = 1_024
 SEQUENCES = 16
-# By name: how, number of sequences, environment.
+# Name -> implementation, number of sequences, environment variables.
 _VARIANTS: dict[str, tuple[str, int, dict[str, str]]] = {
     "ours": ("ours", SEQUENCES, {}),
     "reference": ("reference", SEQUENCES, {}),
@@ -31,7 +31,7 @@ _VARIANTS: dict[str, tuple[str, int, dict[str, str]]] = {
 
 
 def attention_rows(repeats: int, threads: int, report: Report) -> list[Row]:
-    """Measures each variant in a process of its own; `extra_bytes` are those beyond the inputs."""
+    """Measures each variant in a separate process; `extra_bytes` does not include the inputs."""
     rows = []
     for name, (how, sequences, environment) in _VARIANTS.items():
         report(f"attention: {name}")
@@ -50,7 +50,7 @@ def attention_rows(repeats: int, threads: int, report: Report) -> list[Row]:
 
 
 def lengths(sequences: int) -> list[int]:
-    """Returns lengths, of which x occurs in proportion to 1 / x.
+    """Returns lengths of sequences; the number of sequences of length x is proportional to 1 / x.
 
     >>> lengths(4)
     [90, 181, 362, 724]
@@ -61,7 +61,7 @@ def lengths(sequences: int) -> list[int]:
 
 
 def time_attention(how: str, sequences: int, repeats: int) -> Timed:
-    """Times forward and backward, `repeats` times after a first one."""
+    """Times forward and backward, `repeats` times after a warm-up."""
     attention = hstu_attention if how == "ours" else padded_attention
     length_B = torch.tensor(lengths(sequences))
     offsets_B1 = torch.cumsum(torch.cat([torch.zeros(1, dtype=torch.int64), length_B]), 0)
@@ -79,7 +79,7 @@ def time_attention(how: str, sequences: int, repeats: int) -> Timed:
         return _checksum(packed)
 
     seconds, results = repeat(run, repeats)
-    # Each position attends to itself and all before it.
+    # Each position attends to itself and to all earlier positions.
     pairs = float((length_B.double() * (length_B + 1) / 2).sum())
     peak = peak_bytes()
     flops = 12.0 * HEADS * WIDTH * pairs
@@ -87,7 +87,7 @@ def time_attention(how: str, sequences: int, repeats: int) -> Timed:
 
 
 def _checksum(x: torch.Tensor) -> float:
-    """Returns the sum of squares of the gradient."""
+    """Returns the sum of squares of the gradient of x."""
     assert x.grad is not None
     return float(x.grad.square().sum())
 

@@ -1,4 +1,4 @@
-"""Preparing and reading a data set, on synthetic marketplaces."""
+"""Measures how fast synthetic marketplaces are prepared and read."""
 
 import itertools
 import os
@@ -26,7 +26,7 @@ from torchrec_priors.training.step import step
 
 Report = Callable[[str], None]
 
-# Interactions; memory and time per row should not grow from one to the other.
+# Numbers of interactions. Memory and time per row should not be larger for the longer log.
 _LOGS = (1_000_000, 5_000_000)
 _READ = 400_000  # interactions
 _SIZE_1 = {
@@ -38,9 +38,9 @@ _SIZE_1 = {
 
 
 def prepare_rows(folder: Path, report: Report) -> list[Row]:
-    """Measures `prepare` as a command, on logs of two lengths.
+    """Measures the command `prepare` on logs of two lengths.
 
-    The rows have its seconds, interactions per second and the peak of its process.
+    The rows have the seconds, the interactions per second and the peak memory of the process.
     """
     rows = []
     for interactions in _LOGS:
@@ -55,7 +55,7 @@ def prepare_rows(folder: Path, report: Report) -> list[Row]:
         process = subprocess.Popen(
             [*command, "--raw", str(raw), "--out", str(out)], stdout=subprocess.DEVNULL
         )
-        # Unlike `process.wait`, this returns what the process used.
+        # Unlike `process.wait`, this also returns the memory that the process has used.
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         if status:
@@ -67,7 +67,7 @@ def prepare_rows(folder: Path, report: Report) -> list[Row]:
 
 
 def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
-    """Measures tokens per second of reading only, and of training HSTU of size 1."""
+    """Measures tokens per second, first of only reading and then of training HSTU of size 1."""
     report(f"reader: making up {_READ:,} interactions")
     generate(folder / "raw", _READ, 0)
     prepare(Settings("marketplace", folder / "raw"), folder / "data")
@@ -90,7 +90,7 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
             training_end_U=data.lengths,
         )
 
-        # Only reading: batches are made as for training, and nothing is computed with them.
+        # Batches are made as for training, but nothing is computed with them.
         report("reader: reading an epoch")
         draw = sampler.draw(0)
         read = 0
@@ -110,7 +110,7 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
             batch = make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=0)
             started = time.perf_counter()
             step(built, optimizers, batch)
-            # The first step makes the optimizer's state, so it is left out.
+            # The first step also makes the optimizer's state, so its time is left out.
             if windows.step:
                 trained = trained + int(windows.contexts.sum())
                 training = training + time.perf_counter() - started
@@ -122,4 +122,5 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
 
 
 def _row(shape: str, variant: str, seconds: float, tokens: int, peak: int) -> Row:
+    """Returns the row of a single measurement."""
     return Row(shape, variant, seconds, 0.0, tokens / seconds, peak, 0, float(tokens))

@@ -1,11 +1,15 @@
-"""Minimum compute: FLOPs that every implementation needs.
+"""Counts the FLOPs that every implementation needs at least.
 
-    training   6 P N + 3 * 4 d sum of L (L + 1) / 2 per layer
-               + 6 d sum over sets of (queries x negatives) + 6 d^2 R
-    retrieval  2 d x users x segments x sum of group sizes
+    training   6 W N                                          dense layers
+               + 3 * 4 d sum of L (L + 1) / 2 per layer       attention
+               + 6 d sum over sets of (queries x negatives)   logits
+               + 6 d^2 R                                      adapters
+    retrieval  2 d x users x sum over heads of group sizes
 
-with P the dense parameters that every token passes, N tokens, L lengths, and R (token, adapter)
-pairs.
+W is the number of dense parameters that every token passes, N the number of tokens, L the length of
+a sequence, d the width, and R the number of (token, adapter) pairs.
+
+Suffixes of names: P (token, path) pairs with a positive, S item sets.
 """
 
 import numpy as np
@@ -19,7 +23,7 @@ from torchrec_priors.model import Recommender
 
 @torch.no_grad()
 def training_flops(model: Recommender, batch: Batch) -> float:
-    """Returns the FLOPs of one step on this batch."""
+    """Returns the FLOPs of one training step on a batch."""
     (part,) = batch.parts
     dim = model.config.dim
     tokens = len(part.context_N)
@@ -37,18 +41,18 @@ def training_flops(model: Recommender, batch: Batch) -> float:
     positives = model.positives(looked_up, part)
     set_P = model.item_set_K[positives.path_P]
     queries_S = torch.bincount(set_P, minlength=model.tree.item_sets).numpy()
-    own = float((queries_S * np.array(batch.draw.counts_S)).sum())
-    products = own + len(positives.path_P) * batch.draw.shared
+    in_sets = float((queries_S * np.array(batch.draw.counts_S)).sum())
+    products = in_sets + len(positives.path_P) * batch.draw.shared
     rows = _adapter_rows(model.heads, positives.token_P, positives.path_P)
     return dense + attention + 6.0 * dim * products + 6.0 * dim**2 * rows
 
 
 def _adapter_rows(heads: PriorHeads, token_P: torch.Tensor, path_P: torch.Tensor) -> int:
-    """Returns the number of distinct (token, node) pairs over all depths."""
+    """Counts the different (token, node) pairs over all depths."""
     rows = 0
     for depth in range(1, heads.depth + 1):
         node_P = getattr(heads, f"node_{depth}")[path_P]
-        # Paths that end above this depth have no node, i.e. -1.
+        # A path that ends above this depth has node -1.
         has_node_P = node_P >= 0
         keys = node_P[has_node_P] * (int(token_P.max()) + 1) + token_P[has_node_P]
         rows += len(torch.unique(keys))

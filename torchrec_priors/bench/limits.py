@@ -1,4 +1,4 @@
-"""What the machine can do, measured next to what is compared with it."""
+"""Measures the limits of the machine: matrix products, memory, and the links between ranks."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ import time
 import torch
 import torch.distributed as dist
 
-# Large enough that neither caches nor the start of a call decide the result.
+# The sizes are so large that caches and the overhead of a call hardly change the result.
 _SIDE = 1_536
 _COPIED = 1 << 26  # floats of a copy
 _SENT = 1 << 22  # floats of an all-to-all
@@ -26,7 +26,7 @@ def matmul_rate(repeats: int = 15) -> float:
         torch.mm(left, right, out=out)
         seconds.append(time.perf_counter() - started)
 
-    # The first product warms up.
+    # The first product is a warm-up.
     return 2 * _SIDE**3 / statistics.median(seconds[1:])
 
 
@@ -40,14 +40,14 @@ def bandwidth(repeats: int = 7) -> float:
         target.copy_(source)
         seconds.append(time.perf_counter() - started)
 
-    # The first copy gets the pages of the target.
+    # The first copy also allocates the pages of the target.
     return 2 * 4 * _COPIED / statistics.median(seconds[1:])
 
 
 def link_bandwidth(ranks: int, repeats: int) -> float:
     """Returns the bytes/s of an all-to-all between all ranks, the best of the repeats.
 
-    A rank's own part counts, too, as the planner counts it. A single rank has no link: 0.
+    The part that a rank sends to itself counts, too, as in the planner. A single rank has 0.
     """
     if ranks == 1:
         return 0.0

@@ -1,4 +1,4 @@
-"""Rows as a Markdown table."""
+"""Writes rows as a Markdown table."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ _PARTS = ("forward", "backward", "sent by a rank", "memory of the table")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns a table with a line for each row, and the machine's limit below it."""
+    """Writes a table with a line for each row, and the machine's limit below it."""
     head = list(_HEAD)
     if rows[0].forward_s is not None:
         head += _PARTS
@@ -34,6 +34,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
+    """Writes the cells of a row."""
     cells = [
         row.variant,
         f"{row.median_s:.3f} s",
@@ -45,6 +46,7 @@ def _cells(row: Row) -> list[str]:
         _ratio(row.limit_share),
         f"{row.result:.6f}",
     ]
+
     if row.forward_s is not None:
         sent = (row.sent_bytes or 0) / 1e6
         extra = row.extra_bytes / 1e9

@@ -1,4 +1,4 @@
-"""Processes of this machine that are one another's ranks, and the last line that each prints."""
+"""Runs a module on several ranks of this machine, and returns the last line that each prints."""
 
 import os
 import socket
@@ -15,32 +15,33 @@ _POLL = 0.1  # seconds
 def last_lines(
     ranks: int, name: str, module: str, arguments: Sequence[str], threads: int
 ) -> list[str]:
-    """Runs a module on this number of processes, and returns the last line of each, by rank.
+    """Runs a module on several ranks, and returns the last line of each, by rank.
 
-    When one fails, the others are ended, since they would wait for it.
+    If a process fails, the others are ended, because they would wait for it.
 
     Args:
-        ranks: number of processes.
-        name: what they do, for the error's message.
-        module: module that each of them runs.
-        arguments: command-line arguments of the module.
-        threads: number of threads of each process.
+        ranks: the number of processes.
+        name: the task of the processes, for the error message.
+        module: the module that each process runs.
+        arguments: the command-line arguments of the module.
+        threads: the number of threads of each process.
 
     Raises:
-        RuntimeError: one failed; the message has its exit code and the end of its standard error.
+        RuntimeError: a process failed. The message has the exit code and the end of the standard
+            error.
     """
     launch = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
-        # Set if a launcher started this process; the ranks must then make a store themselves.
+        # A launcher may have set this variable. These ranks must make a store themselves.
         "TORCHELASTIC_USE_AGENT_STORE": "False",
         "OMP_NUM_THREADS": str(threads),
     }
     command = [sys.executable, "-m", module, *arguments]
 
-    # Files instead of pipes: a process would wait once a pipe that nobody reads is full.
+    # A process waits when a pipe is full that nobody reads, so the output goes to files.
     outputs: list[tuple[IO[bytes], IO[bytes]]] = [
         (tempfile.TemporaryFile(), tempfile.TemporaryFile())  # noqa: SIM115
         for _ in range(ranks)
@@ -60,14 +61,14 @@ def last_lines(
                 break
             time.sleep(_POLL)
     finally:
-        # Before the others are killed, which gives them an exit code, too.
+        # Killing the other processes gives them an exit code, too, so failures are noted first.
         failed = [rank for rank, process in enumerate(processes) if process.poll()]
         for process in processes:
             process.kill()
             process.wait()
 
     texts = [(_read(out), _read(err)) for out, err in outputs]
-    # One of them explains the others, which mostly fail because it is gone.
+    # One failed rank is enough: others mostly fail because they have lost the connection to it.
     for rank in failed:
         raise RuntimeError(
             f"{name}, rank {rank}: exit code {processes[rank].returncode}\n{texts[rank][1][-2000:]}"
@@ -76,13 +77,14 @@ def last_lines(
 
 
 def _read(file: IO[bytes]) -> str:
+    """Reads the whole output in a file, and closes the file."""
     with file:
         file.seek(0)
         return file.read().decode(errors="replace")
 
 
 def _free_port() -> int:
-    """Returns a port where ranks can meet."""
+    """Returns a free port, through which the ranks find each other."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,8 +1,9 @@
-"""The plain dense model, as published code computes such models.
+"""A plain dense model that computes the same as ours, as published code computes such models.
 
-It has padded batches, every head at every position, logits of all negatives and a dense table. It
-uses batched products and does nothing twice: queries of a prefix that heads share are computed
-once, and copies of a positive among the negatives are subtracted from one sum over all of them.
+It uses padded batches, every head at every position, logits of all negatives, and a dense table. It
+uses batched products and computes nothing twice. Heads with a common prefix in the tree share the
+queries of the prefix. If a positive is among the negatives, its share is subtracted from the sum
+over all negatives.
 
 Shapes: B windows, T positions, O offsets (tau), X = T + O, K paths, S item sets, d width, H
 attention heads.
@@ -19,7 +20,7 @@ from torchrec_priors.priors.tree import PriorTree
 
 
 class DenseReference(nn.Module):
-    """Computes by itself, with the parameters of the modules that it holds."""
+    """The dense model. It uses the parameters of encoder and heads, but not their code."""
 
     def __init__(
         self,
@@ -47,11 +48,11 @@ class DenseReference(nn.Module):
         """Returns the loss of a batch (Eq. 7 and 8).
 
         Args:
-            item_BX: row ids, of the context and of what comes after it, padded at the end.
-            event_BX: event codes of these items.
-            length_B: number of items of each extended sequence.
-            ids_S: negatives of each item set, ascending.
-            cell_KO: weight of a positive of each path and offset.
+            item_BX: the row ids of the context and of the items after it, padded at the end.
+            event_BX: the event codes of these items.
+            length_B: the number of items in each row of `item_BX`, without padding.
+            ids_S: the negatives of each item set, in ascending order.
+            cell_KO: the weight of a positive for each path and offset.
         """
         vector_BXd = self.table(item_BX)
         positions = item_BX.shape[1] - self.horizon
@@ -64,7 +65,7 @@ class DenseReference(nn.Module):
         exists_BTO = (source_TO < length_B[:, None, None]) & in_context_BT[..., None]
         score_BTKO = torch.einsum("btkd,btod->btko", query_BTKd, vector_BXd[:, source_TO])
 
-        # One sum over the negatives of each path's item set.
+        # The sum for each path is over all negatives of the path's item set.
         sets_K = torch.tensor(self.tree.item_set_K)
         copies_BTOS = torch.stack([_copies(item_BX[:, source_TO], ids) for ids in ids_S], -1)
         parts = []
@@ -80,6 +81,7 @@ class DenseReference(nn.Module):
         return torch.where(positive_BTKO, cell_KO * nll_BTKO, 0.0).sum()
 
     def _encode(self, vector_BTd: Tensor, in_context_BT: Tensor) -> Tensor:
+        """Computes the state at every position, [B, T, d]."""
         positions = vector_BTd.shape[1]
         x = vector_BTd * self.encoder.dim**0.5 + self.encoder.position.weight[:positions]
 
@@ -93,7 +95,7 @@ class DenseReference(nn.Module):
         return state
 
     def _queries(self, state_BTd: Tensor) -> Tensor:
-        """Computes Eq. 4-5 for every node of the tree at every position: [B, T, K, d]."""
+        """Computes the queries of all paths at every position by Eq. 4-5, [B, T, K, d]."""
         z = state_BTd[:, :, None]
         for depth, weights in enumerate(self.heads.adapters, 1):
             parent = getattr(self.heads, f"parent_{depth}")
@@ -113,7 +115,7 @@ class DenseReference(nn.Module):
     def _positives(
         self, item_BX: Tensor, event_BX: Tensor, source_TO: Tensor, exists_BTO: Tensor
     ) -> Tensor:
-        """Returns the mask [B, T, K, O] of the targets of each path."""
+        """Marks the targets of each path, bool [B, T, K, O]."""
         window, token, offset = torch.nonzero(exists_BTO, as_tuple=True)
         source = source_TO[token, offset]
         targets = Targets(item_BX[window, source], offset + 1, event_BX[window, source], window)
@@ -127,6 +129,7 @@ class DenseReference(nn.Module):
 
 
 def _layer(layer: HSTULayer, x_BTd: Tensor, causal: Tensor, distance: Tensor) -> Tensor:
+    """Computes the result of one HSTU layer, without the residual."""
     u, v, q, k = F.silu(layer.project_in(layer.norm_in(x_BTd))).chunk(4, dim=-1)
     v, q, k = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in (v, q, k))
     scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + layer.bias_HL[:, distance]
@@ -137,14 +140,15 @@ def _layer(layer: HSTULayer, x_BTd: Tensor, causal: Tensor, distance: Tensor) ->
 
 
 def _copies(item: Tensor, ids: Tensor) -> Tensor:
-    """Returns how often each item is among ascending ids."""
+    """Counts how often each item is among ascending ids."""
     return torch.searchsorted(ids, item, right=True) - torch.searchsorted(ids, item)
 
 
 def _without_copies(all_sum: Tensor, score: Tensor, copies: Tensor) -> Tensor:
-    """Computes log(e^all - copies e^score + e^score)."""
+    """Computes log(e^all - copies e^score + e^score), where `all_sum` is the log of a sum."""
     has_copies = copies > 0
-    # With copies: all + log(1 + (1 - copies) e^(score - all)), which cannot overflow.
+    # If there are copies, all + log(1 + (1 - copies) e^(score - all)) is the same and cannot
+    # overflow.
     share = torch.exp(torch.where(has_copies, score - all_sum, 0.0))
     rest = torch.where(has_copies, (1 - copies) * share, 0.0)
     with_copies = all_sum + torch.log1p(rest.clamp(min=-1 + 1e-6))

@@ -1,6 +1,9 @@
-"""Times full-catalogue retrieval: ours, and all scores of every head at once.
+"""Times full-catalogue retrieval: our search, and a reference that computes all scores.
 
-The latter goes by chunks of users, whose scores fit 4 GiB.
+The reference takes users in chunks, so that the scores of a chunk fit into 4 GiB.
+
+Suffixes of names: B users, K heads, S item sets, V items of the catalogue, k items of a list, d
+width.
 """
 
 from pathlib import Path
@@ -26,12 +29,12 @@ from torchrec_priors.retrieval.search import search
 from torchrec_priors.retrieval.search_types import Exclusions, Queries
 
 _CHUNK_BYTES = 4 << 30
-_STEPS = 256.0  # per unit, to which numbers are rounded
-_SEEN = 50  # items of each user that are left out
+_STEPS = 256.0  # numbers are rounded to multiples of 1 / _STEPS
+_SEEN = 50  # items of each user that are not recommended
 
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    """Times `search`, as evaluation and serving call it."""
+    """Times `search` as evaluation and serving call it."""
     config = parse(shape.config(changes))
     tree, table_Vd, queries, excluded = _inputs(shape, data, config)
     with join():
@@ -48,7 +51,7 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 
         seconds, checksums = repeat(run, repeats)
 
-    # The peak is read before the rate is measured, which takes memory, too.
+    # Measuring the rate of matrix products needs memory, so the peak is read before.
     peak = peak_bytes()
     return Timed(
         seconds, checksums, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before
@@ -57,17 +60,17 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 
 @torch.inference_mode()
 def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    """Times the plain way.
+    """Times the plain way to search.
 
-    It scores every item by every head, masks those that are not of the head's group, takes the best
-    head of each item, and then the best items.
+    It scores every item with every head and masks the items outside of the head's group. Then it
+    takes the best head of each item, and the best items.
     """
     tree, table_Vd, queries, excluded = _inputs(shape, data, parse(shape.config(changes)))
     member_SV = torch.zeros(tree.item_sets, shape.items, dtype=torch.bool)
     for number, rows in enumerate(tree.eligible(0, shape.items)):
         member_SV[number, torch.from_numpy(rows)] = True
     sets_K = torch.tensor(tree.item_set_K)
-    # Users whose scores, of all heads and items, fit the limit.
+    # The number of users in a chunk.
     users = max(1, _CHUNK_BYTES // (4 * len(sets_K) * shape.items))
 
     before = peak_bytes()
@@ -91,7 +94,7 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
 
 
 def flops(shape: Shape, tree: PriorTree) -> float:
-    """Returns 2 d x users x segments x sum of group sizes."""
+    """Returns the FLOPs of a search: 2 d x users x sum over heads of group sizes."""
     sizes = np.array([len(rows) for rows in tree.eligible(0, shape.items)])
     return 2.0 * shape.dim * shape.sequences * float(sizes[np.array(tree.item_set_K)].sum())
 
@@ -99,7 +102,7 @@ def flops(shape: Shape, tree: PriorTree) -> float:
 def _inputs(
     shape: Shape, data: Path, config: RunConfig
 ) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
-    """Returns the tree, item vectors, queries, and items that users have seen."""
+    """Returns the tree, the item vectors, the queries, and the items that users have seen."""
     tree = load_tree(config.priors, PreparedData(data), config.model.horizon)
     generator = torch.Generator().manual_seed(0)
     table_Vd = _round(torch.randn(shape.items, shape.dim, generator=generator))
@@ -111,16 +114,17 @@ def _inputs(
 
 
 def _round(x: Tensor) -> Tensor:
-    """Rounds to multiples of 1/256.
+    """Rounds numbers to multiples of 1/256.
 
-    float32 adds their products without rounding, so results are equal in any order of summation.
+    float32 can add products of these numbers without rounding, so results do not depend on the
+    order of summation.
     """
     return x.mul_(_STEPS).round_().div_(_STEPS)
 
 
 def _ties_by_row(score_Bk: Tensor, row_Bk: Tensor) -> Tensor:
-    """Returns rows by descending score; of equal scores the smaller row comes first."""
-    # Ascending rows first; a stable sort by score then keeps them in that order.
+    """Returns rows by descending score; if scores are equal, the smaller row comes first."""
+    # Rows are sorted first. A stable sort by score then keeps this order among equal scores.
     row_Bk, order = row_Bk.sort(1)
     return row_Bk.gather(1, score_Bk.gather(1, order).argsort(dim=1, descending=True, stable=True))
 

@@ -1,4 +1,4 @@
-"""The rows of a table: variants of a shape, each measured in a process of its own."""
+"""Makes the rows of a table: each variant of a shape is measured in a separate process."""
 
 import json
 import statistics
@@ -19,14 +19,14 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Variant:
-    """What is measured.
+    """A way to compute the same, which is measured.
 
     Attributes:
-        name: its name in the table.
+        name: the name of the variant in the table.
         how: `ours` or `reference`.
-        without: optimisations that are left out.
-        changes: changes to the configuration, by dotted names.
-        items: size of the catalogue; 0 for the shape's.
+        without: the optimisations that are left out.
+        changes: changes of the configuration, as pairs of a dotted name and a value.
+        items: the size of the catalogue; 0 for that of the shape.
     """
 
     name: str
@@ -42,9 +42,12 @@ class Row:
 
     Attributes:
         spread: half the distance between the quartiles of the repeats, as a share of the median.
-        result: outcome of the first repeat: loss of a step, or a checksum of what was found.
-        forward_s: median of a repeat's first part, if it has two.
-        sent_bytes: sent by a rank to others in a repeat, at most, if it was counted.
+        result: the result of the first repeat: the loss of a step, or a checksum.
+        limit_share: the share of the machine's FLOP/s that is used for unavoidable FLOPs.
+        speedup, memory_ratio: time and memory relative to another row.
+        forward_s: the median time of forward, if forward and backward are measured separately.
+        sent_bytes: the bytes that a rank sends to others in a repeat, the most of all ranks; None
+            if they were not counted.
     """
 
     shape: str
@@ -65,6 +68,7 @@ class Row:
 
     @classmethod
     def of(cls, shape: str, variant: str, timed: Timed) -> "Row":
+        """Makes the row of a variant from its repeats."""
         median = statistics.median(timed.seconds)
         quartiles = [median] * 3
         if len(timed.seconds) > 1:
@@ -87,7 +91,7 @@ class Row:
         )
 
     def beside(self, reference: "Row") -> "Row":
-        """Returns the row with time and memory as ratios to the reference."""
+        """Returns the row with speedup and memory ratio relative to a reference."""
         return replace(
             self,
             speedup=reference.median_s / self.median_s,
@@ -98,8 +102,8 @@ class Row:
 def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
     """Returns the variants of a shape, in the order of the table.
 
-    Our path comes first, then the reference, then what the shape is meant to show, then our path
-    without each of the given optimisations.
+    Our path is the first and the reference the second one. A special variant of the shape may
+    follow, and then our path without each of the given optimisations.
     """
     variants = [Variant("ours"), Variant("reference", "reference")]
     if shape.name == "ebnerd":
@@ -116,7 +120,7 @@ def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
 def measure(
     shape: Shape, variants: Sequence[Variant], repeats: int, threads: int, report: Report
 ) -> list[Row]:
-    """Returns the rows of the variants, in their order; the first is ours."""
+    """Measures variants; returns their rows in the same order."""
     rows = []
     with _workloads(shape, report) as data_of:
         for variant in variants:
@@ -124,7 +128,7 @@ def measure(
             timed = run(variant, shape, data_of(variant.items or shape.items), repeats, threads)
             rows.append(Row.of(shape.name, variant.name, timed))
 
-    # The reference is compared with nothing; without it, nothing is compared.
+    # Ratios are relative to the reference, if it is among the variants.
     references = [row for row in rows if row.variant == "reference"]
     if not references:
         return rows
@@ -140,9 +144,8 @@ def run(
     threads: int,
     profile: Path | None = None,
 ) -> Timed:
-    """Measures one variant in a process of its own."""
+    """Measures one variant in a separate process, because a peak of memory never falls."""
     arguments = [shape.name, variant.how, str(data), "--repeats", str(repeats)]
-    # A process of its own, since a peak of memory never falls.
     arguments += ["--changes", json.dumps(dict(variant.changes))]
     if variant.without:
         arguments += ["--without", *variant.without]
@@ -160,12 +163,16 @@ def trace(shape: Shape, file: Path, threads: int) -> None:
 
 
 def as_json(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+    """Writes rows and a description of the machine as JSON."""
     return json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}, indent=1)
 
 
 @contextmanager
 def _workloads(shape: Shape, report: Report) -> Iterator[Callable[[int], Path]]:
-    """Yields a function that makes the shape's data set of a number of items, each only once."""
+    """Yields a function that returns the shape's data set with a number of items.
+
+    The function makes each data set only once.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
 
         def data_of(items: int) -> Path:

@@ -1,7 +1,8 @@
-"""Weak scaling: one rank and two, a thread each, with the same number of sequences per rank.
+"""Measures weak scaling: one rank and two ranks, with the same number of sequences per rank.
 
-Log and model are those of `merrec`. What is lost has two causes: cores share memory and caches,
-which two independent runs at the same time show, and ranks send and wait for each other's data.
+Each rank has one thread. Log and model are those of `merrec`. Two ranks take longer than one, for
+two reasons. Cores share memory and caches; two independent runs at the same time show this effect.
+And ranks send data and wait for each other.
 """
 
 from collections.abc import Callable
@@ -17,15 +18,16 @@ from torchrec_priors.bench.workload import make_workload
 Report = Callable[[str], None]
 
 _RANKS = 2
-_FEW = 1_000  # items
+_FEW = 1_000  # items of a small catalogue
 _WORKER = "torchrec_priors.bench.worker"
 
 
 def scaling_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
-    """Measures one rank, several, and several independent runs.
+    """Measures one rank, several ranks, and several independent runs.
 
-    `speedup` is of tokens per second, `memory_ratio` of a rank's peak, both relative to one rank.
-    The runs with few items show memory: a rank's peak should be theirs plus its part of the table.
+    `speedup` compares tokens per second and `memory_ratio` the peak of a rank, both with one rank.
+    The runs with few items are there for the memory: with the whole catalogue, a rank's peak should
+    be their peak plus the rank's part of the table.
     """
     shape = SHAPES["merrec"]
     rows = []
@@ -33,13 +35,13 @@ def scaling_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
         suffix = "" if items == shape.items else f", {items:,} items"
         small = replace(shape, items=items)
         large = replace(shape, items=items, sequences=_RANKS * shape.sequences)
-        of_one = _worker_arguments(small, folder, repeats)
-        of_several = _worker_arguments(large, folder, repeats)
+        small_arguments = _worker_arguments(small, folder, repeats)
+        large_arguments = _worker_arguments(large, folder, repeats)
 
-        one = partial(in_a_process, "1 rank", _WORKER, of_one, 1)
-        several = partial(on_ranks, _RANKS, f"{_RANKS} ranks", _WORKER, of_several, 1)
+        one = partial(in_a_process, "1 rank", _WORKER, small_arguments, 1)
+        several = partial(on_ranks, _RANKS, f"{_RANKS} ranks", _WORKER, large_arguments, 1)
         variants = {"1 rank": partial(together, [one]), f"{_RANKS} ranks": several}
-        # Independent runs show what cores take from each other; measuring that once is enough.
+        # Independent runs show how much cores slow each other down. Once is enough.
         if items == shape.items:
             name = f"{_RANKS} runs of 1 rank side by side"
             variants[name] = partial(together, [one] * _RANKS)
@@ -66,6 +68,7 @@ def _worker_arguments(shape: Shape, folder: Path, repeats: int) -> list[str]:
 
 
 def _beside(row: Row, first: Row) -> Row:
+    """Returns the row with ratios to the first one."""
     return replace(
         row,
         speedup=row.tokens_per_s / first.tokens_per_s,

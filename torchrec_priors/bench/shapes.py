@@ -1,4 +1,4 @@
-"""What is measured: sizes of batches, catalogues and prior trees."""
+"""The shapes that are measured: sizes of batches, catalogues and prior trees."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +8,23 @@ from torchrec_priors.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Shape:
-    """A step of training, or a batch of users to find items for.
+    """The sizes of a training step, or of a search for a batch of users.
 
     Attributes:
         name: the value of --shape.
-        sequences: windows of the batch, or users.
-        context: items of a context, at most.
-        items: items of the catalogue.
-        horizon: tau.
-        tree: levels of the prior tree (`priors.tree`), from the top.
-        groups: number of groups of the level with groups of items.
-        labels: groups of an item, on average; 1 for a partition.
-        negatives: number of draws in a step over all item sets.
-        by_share: whether item sets have them by their share of training positives, or all the same.
-        dim, layers, heads: sizes of the model.
-        score: `model.score`.
-        top: number of items to find, for retrieval; 0 for training.
+        sequences: the number of windows of the batch, or of users.
+        context: the largest number of items of a context.
+        items: the number of items of the catalogue.
+        horizon: the number of items after the context that are predicted (tau).
+        tree: the levels of the prior tree (`priors.tree`), from the top.
+        groups: the number of groups of the level with groups of items.
+        labels: the average number of groups of an item; 1 if each item has exactly one.
+        negatives: the number of negatives that are drawn in a step, over all item sets.
+        by_share: whether item sets get negatives in proportion to their training positives; if not,
+            all sets get the same number.
+        dim, layers, heads: the sizes of the model.
+        score: the setting `model.score`.
+        top: the number of items to find, for a search; 0 for training.
     """
 
     name: str
@@ -43,17 +44,17 @@ class Shape:
     top: int = 0
 
     def config(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """Returns the run's configuration as tables of a TOML file.
+        """Returns the configuration of a run, as the tables of a TOML file.
 
         Args:
-            changes: values by dotted names, which replace the shape's.
+            changes: dotted name -> value, which replaces that of the shape.
         """
         if self.by_share:
             negatives = {"total": self.negatives}
         else:
             negatives = {"per_set": self.negatives // (self.groups or 1)}
 
-        # Dropout, warm-up and a limit of steps would only add noise or end a measurement.
+        # Dropout and warm-up would add noise, and a limit of steps could end a measurement early.
         table: dict[str, Any] = {
             "model": {
                 "dim": self.dim,
@@ -130,7 +131,7 @@ _SHAPES = (
 )
 SHAPES = {shape.name: shape for shape in _SHAPES}
 
-# Parts of the whole, each with rows of its own instead of a shape's variants.
+# Parts of the product that are measured separately, with other rows than those of a shape.
 PARTS = ("attention", "prepare", "reader", "scaling", "sharding")
 NAMES = (*SHAPES, *PARTS)
 

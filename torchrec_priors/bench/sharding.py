@@ -1,8 +1,8 @@
-"""Lookups in MerRec's item table, sharded in every way over the number of ranks that have a core.
+"""Times lookups in MerRec's item table with all types of sharding, on 1, 2 and 4 ranks.
 
-A step looks up ids drawn by Zipf's law, each rank an equal part of them, and returns a gradient for
-every vector, which the fused optimizer applies at once. Forward lasts until the vectors have
-arrived, backward until the rows have changed.
+In a step, each rank looks up an equal part of ids that are drawn by Zipf's law. It returns a
+gradient for every vector, and the fused optimizer applies the gradients. Forward ends when the
+vectors have arrived, and backward when the rows have changed.
 """
 
 import argparse
@@ -41,20 +41,20 @@ from torchrec_priors.settings.table import TABLE
 
 Report = Callable[[str], None]
 
-_IDS = 1 << 15  # of all ranks
+_IDS = 1 << 15  # ids of a step, over all ranks
 _WORLDS = (1, 2, 4)
 _LEARNING_RATE = 0.05
-_AT_ONCE = 1 << 16  # rows that are filled at once
+_AT_ONCE = 1 << 16  # rows that are filled at a time
 _OPTIONS = {"ids once": ["--dedup"], "fp16 between ranks": ["--communication", "fp16"]}
 
 
 @dataclass(frozen=True)
 class Lookups:
-    """What is looked up.
+    """The table, and the ids that are looked up in it.
 
     Attributes:
-        items, dim: number and width of the table's rows.
-        ids: number of ids of a step, over all ranks.
+        items, dim: the number and the width of the table's rows.
+        ids: the number of ids of a step, over all ranks.
     """
 
     items: int = SHAPES["merrec"].items
@@ -62,20 +62,21 @@ class Lookups:
     ids: int = _IDS
 
     def of_rank(self, ranks: Ranks) -> Tensor:
-        """Returns the int64 ids of a rank; popular ones are anywhere in the table."""
+        """Returns the int64 ids of a rank; popular ids are scattered over the table."""
         generator = torch.Generator().manual_seed(0)
         position = torch.rand(self.ids, generator=generator, dtype=torch.float64)
-        # The item of a rank in popularity is drawn as often as 1 / rank.
+        # The item with popularity rank r is drawn with a probability proportional to 1 / r.
         popularity_rank = (self.items**position).long().clamp(max=self.items - 1)
-        # A multiplicative hash scatters them, as in a prepared data set.
+        # A multiplicative hash scatters popular items, as in a prepared data set.
         return (popularity_rank * 0x9E3779B1 % self.items).chunk(ranks.world)[ranks.rank]
 
 
 def sharding_rows(repeats: int, threads: int, report: Report) -> list[Row]:
-    """Measures every type on 1, 2 and 4 ranks, up to the number of threads.
+    """Measures every type of sharding on 1, 2 and 4 ranks, up to the number of threads.
 
-    On the most ranks, row-wise is measured with each option, too. `speedup` is the time of row-wise
-    on one rank, divided by this one; `memory_ratio` is of what the table added to a rank's peak.
+    On the largest number of ranks, row-wise sharding is also measured with each option. `speedup`
+    and `memory_ratio` compare with row-wise sharding on one rank. Memory means the bytes that the
+    table has added to a rank's peak.
     """
     worlds = [world for world in _WORLDS if world <= max(threads, 2)]
     cases: list[tuple[int, str, str]] = [(world, kind, "") for world in worlds for kind in TYPES]
@@ -99,7 +100,8 @@ def sharding_rows(repeats: int, threads: int, report: Report) -> list[Row]:
 def time_lookups(sharding: ShardingConfig, lookups: Lookups, repeats: int) -> Timed:
     """Times steps on this rank.
 
-    `results` is a checksum of what all ranks look up first, which is the same for every sharding.
+    `results` is a checksum of all vectors of the first step, which must be the same for every type
+    of sharding.
     """
     with join() as ranks:
         before = peak_bytes()
@@ -118,7 +120,7 @@ def time_lookups(sharding: ShardingConfig, lookups: Lookups, repeats: int) -> Ti
             vectors.backward(vectors.detach())
             return _checksum(vectors, ids, ranks) if number == 0 else 0.0
 
-        # Only the first run is counted and checked, so that neither is in the measured time.
+        # Counting and the checksum take time, so they are only done in the first run.
         with _counted(ranks) as sent:
             first = run(0)
         seconds, _ = repeat(lambda _: run(1), repeats)
@@ -137,13 +139,13 @@ def time_lookups(sharding: ShardingConfig, lookups: Lookups, repeats: int) -> Ti
 def sharded_table(
     items: int, dim: int, ranks: Ranks, sharding: ShardingConfig, lookups: int
 ) -> tuple[DistributedModelParallel, ModelPlan]:
-    """Returns a module whose `table` is an item table over all ranks, and its plan.
+    """Returns a module with an item table, `table`, that is sharded over all ranks, and its plan.
 
     Args:
-        items, dim: number and width of the table's rows.
-        ranks: ranks over which it is sharded.
-        sharding: settings of a run.
-        lookups: number of ids that a rank looks up in a step.
+        items, dim: the number and the width of the table's rows.
+        ranks: the ranks over which the table is sharded.
+        sharding: the sharding settings of a run.
+        lookups: the number of ids that a rank looks up in a step.
     """
     model = nn.Module()
     model.table = item_table(items, dim)
@@ -152,6 +154,7 @@ def sharded_table(
 
 
 def _look_up(table: Any, ids: Tensor, dedup: bool) -> Tensor:
+    """Looks up ids; with `dedup` each different id only once."""
     queried = KeyedJaggedTensor(keys=[FEATURE], values=ids, lengths=torch.tensor([len(ids)]))
     if not dedup:
         vectors: Tensor = table(queried)[FEATURE].values()
@@ -163,7 +166,7 @@ def _look_up(table: Any, ids: Tensor, dedup: bool) -> Tensor:
 
 
 def _fill(shard: Shard) -> None:
-    """Writes numbers that depend only on row and column, so every sharding has the same table."""
+    """Writes numbers that depend only on row and column, so the table is always the same."""
     column = shard.first_column + torch.arange(shard.rows.shape[1])
     for start in range(0, len(shard.rows), _AT_ONCE):
         chunk = shard.rows[start : start + _AT_ONCE]
@@ -180,7 +183,7 @@ def _checksum(vectors: Tensor, ids: Tensor, ranks: Ranks) -> float:
 
 @contextmanager
 def _counted(ranks: Ranks) -> Iterator[list[int]]:
-    """Counts bytes that this rank sends to others by all-to-all."""
+    """Counts the bytes that this rank sends to others by all-to-all."""
     sent = [0]
     plain = dist.all_to_all_single
 
@@ -188,7 +191,7 @@ def _counted(ranks: Ranks) -> Iterator[list[int]]:
         given = inspect.signature(plain).bind(*arguments, **named).arguments
         whole = given["input"]
         splits = given.get("input_split_sizes")
-        # The rows that this rank sends to itself go nowhere.
+        # The rows that this rank sends to itself are not counted.
         kept_rows = splits[ranks.rank] if splits else len(whole) // ranks.world
         sent[0] += (whole.numel() - kept_rows * whole[:1].numel()) * whole.element_size()
         return plain(*arguments, **named)
@@ -201,6 +204,7 @@ def _counted(ranks: Ranks) -> Iterator[list[int]]:
 
 
 def _beside(row: Row, first: Row) -> Row:
+    """Returns the row with ratios to the first one."""
     ratio = row.extra_bytes / first.extra_bytes if first.extra_bytes else None
     return replace(row, speedup=first.median_s / row.median_s, memory_ratio=ratio)
 

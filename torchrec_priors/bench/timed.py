@@ -1,4 +1,4 @@
-"""What a variant's process measures, and reports to the process that started it."""
+"""Runs measurements in separate processes, and reads their results."""
 
 import json
 import os
@@ -21,19 +21,21 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Timed:
-    """Repeats of one variant.
+    """The measurements of one variant.
 
     Attributes:
-        seconds: duration of each repeat; one more was made before them.
-        results: a number for the outcome of each, including the first: losses of training steps,
-            checksums of what was found.
-        peak_bytes: peak memory of the process.
-        tokens: positions that predict in a step; users, for retrieval.
-        flops: minimum compute of a repeat; 0 if it was not counted.
-        rate: matrix products in FLOP/s, measured after the repeats; 0 if it was not.
-        extra_bytes: bytes by which the repeats raised the process's peak.
-        forward: seconds of each repeat's first part, if a repeat has two.
-        sent_bytes: sent to other ranks by all-to-all in a repeat; 0 if they were not counted.
+        seconds: the duration of each repeat, without the warm-up.
+        results: a number for the result of each repeat, including the warm-up: the loss of a
+            training step, or a checksum.
+        peak_bytes: the peak memory of the process.
+        tokens: the number of positions that predict in a step; for a search, the number of users.
+        flops: the unavoidable FLOPs of a repeat; 0 if they were not counted.
+        rate: the FLOP/s of matrix products, measured after the repeats; 0 if it was not measured.
+        extra_bytes: the bytes that the repeats have added to the peak of the process.
+        forward: the seconds of forward in each repeat, if forward and backward are measured
+            separately.
+        sent_bytes: the bytes that are sent to other ranks by all-to-all in a repeat; 0 if they were
+            not counted.
     """
 
     seconds: list[float]
@@ -50,7 +52,8 @@ class Timed:
 def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
     """Returns the seconds of each repeat, and all results.
 
-    One more run goes before, which makes what is made only once; its seconds are left out.
+    The repeats follow a warm-up, which does everything that is done only once. Its seconds are left
+    out, but its result is included.
     """
     seconds = []
     results = []
@@ -62,13 +65,13 @@ def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list
 
 
 def peak_bytes() -> int:
-    """Returns the peak of this process: interpreter, libraries and table included."""
+    """Returns the peak memory of this process, including interpreter, libraries and table."""
     # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def print_result(result: "DataclassInstance") -> None:
-    """Prints what `in_a_process` and `results_of_ranks` read."""
+    """Prints a result as the line that `in_a_process` and `results_of_ranks` read."""
     print(json.dumps(asdict(result)))  # noqa: T201
 
 
@@ -79,17 +82,17 @@ def in_a_process(
     threads: int,
     environment: Mapping[str, str] | None = None,
 ) -> Timed:
-    """Runs a module that measures, in a process of its own.
+    """Runs a measurement in a separate process.
 
     Args:
-        name: what is measured, for the error's message.
-        module: module that prints its `Timed`.
-        arguments: command-line arguments of the module.
-        threads: number of threads of the process.
-        environment: further environment variables.
+        name: the name of the measurement, for the error message.
+        module: the module that measures and prints a `Timed`.
+        arguments: the command-line arguments of the module.
+        threads: the number of threads of the process.
+        environment: additional environment variables.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the process failed.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments, "--threads", str(threads)],
@@ -100,7 +103,7 @@ def in_a_process(
     )
     if done.returncode:
         raise RuntimeError(f"{name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    # Libraries may print, too; the result is the last line.
+    # Libraries may print before. The result is the last line.
     return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -112,10 +115,10 @@ def results_of_ranks(
     arguments: Sequence[str],
     threads: int,
 ) -> list[Result]:
-    """Runs a module that measures on several ranks, and returns the result of each.
+    """Runs a measurement on several ranks, and returns the result of each rank.
 
     Args:
-        kind: class of the results, which the module gives to `print_result`.
+        kind: the class of the results that the module prints.
         ranks, name, module, arguments, threads: as for `last_lines`.
 
     Raises:
@@ -126,23 +129,24 @@ def results_of_ranks(
 
 
 def on_ranks(ranks: int, name: str, module: str, arguments: Sequence[str], threads: int) -> Timed:
-    """Measures as `in_a_process`, on several ranks.
+    """Runs a measurement on several ranks, and combines their results.
 
-    The time is the slowest rank's, the memory the largest one's; tokens are those of all.
+    Time and memory are those of the worst rank. Tokens are summed over all ranks.
     """
     arguments = [*arguments, "--threads", str(threads)]
-    return _of_all(results_of_ranks(Timed, ranks, name, module, arguments, threads))
+    return _combined(results_of_ranks(Timed, ranks, name, module, arguments, threads))
 
 
 def together(runs: Sequence[Callable[[], Timed]]) -> Timed:
-    """Measures several independent runs at the same time; the result is as of `on_ranks`."""
+    """Runs several measurements at the same time, and combines the results as `on_ranks` does."""
     with ThreadPoolExecutor(len(runs)) as pool:
         futures = [pool.submit(run) for run in runs]
-        return _of_all([future.result() for future in futures])
+        return _combined([future.result() for future in futures])
 
 
-def _of_all(parts: Sequence[Timed]) -> Timed:
-    # A repeat ends with its slowest part; all have the same results.
+def _combined(parts: Sequence[Timed]) -> Timed:
+    """Combines the measurements of ranks or of simultaneous runs."""
+    # A repeat ends with its slowest part. All parts have the same results.
     return Timed(
         seconds=[max(seconds) for seconds in zip(*(part.seconds for part in parts), strict=True)],
         results=parts[0].results,

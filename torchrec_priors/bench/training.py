@@ -1,4 +1,7 @@
-"""Times steps of training: ours, and the dense reference, each in a process of its own."""
+"""Times training steps of our path and of the dense reference.
+
+Suffixes of names: B windows, X items of a window, K paths, O offsets, S item sets.
+"""
 
 import itertools
 from pathlib import Path
@@ -36,13 +39,13 @@ from torchrec_priors.training.step import step
 
 _ALWAYS = {
     "priors.min_positives": 0,
-    # Adapters of zeros would have the right loss even if they were computed wrongly.
+    # With adapters of zeros, the loss would be right even if adapters were computed wrongly.
     "priors.init_std": 0.02,
 }
 
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    """Times whole steps of our path, as `train` makes them."""
+    """Times whole steps of our path, as in `train`."""
     config = parse(shape.config({**_ALWAYS, **changes}))
     prepared = PreparedData(data)
     with join() as ranks:
@@ -66,13 +69,13 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 
 
 def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    """Times the same steps of `DenseReference`, with dense gradients and Adam."""
+    """Times the same steps with `DenseReference`, dense gradients and Adam."""
     config = parse(shape.config({**_ALWAYS, **changes}))
     prepared = PreparedData(data)
     tree = load_tree(config.priors, prepared, config.model.horizon)
     model = _reference(config, prepared, tree)
 
-    # The weights of Eq. 8, as `set_loss_weights` gives them to our model.
+    # These are the weights of Eq. 8, which `set_loss_weights` computes for our model.
     counted = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)
     positives_KO = counted[:-1]
     targets_O = counted[-1]
@@ -81,7 +84,7 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     cell_KO = positive_weights(
         positives_KO, targets_O, path_weights(config.loss, positives_K), discount_O
     )
-    weight_KO = cell_KO / targets_O.clamp(min=1)  # of a batch that holds the whole log
+    weight_KO = cell_KO / targets_O.clamp(min=1)  # for a batch with the whole log
 
     sampler = _sampler(config, prepared, tree, positives_K)
     windows = _windows(config, prepared, ("events",))
@@ -104,7 +107,7 @@ def _windows(
     config: RunConfig, data: PreparedData, columns: tuple[str, ...], share: Share = Share()
 ) -> Windows:
     """Returns this rank's part of all windows of the data set, as one batch."""
-    # Every sequence of a workload is one window, and a batch is as large as the workload.
+    # Every sequence of the data set is one window, and the batch has all of them.
     stream = WindowStream(
         data,
         context=config.model.context,
@@ -122,7 +125,7 @@ def _windows(
 
 
 def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseReference:
-    """Returns the reference with the initial weights that our model has for this seed."""
+    """Returns the reference with the same initial weights as our model."""
     torch.manual_seed(config.seed)
     encoder = load_encoder(
         config.encoder, config.model.dim, config.model.context, len(data.manifest.events)
@@ -139,6 +142,7 @@ def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseR
 def _sampler(
     config: RunConfig, data: PreparedData, tree: PriorTree, positives_K: Tensor
 ) -> GroupSampler:
+    """Returns a sampler of negatives for a single process."""
     sets = tree.eligible(0, data.items)
     own = OwnItems.weighted(sets, 0, np.ones(data.items, np.int64))
     positives_S = over_item_sets(tree, positives_K).numpy()
@@ -148,11 +152,12 @@ def _sampler(
 
 
 def _sets(draw: Draw) -> list[Tensor]:
+    """Returns the negatives of each item set."""
     return list(torch.from_numpy(draw.own_ids).split(draw.counts_S))
 
 
 def _padded(windows: Windows, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns items and events [B, X], padded to `width`, and the lengths."""
+    """Returns items and events, [B, X] padded to `width`, and the lengths."""
     items = torch.zeros(len(windows.lengths), width, dtype=torch.int64)
     events = torch.zeros_like(items)
     bounds = np.cumsum([0, *windows.lengths])

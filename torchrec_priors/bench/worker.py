@@ -1,6 +1,6 @@
-"""One variant, timed in a process of its own, so its peak memory is its own.
+"""Times one variant in a separate process, so the peak memory of others does not count.
 
-Prints a line of JSON (`Timed`).
+It prints a line of JSON (`Timed`).
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""A prepared data set of a shape: synthetic items, priors and one history per window.
+"""Writes a synthetic prepared data set of a shape: items, priors, and one history per window.
 
-It is written as `prepare` would write it. Popularity follows Zipf's law. Contexts are as in windows
-of long-tailed histories: many are full, the others equally likely in every octave of length.
+Its files are like those of `prepare`. Popularity follows Zipf's law. The lengths of contexts are
+like those of windows of long-tailed histories: many contexts are full, and the lengths of the
+others are evenly distributed on a logarithmic scale.
 """
 
 from pathlib import Path
@@ -14,10 +15,10 @@ from torchrec_priors.parquet import write_table
 from torchrec_priors.prepared.manifest import Manifest, PriorInfo, describe
 
 _FULL = 0.3  # share of the contexts that are full
-_SHORTEST = 20  # the shortest of the others are this part of the context: a twentieth
+_SHORTEST = 20  # the shortest contexts are a twentieth of a full one
 _EVENTS = ("view", "like", "cart", "offer", "buy start", "buy")
 _EVENT_SHARES = np.array([0.806, 0.160, 0.0125, 0.0035, 0.009, 0.009])  # about MerRec's
-_EVENT_ITEMS = np.array([1.0, 0.6, 0.2, 0.08, 0.1, 0.1])  # share of the items that saw the event
+_EVENT_ITEMS = np.array([1.0, 0.6, 0.2, 0.08, 0.1, 0.1])  # share of the items that have the event
 
 
 def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
@@ -37,12 +38,12 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     lengths = context_lengths(shape)
     interactions = int(lengths.sum()) + shape.sequences
     items = _by_popularity(frequency, interactions, random)
-    # A generator of their own, so the events are the same for every catalogue.
-    of_events = np.random.default_rng([seed, 2])
-    events = of_events.choice(len(_EVENTS), interactions, p=_EVENT_SHARES).astype(np.int8)
+    # Events have a separate generator, so they are the same for every catalogue.
+    event_random = np.random.default_rng([seed, 2])
+    events = event_random.choice(len(_EVENTS), interactions, p=_EVENT_SHARES).astype(np.int8)
     priors = _priors(shape, folder, random, events)
 
-    # A history is its context and one item more, the last target.
+    # A history is a context and one more item, the last target.
     bounds = np.cumsum([0, *(lengths + 1)]).astype(np.int32)
     lists = {
         "items": pa.ListArray.from_arrays(bounds, items.astype(np.int32)),
@@ -55,7 +56,7 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     write_table(pa.table({"user_id": users, **lists}), folder / "sequences" / "part-00000.parquet")
 
     files, whole = describe(folder, list(folder.rglob("*.parquet")))
-    # No interactions are held out: a workload is only trained on, or searched.
+    # No interactions are held out, because nothing is evaluated.
     Manifest(
         name=f"bench-{shape.name}",
         horizon=1,
@@ -72,7 +73,7 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
 
 
 def context_lengths(shape: Shape) -> np.ndarray:
-    """Returns int64 [sequences], the same for every seed, with long and short ones mixed."""
+    """Returns the lengths of contexts, int64 [sequences], in a fixed random order."""
     full = round(_FULL * shape.sequences)
     quantile = (np.arange(shape.sequences - full) + 0.5) / (shape.sequences - full)
     shortest = max(2, shape.context // _SHORTEST)
@@ -82,7 +83,8 @@ def context_lengths(shape: Shape) -> np.ndarray:
 
 
 def _by_popularity(frequency: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
-    # An item has as many numbers of [0, sum) as interactions.
+    """Draws items with probabilities proportional to their frequencies."""
+    # The numbers in [0, sum of frequencies) are divided among the items by frequency.
     ends = np.cumsum(frequency)
     return np.searchsorted(ends, random.integers(0, ends[-1], draws), side="right")
 
@@ -90,7 +92,7 @@ def _by_popularity(frequency: np.ndarray, draws: int, random: np.random.Generato
 def _priors(
     shape: Shape, folder: Path, random: np.random.Generator, events: np.ndarray
 ) -> list[PriorInfo]:
-    """Writes the priors that the tree names, and always `category`."""
+    """Writes `category` and all priors that the tree names."""
     levels = [level for level in shape.tree if ":" not in level]
     infos = []
     for name in dict.fromkeys(["category", *levels]):
@@ -104,7 +106,7 @@ def _priors(
 def _event_prior(
     shape: Shape, folder: Path, random: np.random.Generator, events: np.ndarray
 ) -> PriorInfo:
-    """Writes a group for each event, and the items that each of them can have."""
+    """Writes a group for each event, and the items that can have the event."""
     codes = np.arange(len(_EVENTS))
     groups = {"event": pa.array(codes, pa.int8()), "group": pa.array(codes, pa.int32())}
     write_table(pa.table(groups), folder / "priors/event.parquet")
@@ -116,7 +118,10 @@ def _event_prior(
 
 
 def _item_prior(name: str, shape: Shape, folder: Path, random: np.random.Generator) -> PriorInfo:
-    """Writes groups of items: one for each item by Zipf's law, and further ones up to `labels`."""
+    """Writes groups of items.
+
+    Each item has one group by Zipf's law, and may have more, so that the average is `labels`.
+    """
     groups = 2
     more = 0.0
     if name in shape.tree:
@@ -136,5 +141,6 @@ def _item_prior(name: str, shape: Shape, folder: Path, random: np.random.Generat
 
 
 def _write_pairs(file: Path, member: np.ndarray) -> None:
+    """Writes all pairs of an item and a group that contains it."""
     item, group = np.nonzero(member)
     write_table(pa.table({"item": item.astype(np.int32), "group": group.astype(np.int32)}), file)

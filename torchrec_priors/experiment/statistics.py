@@ -166,6 +166,7 @@ def _users_drawn(mean_UD: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     users = len(mean_UD)
     random = np.random.default_rng(seed)
     mean_RD = np.empty((resamples, mean_UD.shape[1]))
+
     # All steps draw from one generator, so the size of a step does not change the result.
     step = max(1, _AT_ONCE // users)
     for first in range(0, resamples, step):

@@ -219,6 +219,7 @@ def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> Tab
     """
     if least > most:
         return None
+
     best = _fitting(request_of(least))
     while best is not None and least < most:
         middle = (least + most + 1) // 2

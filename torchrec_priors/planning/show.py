@@ -94,6 +94,7 @@ def sweep_as_json(points: Sequence[Point]) -> str:
 
 
 def _sweep_cells(point: Point) -> list[str]:
+    """Writes a row of the sweep's table; without times if the plan does not fit."""
     plan = point.plan
     memory = plan.fullest
     cells = [

@@ -177,11 +177,13 @@ def _notes(section: Section, per_user: PerUser | None) -> list[str]:
 
 
 def _draw_all(key: str, figures: Sequence[Figure]) -> list[Drawn]:
+    """Draws figures; `key` is a prefix of their ids in the page."""
     drawn = [_draw(f"{key}-{figure.key}", figure) for figure in figures]
     return [figure for figure in drawn if figure is not None]
 
 
 def _draw(key: str, figure: Figure | None) -> Drawn | None:
+    """Draws a figure, if there is one; `key` is the prefix of the panels' ids."""
     if figure is None:
         return None
     panels = []

@@ -109,6 +109,7 @@ class Section:
 
     @property
     def title(self) -> str:
+        """The heading of the section."""
         title = f"{self.name}, {self.split} split"
         if self.horizon:
             title += f", next {self.horizon} items"

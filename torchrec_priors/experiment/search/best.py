@@ -71,6 +71,7 @@ def hand_over(out: Path, tried: list[PlannedRun], final: list[PlannedRun]) -> in
     """
     # Runs are matched by configuration, because the final experiment gives them other names.
     trained = {run.config.sha256(): run_folder(out, run) for run in tried if _is_trained(out, run)}
+
     for run in final:
         link = run_folder(final_folder(out), run)
         # A run that was trained in this folder is kept. A link of an earlier search is replaced,
