@@ -73,7 +73,7 @@ def demo(
     """Generates, prepares, trains, evaluates, recommends and reports."""
     os.chdir(REPOSITORY)
     started = time.monotonic()
-    print("The commands below work as they stand after: . .venv/bin/activate")
+    print("To run the commands below yourself, first run: . .venv/bin/activate")
 
     raw = folder / "raw"
     data = folder / "data"
@@ -98,7 +98,7 @@ def demo(
             _step(step_title, "torchrec-priors", "recommend", *arguments)
 
     page = folder / "report"
-    step_title = "all of it as a page, with what each prior gains for whom"
+    step_title = "a page of all results: what each prior gains, and for whom"
     arguments = ["--runs", folder / "runs", "--out", page]
     _step(step_title, "torchrec-priors", "report", *arguments)
 

@@ -107,7 +107,7 @@ def test_the_papers_figures_stand_beside_ours_on_its_data_sets_alone(section):
         in note
     )
     of_hllm = " ".join(_table(named, "table-8").notes)
-    assert "HLLM, whose data set has 2,220,506 users" in of_hllm
+    assert "HLLM, on a data set with 2,220,506 users" in of_hllm
 
 
 @pytest.mark.parametrize(

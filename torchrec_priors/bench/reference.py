@@ -1,4 +1,4 @@
-"""A plain dense model that computes the same as ours, as published code computes such models.
+"""A plain dense model that computes the same as ours, in the way of published code.
 
 It uses padded batches, every head at every position, logits of all negatives, and a dense table. It
 uses batched products and computes nothing twice. Heads with a common prefix in the tree share the

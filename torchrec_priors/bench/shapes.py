@@ -137,6 +137,6 @@ NAMES = (*SHAPES, *PARTS)
 
 
 def check_shape(name: str) -> None:
-    """Raises UserError if there is no such shape."""
+    """Raises UserError if the shape does not exist."""
     if name not in NAMES:
         raise UserError(f"--shape: there is no shape '{name}': {nearest(name, NAMES)}")

@@ -102,7 +102,7 @@ def costs(section: Section) -> Table:
     notes = [
         "Training step: median over the log. Training: to the last line of the log, all starts of "
         "a run together, evaluations included, the longest of the seeds. Evaluation: against the "
-        "whole catalogue, with loading. Times depend on what else ran there: compare those of "
+        "whole catalogue, with loading. Times depend on the load of the machine: compare only "
         "models that ran on the same machine under the same load."
     ]
     return Table("costs", "What each model costs", head, lines, notes=notes)

@@ -194,5 +194,5 @@ def _in_page(tag: str, key: str) -> str:
     tag = re.sub("#[0-9a-f]{6}", lambda colour: _VARIABLES.get(colour[0], colour[0]), tag)
     # Text keeps its size but takes the page's font.
     tag = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", tag)
-    # matplotlib draws in black what `_SETTINGS` gives no colour.
+    # matplotlib draws in black everything that has no colour in `_SETTINGS`.
     return tag.replace("stroke: #000000", "stroke: var(--ink)")

@@ -248,7 +248,7 @@ def _choose(
 def _draw(
     random: np.random.Generator, positions: Sequence[int] | np.ndarray, number: int
 ) -> list[int]:
-    """Draws up to `number` positions, in rising order; the generator stays as it is without any."""
+    """Draws up to `number` positions, in rising order. Without positions, nothing is drawn."""
     if not len(positions):
         return []
     drawn: list[int] = random.choice(positions, min(number, len(positions)), replace=False).tolist()

@@ -48,7 +48,7 @@ class Shown:
         key: the section's id in the page.
         on_paper: whether the paper has figures of this data set.
         lacking: the paper's tables and figures that these runs cannot fill.
-        card: what the data set contains.
+        card: a description of the data set.
         differing: the settings in which the models differ.
         shared: the other settings, as lines of `key=value`.
         notes: what is missing, each with its remedy.

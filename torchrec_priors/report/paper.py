@@ -71,7 +71,7 @@ def about(table: int, section: Section) -> list[str]:
     backbone = form(f"table-{table}").backbone
     users = _file()["users"][backbone][section.name]
     note = (
-        f"“paper” rows: Table {table} of the paper, {backbone}, whose data set has {users:,} users "
+        f"“paper” rows: Table {table} of the paper, {backbone}, on a data set with {users:,} users "
         "(its Table 4)."
     )
 

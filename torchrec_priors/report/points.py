@@ -49,10 +49,10 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
 
     If several rows are at one place, the rows are divided into lines that differ only along the
     axis. A line that still has several rows at a place is not drawn, because choosing one of them
-    would use the split that is shown. Neither is a line with only one place.
+    would use the split that is shown. A line with only one place is not drawn either.
 
     Args:
-        axis: a key of `_AXES`, the settings that decide about the place.
+        axis: a key of `_AXES`, the settings that determine the place.
         rows: pairs of a place on the axis and a row.
     """
     known = [(x, row) for x, row in rows if row.mean("ndcg@10") is not None]

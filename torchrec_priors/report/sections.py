@@ -101,7 +101,7 @@ class Section:
 
     @property
     def horizon(self) -> int | None:
-        """E, the number of items that the evaluation asks for; None if that is unknown."""
+        """E, the number of coming items that are targets; None if it is unknown."""
         if self.data:
             return self.data.manifest.horizon
         noted: int | None = self.rows[0].results[0].metrics.get("horizon")

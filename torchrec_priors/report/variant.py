@@ -1,4 +1,4 @@
-"""The name of a configuration in the paper's tables, and the properties that decide about it."""
+"""The name of a configuration in the paper's tables, and the properties that determine it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

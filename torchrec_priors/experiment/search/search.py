@@ -30,7 +30,7 @@ def search(
     data: str,
     command: str,
 ) -> tuple[str, int]:
-    """Runs what is missing of a search and writes `search/` in the runner's folder.
+    """Runs the missing trials of a search, and writes `search/` in the runner's folder.
 
     Args:
         base: the values of the base configuration, as read from TOML.
