@@ -52,7 +52,7 @@ def test_items_in_place_of_the_data_sets(small_data):
 
 def test_without_data_the_number_of_items_is_needed():
     assert _request(SETTINGS, items=1_000).tables[0].per_step == 16
-    with pytest.raises(UserError, match="--data, or --items"):
+    with pytest.raises(UserError, match="give --data, or the number of items as --items"):
         _request(SETTINGS)
 
 
