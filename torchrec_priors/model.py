@@ -222,6 +222,7 @@ class Recommender(nn.Module):
         slots_W = [torch.from_numpy(slots).to(vectors.device) for slots in batch.draw.slots_W]
         gather = self.exchange.gather
         ids_n = gather(rows[items:], slots_W)
+
         shifts_n = None
         if batch.draw.own_shifts is not None:
             own_shifts = torch.from_numpy(batch.draw.own_shifts).to(vectors.device)
@@ -235,6 +236,7 @@ class Recommender(nn.Module):
             roots.append(self.features.vectors_of(ids.features))
         leaves = [root.detach().requires_grad_() for root in roots]
 
+        # Negatives are those of all ranks, in the order of the slots.
         negatives = NegativeSets(
             vectors_nd=leaves[1],
             ids_n=ids_n,

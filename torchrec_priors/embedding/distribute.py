@@ -85,7 +85,7 @@ def distribute(
     if launch is not None and launch.local_world is not None:
         local = launch.local_world
 
-    # A managed table contains a plain table, so it needs the same sharder inside its own.
+    # A managed table contains a plain one. Its sharder uses the sharder of plain tables for it.
     sharder = sharder_of(sharding, device)
     sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
     tables = tables_of(model)

@@ -99,13 +99,14 @@ def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
                 f"encoder.item_features: '{name}' needs a column of numbers and at least 2 groups"
             )
         check_most(f"encoder.item_features: groups of '{column}'", number, MOST_GROUPS)
+        # The group of a number takes the place of its value.
         values = _quantile(values.cast(pa.float64()), number, items)
     elif pa.types.is_nested(values.type):
         raise UserError(
             f"encoder.item_features: column '{column}' holds lists: give one of single values"
         )
 
-    # Codes are in the order of the values. Missing and unknown values have the code after the last.
+    # Codes are in the order of the values. Missing and unknown values share one more code.
     known = pc.unique(values.slice(0, items).drop_null())
     known = known.take(pc.sort_indices(known))
     code = pc.fill_null(pc.index_in(values, known), len(known)).to_numpy(zero_copy_only=False)

@@ -75,7 +75,7 @@ class ItemRows:
         Args:
             config: the section `embedding` of the configuration.
             seen_I: bool, whether training saw an item often enough, for the items that the data set
-                had when the run began; None for all.
+                had when the map was first built; None for all.
             items: number of items now; training has not seen the later ones.
 
         Raises:
@@ -86,7 +86,7 @@ class ItemRows:
         if not shared and (seen_I is None or (len(seen_I) == items and seen_I.all())):
             return cls(items, items)
 
-        # Items that came after the map was built count as unseen.
+        # Items that came after the map was first built count as unseen.
         assert seen_I is not None
         seen_I = np.concatenate([seen_I, np.zeros(items - len(seen_I), bool)])
         own_rows = int(seen_I.sum())

@@ -152,6 +152,7 @@ class ModelPlan:
                 Piece(shard.placement.rank(), *_interleaved(shard.shard_offsets, shard.shard_sizes))
                 for shard in sharding.sharding_spec.shards
             ]
+
             cache = sharding.cache_params
             table_plans.append(
                 TablePlan(
@@ -265,7 +266,7 @@ class ModelPlan:
                 for piece in plan.pieces
             ]
 
-            # Without both, TorchRec uses its defaults for a cache.
+            # If neither is set, TorchRec uses its defaults for a cache.
             factor = plan.cache_load_factor
             ahead = prefetch and plan.cached
             cache_params = None

@@ -97,6 +97,7 @@ class HSTU(nn.Module):
         self.dim = dim
         self.dropout = config.dropout
         self.recompute = config.recompute
+
         self.position = nn.Embedding(context, dim)
         self.event = nn.Embedding(event_types, dim) if config.events else None
         self.layers = nn.ModuleList(

@@ -5,8 +5,8 @@
     u_k = squash(z_k),                b_jk += u_k . x_jk
     squash(z) = |z|^2 / (1 + |z|^2) * z / |z|
 
-These steps are repeated for some iterations, and the last one gives u. Every position routes by
-itself. All positions start from the same first b, which depends only on an item's place in its
+These steps are repeated for some iterations, and the last one gives u. Each position is routed
+separately. All positions start from the same first b, which depends only on an item's place in its
 window. As in the authors' code, gradients flow through the sum and the squash of the last
 iteration, not through b.
 

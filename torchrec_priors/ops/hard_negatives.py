@@ -1,4 +1,4 @@
-"""Softmax over negatives that count more the harder they are (Robinson et al. 2021; REMI).
+"""Softmax in which harder negatives count more (Robinson et al. 2021; REMI).
 
     nll_m = -log( e^{s_m} / (e^{s_m} + n A_{1+beta} / A_beta) )
     A_x = sum_j c_j e^{x s_j},    n = sum_j c_j
@@ -26,7 +26,7 @@ from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.ranges import ranges
 
-_CELLS = 1 << 19  # logits held at a time
+_CELLS = 1 << 19  # number of logits in memory at a time
 
 
 def hard_negatives_loss_reference(
@@ -178,7 +178,7 @@ def _block(
     if shift_n is not None:
         soft_pn.mul_(shift_n.exp())
     if cells is not None:
-        soft_pn[cells] = 0.0  # beta 0 has made NaN of it: 0 * -inf
+        soft_pn[cells] = 0.0  # with beta = 0 it is NaN: 0 * -inf
     hard_pn.mul_(soft_pn)
 
     # The sums, and the number of negatives, without each positive's own copies.

@@ -5,7 +5,7 @@
 The equation as printed has neither alpha nor the divisor. The time bias is optional. It is one
 number per bucket of the logarithm of t_i - t_j.
 
-`hstu_attention` takes the first of these that can compute its tensors on this machine:
+`hstu_attention` uses the first of these functions that can compute its tensors on this machine:
 
     `hstu_attention_triton`     fused kernels on a GPU
     `hstu_attention_native`     a C++ kernel on a CPU, compiled when it is first used

@@ -25,8 +25,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def has_native(q_NHD: Tensor) -> bool:
     """Returns whether the kernel can compute these queries on this machine.
 
-    They must be on a CPU and have at most 32 bits, and the kernel must be available
-    (see `load_native`).
+    They must be on a CPU, with numbers of at most 32 bits, and the kernel must be available (see
+    `load_native`).
     """
     return (
         q_NHD.device.type == "cpu" and q_NHD.dtype in _DTYPES and load_native(_SOURCE) is not None
@@ -76,7 +76,7 @@ class _Gradients(ctypes.Structure):
 
 
 class _Batch(ctypes.Structure):
-    """A batch, as the kernel takes it; the C++ code has the same fields and explains them."""
+    """A batch in the form that the kernel takes; the C++ code has the same fields."""
 
     _fields_ = (
         ("offsets", ctypes.c_void_p),
@@ -96,7 +96,7 @@ class _Batch(ctypes.Structure):
 
 
 class _Inputs:
-    """The inputs of forward and backward, as the kernel takes them.
+    """The inputs of forward and backward in the form that the kernel takes.
 
     It holds the tensors, so that the kernel's pointers to them stay valid.
     """
@@ -110,8 +110,11 @@ class _Inputs:
         self.bias_HC = None if bias_HC is None else _single(bias_HC).contiguous()
         self.offsets_B1 = offsets_B1
         self.time_N = None if time_N is None else time_N.contiguous()
+
+        # Threads take the longest sequences first, so that none starts a long one at the end.
         self.lengths_B = offsets_B1.diff()
         self.order_B = torch.argsort(self.lengths_B, descending=True, stable=True)
+
         self.batch = _Batch(
             self.offsets_B1.data_ptr(),
             self.order_B.data_ptr(),
@@ -128,6 +131,7 @@ class _Inputs:
         )
 
     def heads(self) -> list[Any]:
+        """Returns pointers to queries, keys and values."""
         return [ctypes.byref(_Heads.of(x)) for x in self.qkv]
 
 

@@ -35,10 +35,11 @@ _BUCKETS_PADDED = tl.constexpr(64)  # Triton's ranges have powers of two as leng
 
 @triton.jit
 def _block(offsets, order, heads, blocks, BLOCK: tl.constexpr):
-    """Returns what this program computes, as five numbers.
+    """Returns the block that this program computes, as five numbers.
 
     They are the sequence, the head, the first position of the block, the first token of the
-    sequence, and the length of the sequence. Late positions come first: they see the most keys.
+    sequence, and the length of the sequence. Late positions come first: they have the most work,
+    because they see the most keys.
     """
     pid = tl.program_id(0)
     sequence = tl.load(order + pid // (heads * blocks))
@@ -129,6 +130,8 @@ def _forward(
             length,
             TIMED,
         )
+
+        # SiLU(s) = s / (1 + e^-s)
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * alpha + added
         weights = tl.where(seen, scores / (1.0 + tl.exp(-scores)), 0.0)
         values = _rows(v, key, length, v_token, width, WIDTH)
@@ -194,7 +197,7 @@ def _backward_queries(
         )
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * alpha + added
 
-        # Through SiLU: its derivative is sigmoid(s) (1 + s (1 - sigmoid(s))).
+        # The derivative of SiLU(s) is sigmoid(s) (1 + s (1 - sigmoid(s))).
         sigmoid = 1.0 / (1.0 + tl.exp(-scores))
         grad_weights = tl.dot(grads, tl.trans(values), input_precision=PRECISION) * scale
         grad_scores = tl.where(seen, grad_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
@@ -216,7 +219,7 @@ def _backward_queries(
                 bucket_sum = tl.sum(tl.where(bucket == number, grad_scores, 0.0))
                 bucket_sums += tl.where(tl.arange(0, _BUCKETS_PADDED) == number, bucket_sum, 0.0)
 
-    # Of the last block of keys, only the main diagonal is left, which has distance 0.
+    # In the last block of keys, only the main diagonal is left. It has distance 0.
     tl.store(distance_sums - row, farther, mask=row == 0)
     grad_q += start * out_token + head * out_head
     _store_rows(grad_q, total * alpha, query, length, out_token, width, WIDTH)
@@ -235,7 +238,7 @@ def _backward_keys(
     TIMED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Writes the gradients of a block of keys and values: sums over the queries that see them."""
-    # The first keys come first, not last: they have the most work, as the most queries see them.
+    # Here early positions come first: they have the most work, because the most queries see them.
     _, head, place, start, length = _block(offsets, order, heads, blocks, BLOCK)
     first = (blocks - 1) * BLOCK - place
     if first >= length:
@@ -288,6 +291,7 @@ def _sum_distances(
     """Writes grad_bias[head, distance]: sums over sequences and blocks of queries, in order."""
     head = tl.program_id(1)
     distance = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+
     total = tl.zeros([BLOCK], tl.float32)
     for sequence in range(sequences):
         start = tl.load(offsets + sequence)
@@ -459,6 +463,7 @@ class _Attention(torch.autograd.Function):
             if call.timed:
                 shape = (call.sequences, call.heads, call.blocks, TIME_BUCKETS)
                 time_sums = torch.zeros(shape, device=q_NHD.device)
+
             outputs = (grad_q, distance_sums, time_sums)
             call.run(
                 _backward_queries,

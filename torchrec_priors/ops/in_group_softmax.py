@@ -131,8 +131,10 @@ class _InGroupLoss(torch.autograd.Function):
         blocks = _Blocks(item_Xd, vectors_nd, negatives, with_grads)
         counts_S = torch.tensor(query_counts_S, device=query_Pd.device)
         set_M = numbers(counts_S)[positives.query_M]
+
+        # A hidden negative is not in the sum of its query.
         copies_M = own_copies(positives.id_M, set_M, negatives, query_Pd.dtype)
-        if hidden is not None:  # a hidden negative is not in its query's sum
+        if hidden is not None:
             copies_M.masked_fill_(hidden.own_M, 0.0)
 
         heavy_M = copies_M > _HEAVY

@@ -83,7 +83,7 @@ def _library(source: Path, compiler: str) -> ctypes.CDLL:
 def _private_folder() -> Path | None:
     """Returns the folder of kept libraries.
 
-    If there can be none, or if other users could write there, it logs why and returns None.
+    If it cannot be created, or if other users could write there, it logs why and returns None.
     """
     try:
         folder = cache_folder() / "native"
@@ -94,6 +94,7 @@ def _private_folder() -> Path | None:
     except (OSError, RuntimeError) as error:  # read-only, or a user without a home
         _log.info("compiled code cannot be kept (%s): it is compiled for this process only", error)
         return None
+
     _log.warning(
         "'%s' %s: nothing is loaded from it; code is compiled for this process only",
         folder,
