@@ -1,4 +1,4 @@
-"""Recommendations for histories, with every head's score for each item."""
+"""Answers a request for some histories: the recommended items, with each head's scores."""
 
 import math
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ class Answer:
     """One recommended item.
 
     Attributes:
-        row: its row id.
-        score: the fused score.
-        path: the path that gave it, or most of it.
-        scores: by path, the score of every path that may retrieve the item for this user in this
-            request.
+        row: the row id of the item.
+        score: the fused score of the item.
+        path: the path that gave the score, or that contributed most to it.
+        scores: the score of each path that may retrieve the item for this user in this request, by
+            path number.
     """
 
     row: int
@@ -38,20 +38,25 @@ class Answer:
 def answer(
     finder: Finder, histories: list[History], request: Request
 ) -> tuple[list[list[Answer]], Tensor]:
-    """Answers a request for each history, with a model in evaluation mode.
+    """Recommends items for each history.
 
-    Every rank must call it with the same histories, all of which have the same columns.
+    Every rank must call it with the same histories.
+
+    Args:
+        finder: the finder, with its model in evaluation mode.
+        histories: the histories, all with the same columns.
+        request: the request.
 
     Returns:
-        The items of each history, best first; and bool [B, J]: whether a list has fewer items of a
-        group than its share.
+        The recommended items for each history, best first; and bool [B, J], whether a list has
+        fewer items of a group than the request demands.
 
     Raises:
-        UserError: none of the heads that are left may answer for one of the users.
+        UserError: all heads that the request allows are closed to one of the users.
     """
     users = _as_users(histories, finder.context)
     queries = request.queries(finder, users)
-    # A user for whom all paths are closed would get an empty list without a reason.
+    # Without this check, a user with only closed paths would get an empty list, without a reason.
     if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
         raise UserError(
             "only, mute: the heads that are left belong to groups that this user is not in: "
@@ -62,41 +67,41 @@ def answer(
     row_Bk = found.row_Bk.cpu()
     score_Bk = found.score_Bk.cpu()
     path_Bk = found.path_Bk.cpu()
-    # Lists share many items, so the paths of each are looked up once.
-    paths_of = {
+    # The lists of users have many items in common, so the paths of each item are looked up once.
+    paths_of_item = {
         row: _paths_of(finder.model.tree, row)
         for row in np.unique(row_Bk[row_Bk >= 0].numpy()).tolist()
     }
 
     answers = []
     for user, score_kK in enumerate(head_scores(finder, queries, found)):
-        best = []
-        for place, row in enumerate(row_Bk[user, : len(score_kK)].tolist()):
-            # Paths of other groups of users, or without a say in this request, have -inf.
-            scores = {path: float(score_kK[place, path]) for path in paths_of[row]}
-            best.append(
+        items = []
+        for rank, row in enumerate(row_Bk[user, : len(score_kK)].tolist()):
+            # A path has the score -inf if it is closed to the user, or excluded by the request.
+            scores = {path: float(score_kK[rank, path]) for path in paths_of_item[row]}
+            items.append(
                 Answer(
                     row=row,
-                    score=float(score_Bk[user, place]),
-                    path=int(path_Bk[user, place]),
+                    score=float(score_Bk[user, rank]),
+                    path=int(path_Bk[user, rank]),
                     scores={path: score for path, score in scores.items() if score != -math.inf},
                 )
             )
-        answers.append(best)
+        answers.append(items)
     return answers, short_BJ
 
 
 def _as_users(histories: list[History], context: int) -> Histories:
-    """The histories as a batch of users without targets, numbered in their order."""
-    # What is asked for is the future, so there are no targets.
-    nothing = [np.empty(0, np.int64)] * len(histories)
+    """Makes a batch of users from histories; the ids of the users are their positions."""
+    # The targets are unknown: they are the interactions that the request asks for.
+    no_targets = [np.empty(0, np.int64)] * len(histories)
     columns = {
         name: [history.columns[name] for history in histories] for name in histories[0].columns
     }
     return Histories.of(
         pa.array(range(len(histories))),
         [history.items for history in histories],
-        nothing,
+        no_targets,
         context,
         columns,
         [history.user for history in histories],
@@ -104,7 +109,7 @@ def _as_users(histories: list[History], context: int) -> Histories:
 
 
 def _paths_of(tree: PriorTree, row: int) -> list[int]:
-    """Paths that may retrieve an item."""
-    # `eligible` takes a range of rows: here of a single one.
-    sets = {number for number, members in enumerate(tree.eligible(row, row + 1)) if len(members)}
+    """Returns the numbers of the paths that may retrieve an item."""
+    # `eligible` takes a range of row ids; this one has a single row id.
+    sets = {number for number, rows in enumerate(tree.eligible(row, row + 1)) if len(rows)}
     return [number for number, path in enumerate(tree.paths) if path.item_set in sets]

@@ -1,4 +1,7 @@
-"""Recommendations for many users of the data set, on any number of ranks, into one Parquet file."""
+"""Writes recommendations for many users of the data set into one Parquet file.
+
+Any number of ranks may take part.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,19 +25,26 @@ Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
 
 
 def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
-    """int64 by user of the data set: the line of `ids` that names the user, -1 if none does.
+    """Finds the given users in the data set.
 
-    The ids of all users are in memory once.
+    The ids of all users in the data set are in memory once.
+
+    Args:
+        data: the prepared data set.
+        ids: the original ids of the wanted users, one line each.
+
+    Returns:
+        int64, for each user of the data set, the line of `ids` with the user's id; -1 if there is
+        no such line.
 
     Raises:
-        UserError: an id that the data set lacks, or that is there twice.
+        UserError: the data set has no user with one of the ids, or an id is given twice.
     """
-    # A user has one row of the file, so an id must not be given twice.
-    again = first_repeated(ids)
-    if again is not None:
-        raise UserError(f"--users: user {shown(ids[again])} is there twice: give each user once")
+    # The output has one row for each user, so an id must not be given twice.
+    repeated = first_repeated(ids)
+    if repeated is not None:
+        raise UserError(f"--users: user {shown(ids[repeated])} is there twice: give each user once")
 
-    # Users of the data set are looked up among the given ids, so the result is by user.
     lines = as_numbers(pc.index_in(data.user_texts(), value_set=ids))
     unknown = np.ones(len(ids), bool)
     unknown[lines[lines >= 0]] = False
@@ -57,28 +67,31 @@ def recommend_in_bulk(
     levers: Levers = Levers(),
     progress: Progress = lambda batches, _count: batches,
 ) -> Tensor:
-    """Writes top-k for users' whole histories: `user_id`, `items`, `scores` and `heads`.
+    """Recommends items for the whole histories of users, and writes them to a Parquet file.
 
-    Rows are in the order of `lines`. Users are answered in the order of the data set, so it is read
-    once, and in batches that do not depend on the ranks, so no bit of the file does. Every rank
-    must call it.
+    Its columns are `user_id`, `items`, `scores` and `heads`. Users are answered in the order of the
+    data set, so the data set is read only once. Batches do not depend on the number of ranks, so
+    every bit of the file is the same on any number of ranks. Every rank must call it.
 
     Args:
-        lines: by user of the data set, the row of the file; -1 for users who are left out.
-        allowed: bool by row, whether an item may be recommended; None for all.
-        levers: how heads count.
-        progress: wraps the batches to show progress; it gets their number.
+        run: the loaded run.
+        lines: for each user of the data set, the user's row in the file; -1 to leave the user out.
+        out: the file.
+        k: the number of items for each user.
+        allowed: bool for each row id, whether the item may be recommended; None to allow all items.
+        levers: how heads are used.
+        progress: wraps the batches to show progress; its second argument is their number.
 
     Returns:
-        int64 [1 + J]: users on this rank with fewer than k items; and for each of
-        `levers.at_least`, users with fewer items of that group than its share.
+        int64 [1 + J]: the number of users on this rank with fewer than k items; and for each group
+        in `levers.at_least`, the number of users with fewer items of the group than demanded.
 
     Raises:
-        UserError: levers that name no heads, or leave nothing to recommend.
+        UserError: the levers name no head, or leave nothing to recommend.
     """
     batch = run.config.evaluation.batch
     share = run.ranks.share
-    # Batches are of chosen users in file order, and so are their rows of the file.
+    # Batches have the chosen users in file order, so this is also the order of `rows`.
     chosen = lines >= 0
     rows = lines[chosen]
     batches = history_batches(
@@ -99,11 +112,11 @@ def recommend_in_bulk(
         for turn, users in enumerate(progress(batches, rounds)):
             found, short_BJ = request.find(run.finder, users, request.queries(run.finder, users))
             table = recommendations(users.user_ids, found, run.catalogue.ids, names)
-            # Batch i is of rank i mod world.
+            # Batch i belongs to rank i mod the number of ranks.
             first = (turn * share.world + share.rank) * batch
             file.add(table, rows[first : first + batch])
 
-            # A list is short if its last place is empty.
+            # A list has fewer than k items if its last entry is empty.
             short[0] += (found.row_Bk[:, -1] < 0).sum().cpu()
             short[1:] += short_BJ.sum(0)
         file.finish()

@@ -1,4 +1,4 @@
-"""Items as users know them: original ids and titles, and lists of them."""
+"""Translates between row ids and the original ids and titles of items."""
 
 import logging
 import re
@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 
 ItemId = int | str
 
-# An id in quotes, in which quotes are doubled, or one without; then a comma or the end.
+# An id with or without quotes, followed by a comma or the end. Within quotes, a quote is doubled.
 _LISTED = re.compile(r'(?:\s*"((?:[^"]|"")*)"\s*|([^,]*))(?:,|\Z)')
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Original ids and titles by row.
+    """The original ids and titles of all items, in the order of their row ids.
 
     Attributes:
-        name: of the data set, for messages.
-        ids: as they were given, integers or texts.
-        titles: null if an item has none.
-        texts: the ids as texts, which is how ids are compared: 7 and "7" are the same item.
+        name: the name of the data set, for messages.
+        ids: the original ids, integers or texts.
+        titles: the titles; null if an item has no title.
+        texts: the ids as texts. Ids are compared as texts, so 7 and "7" are the same item.
     """
 
     name: str
@@ -40,8 +40,9 @@ class Catalogue:
 
     @classmethod
     def of(cls, data: PreparedData) -> "Catalogue":
+        """Reads the catalogue of a data set."""
         table = data.catalogue(["item_id", "title"])
-        # One chunk, of which `take` copies no more than what is taken.
+        # From a single chunk, `take` copies only the rows that it returns.
         ids = table["item_id"].combine_chunks()
         texts = id_texts(ids, f"items of data set '{data.manifest.name}'")
         return cls(data.manifest.name, ids, plain_array(table["title"]), texts)
@@ -50,21 +51,21 @@ class Catalogue:
         return len(self.ids)
 
     def item_id(self, row: int) -> ItemId:
-        """An integer if ids are integers, otherwise its text."""
+        """Returns the original id of an item: an integer if ids are integers, otherwise a text."""
         ids = self.ids if pa.types.is_integer(self.ids.type) else self.texts
         item: ItemId = ids[row].as_py()
         return item
 
     def title(self, row: int) -> str:
-        """Empty if the item has none."""
+        """Returns the title of an item; it is empty if the item has no title."""
         title = self.titles[row].as_py()
         return "" if title is None else str(title)
 
     def history(self, items: Iterable[ItemId]) -> np.ndarray:
-        """Rows of a history of original ids, oldest first.
+        """Returns the row ids of a history that is given by original ids, oldest first.
 
         Raises:
-            UserError: it is empty, or names an item that does not exist.
+            UserError: the history is empty, or has an item that does not exist.
         """
         wanted = texts(items)
         if not len(wanted):
@@ -79,12 +80,15 @@ class Catalogue:
     def allowed(
         self, allow: Iterable[ItemId] | None, deny: Iterable[ItemId] | None
     ) -> np.ndarray | None:
-        """bool by row, whether an item may be recommended; None if there are no lists.
+        """Applies an allow list and a deny list.
 
-        Lists may name items that the catalogue lacks, which are counted and logged.
+        The lists may contain ids that are not in the catalogue. They are counted and logged.
+
+        Returns:
+            bool for each row id, whether the item may be recommended; None if there are no lists.
 
         Raises:
-            UserError: no item of the catalogue is left.
+            UserError: no item of the catalogue may be recommended.
         """
         if allow is None and deny is None:
             return None
@@ -95,15 +99,18 @@ class Catalogue:
             if not allowed.any():
                 raise UserError(f"the allow list names no item of data set '{self.name}'")
         if deny is not None:
-            # An item in both lists is denied.
+            # An item that is in both lists is denied.
             allowed &= ~self._listed("deny", texts(deny))
             if not allowed.any():
                 raise UserError("the deny list leaves no item to recommend")
         return allowed
 
     def _listed(self, kind: str, ids: pa.Array) -> np.ndarray:
-        """bool by row, whether an item is in a list; says how many of the list are unknown."""
-        # A list may name an item twice, which counts once.
+        """Returns bool for each row id: whether the item is in a list.
+
+        The number of ids in the list that are not in the catalogue is logged.
+        """
+        # An id may be in the list several times; it is counted once.
         distinct = ids.unique()
         listed: np.ndarray = pc.is_in(self.texts, value_set=distinct).to_numpy(zero_copy_only=False)
         unknown = len(distinct) - int(listed.sum())
@@ -117,7 +124,9 @@ class Catalogue:
 
 
 def listed(text: str) -> list[str]:
-    """The ids of a text, separated by commas. An id with a comma, or a blank at an end, is quoted.
+    """Parses a list of ids that are separated by commas.
+
+    An id that contains a comma, or begins or ends with a blank, must be in quotes.
 
     >>> listed('7, u8,"a,b",,"5"" disk",6" disk')
     ['7', 'u8', 'a,b', '5" disk', '6" disk']
@@ -134,8 +143,12 @@ def listed(text: str) -> list[str]:
 
 
 def texts(ids: Iterable[ItemId]) -> pa.Array:
-    """Ids as the texts that they are compared as."""
-    # A text is also a sequence, of its letters: surely not what was meant.
+    """Converts ids to texts, which are compared with the ids of the catalogue.
+
+    Raises:
+        UserError: a single text is given instead of a list of ids.
+    """
+    # Python would treat the text as a sequence of letters.
     if isinstance(ids, str):
         raise UserError(f"'{ids}' is one id: give a list of ids")
     if isinstance(ids, pa.Array | pa.ChunkedArray):

@@ -1,11 +1,11 @@
-"""The best list in which given groups have their least numbers of items.
+"""Chooses the best list in which each group has the number of items that it needs.
 
-Of all lists of k items that have them, it is the first in lexicographic order: the best item is
-passed over only if no list with it can have them, then the second best, and so on. For one group,
-and for groups that are disjoint or nested, this is also the list with the largest sum of scores.
+Items are considered from best to worst. An item is chosen unless the needs could not be met by a
+list of k items that contains it. If there is one group, or if groups are disjoint or nested, this
+list also has the largest sum of scores.
 
-Items that are in the same groups form a cell. A set of groups is written as the bits of a number,
-its mask.
+Items that are in the same groups form a cell. A cell is identified by its mask: bit g of this
+number is 1 if the items are in group g.
 """
 
 import math
@@ -17,32 +17,35 @@ from torchrec_priors.serving.covering import Plan, smallest_plan
 
 @dataclass(frozen=True)
 class Candidate:
-    """An item that may be chosen."""
+    """An item that may be chosen, with its score and the path that gave the score."""
 
     score: float
     row: int
     path: int
 
 
-Cells = dict[int, list[Candidate]]  # by mask; best first, ties by row
+Cells = dict[int, list[Candidate]]  # candidates by mask, best first; by row id if scores are equal
 
 
 def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], list[int]]:
-    """The best list and the needs it meets.
+    """Chooses the best list.
 
     Args:
-        cells: the k best items of each, or all if there are fewer.
-        need: how many items of each group are wanted. If that many do not exist, or do not fit into
-            k in addition to what the groups before need, as many as possible.
-        k: length of the list; it is shorter if there are fewer items.
+        cells: the k best items of each cell, or all its items if there are fewer.
+        need: the number of items that each group needs.
+        k: the length of the list. The list is shorter if there are fewer items.
+
+    Returns:
+        The list; and for each group, the number of items that could be required. This is less than
+        the group needs if too few items exist, or if too few places are left by the groups before.
     """
+    # Needs are met in the order in which groups were given.
     left = {mask: len(items) for mask, items in cells.items() if items}
-    # Groups come in the order in which they were given: the first gets its items first.
     met: list[int] = []
     for wanted in need:
         met.append(_most_that_fit(met, wanted, len(need) - len(met) - 1, k, left))
 
-    # `plan` always says how the open needs can be met by the items that are left.
+    # `open_need` are the needs that are not met yet. `plan` meets them with items that are left.
     open_need = tuple(met)
     plan = smallest_plan(open_need, left)
     assert plan is not None
@@ -55,7 +58,7 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
         remaining = _reduced(open_need, mask)
         next_plan = _plan_with(plan, mask, remaining, after, k - len(chosen) - 1)
         if next_plan is None:
-            # No other item of this cell will ever fit either.
+            # The other items of this cell do not fit either, now or later.
             del left[mask]
             continue
 
@@ -68,10 +71,13 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
 
 
 def fewest(need: Sequence[int], left: dict[int, int]) -> float:
-    """The smallest number of items that meets the needs; infinity if all together do not.
+    """Returns the smallest number of items that meets the needs.
+
+    It is infinite if all items together do not meet the needs.
 
     Args:
-        left: how many items each cell has.
+        need: the number of items that each group needs.
+        left: the number of items in each cell, by mask.
 
     Example:
         >>> fewest((2, 2), {0b01: 9, 0b10: 9, 0b11: 1})
@@ -82,7 +88,13 @@ def fewest(need: Sequence[int], left: dict[int, int]) -> float:
 
 
 def _best_cell(cells: Cells, left: dict[int, int], taken: dict[int, int]) -> int:
-    """The cell whose next item is the best; of equal scores, the one with the smaller row."""
+    """Returns the mask of the cell with the best next item; the smaller row id if scores are equal.
+
+    Args:
+        cells: the items of each cell.
+        left: the number of items that are left in each cell.
+        taken: the number of items that were taken from each cell.
+    """
 
     def order(mask: int) -> tuple[float, int]:
         candidate = cells[mask][taken[mask]]
@@ -94,12 +106,19 @@ def _best_cell(cells: Cells, left: dict[int, int], taken: dict[int, int]) -> int
 def _most_that_fit(
     met: list[int], wanted: int, others: int, slots: int, left: dict[int, int]
 ) -> int:
-    """How many items of the next group fit with what the groups before it need, `wanted` at most.
+    """Returns how many items of the next group fit into the list, in addition to earlier groups.
 
     Args:
-        others: the number of groups after it, which need nothing yet.
+        met: the number of items of each earlier group.
+        wanted: the number of items that the group needs.
+        others: the number of later groups, which are not considered yet.
+        slots: the length of the list.
+        left: the number of items in each cell.
+
+    Returns:
+        The number of items, `wanted` at most.
     """
-    # Bisection: `low` items fit, `high` do not. `wanted` itself is tried first, as it mostly fits.
+    # Bisection: `low` items fit, `high` items do not. `wanted` is tried first, as it usually fits.
     low = 0
     high = wanted + 1
     count = wanted
@@ -115,13 +134,16 @@ def _most_that_fit(
 def _plan_with(
     plan: Plan, mask: int, need: Sequence[int], left: dict[int, int], slots: int
 ) -> Plan | None:
-    """How the needs are met after an item of a cell was taken; None if they do not fit any more.
+    """Returns a plan that meets the needs after an item was taken; None if no plan fits.
 
     Args:
-        plan: how they were met before.
-        need, left, slots: after the item was taken.
+        plan: the plan before the item was taken.
+        mask: the cell of the item.
+        need: the needs that are open after the item was taken.
+        left: the number of items that are left in each cell after it was taken.
+        slots: the number of places that are left in the list after it was taken.
     """
-    # The old plan mostly still holds, which saves solving for a new one.
+    # Usually the old plan can be continued, which saves computing a new one.
     if plan.get(mask):
         return {**plan, mask: plan[mask] - 1}
     if sum(plan.values()) <= slots:
@@ -132,7 +154,7 @@ def _plan_with(
 
 
 def _reduced(need: tuple[int, ...], mask: int) -> tuple[int, ...]:
-    """What is needed in addition to one item of a cell."""
+    """Returns the needs that are left open after an item of a cell was taken."""
     return tuple(
         max(0, count - 1) if mask >> group & 1 else count for group, count in enumerate(need)
     )

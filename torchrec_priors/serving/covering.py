@@ -1,10 +1,11 @@
-"""The fewest items that meet the needs of overlapping groups: a small integer program.
+"""Finds the fewest items that meet the needs of overlapping groups: a small integer program.
 
     minimise sum_m x_m   with   sum_{m has g} x_m >= need_g for every group g,   0 <= x_m <= count_m
 
-m are the cells: items that are in the same groups. The relaxation is solved as its dual, which has
-an obvious first solution. Rounded up, it is a plan of at most one item a group more than the best,
-so few branches are left to try. The result is exact.
+Items that are in the same groups form a cell m, from which x_m items are taken. The relaxation, in
+which x_m may be fractions, is solved as its dual, because the dual has an obvious first solution.
+Rounded up, the solution is a plan with at most one item for each group more than the best plan. So
+branch and bound has few branches to try. The result is exact.
 
 Shapes: J groups (at most 5), M cells (at most 31).
 """
@@ -15,17 +16,17 @@ from functools import lru_cache
 
 import numpy as np
 
-Plan = dict[int, int]  # the number of items taken from each cell, by mask; zeros are left out
+Plan = dict[int, int]  # the number of items to take from each cell, by mask; zeros are left out
 
-_NEARLY = 1e-6
+_NEARLY = 1e-6  # differences below it are rounding errors
 
 
 def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
-    """A plan of the fewest items; None if all items together do not meet the needs.
+    """Returns a plan with the fewest items; None if all items together do not meet the needs.
 
     Args:
-        need: items of each group.
-        left: items of each cell, by the mask of its groups.
+        need: the number of items that each group needs.
+        left: the number of items in each cell, by mask: bit g is 1 if its items are in group g.
 
     Example:
         >>> smallest_plan((2, 2), {0b01: 9, 0b10: 9, 0b11: 1})
@@ -34,7 +35,8 @@ def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
     wanted = sum(1 << group for group, count in enumerate(need) if count > 0)
     cells = {mask: count for mask, count in left.items() if mask & wanted and count > 0}
 
-    # Cells of many wanted groups first, then by mask: one order, so the cache knows equal problems.
+    # Cells in many wanted groups come first, then smaller masks. The order is always the same, so
+    # that the cache recognises equal problems.
     ordered = tuple(
         sorted(cells.items(), key=lambda cell: (-(cell[0] & wanted).bit_count(), cell[0]))
     )
@@ -46,7 +48,12 @@ def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
 
 @lru_cache(maxsize=1 << 12)
 def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[int, ...] | None:
-    """Items of each cell: branch and bound on the relaxation."""
+    """Returns the number of items to take from each cell, by branch and bound on the relaxation.
+
+    Args:
+        need: the number of items that each group needs.
+        cells: the mask and the number of items of each cell.
+    """
     has_group = [[mask >> group & 1 for group in range(len(need))] for mask, _ in cells]
     has_MJ = np.array(has_group, float).reshape(-1, len(need))
     need_J = np.array(need, float).clip(0)
@@ -71,9 +78,9 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
         if bound >= best.sum():
             continue
 
-        # Branch on the cell that is farthest from a whole number.
+        # Branch on the cell with the value that is farthest from a whole number. The node that is
+        # appended last is examined first: it has more items of this cell.
         cell = int(np.abs(solution_M - np.round(solution_M)).argmax())
-        # The last node is taken first, i.e. the one with more items of this cell.
         below_M = most_M.copy()
         above_M = least_M.copy()
         below_M[cell] = math.floor(solution_M[cell] + _NEARLY)
@@ -85,8 +92,15 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
 def _thinned(
     taken_M: np.ndarray, least_M: np.ndarray, need_J: np.ndarray, has_MJ: np.ndarray
 ) -> np.ndarray:
-    """The plan without items that no group needs."""
-    # Rounding up took up to one item a cell too many.
+    """Removes items that no group needs from a plan, and returns it.
+
+    Args:
+        taken_M: the plan; it is changed in place.
+        least_M: the number of items that must be taken from each cell.
+        need_J: the number of items that each group needs.
+        has_MJ: 1 if the items of a cell are in a group, otherwise 0.
+    """
+    # Because of rounding up, there may be one item too many in each cell.
     spare_J = taken_M @ has_MJ - need_J
     for cell in range(len(taken_M)):
         groups = (has_MJ[cell] > 0) & (need_J > 0)
@@ -98,16 +112,22 @@ def _thinned(
 
 
 def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.ndarray | None:
-    """The best plan in which items may be fractions; None if no plan exists.
+    """Returns the best plan in which numbers of items may be fractions; None if no plan exists.
 
-    The simplex method with Bland's rule, on the dual: maximise need y - most w with has y - w <= 1
-    and y, w >= 0. The plan is the final cost of its slack variables.
+    It is computed by the simplex method with Bland's rule, on the dual: maximise need y - most w
+    with has y - w <= 1 and y, w >= 0. The plan is the final cost of the slack variables.
+
+    Args:
+        need_J: the number of items that each group needs.
+        has_MJ: 1 if the items of a cell are in a group, otherwise 0.
+        most_M: the largest number of items to take from each cell.
     """
     # Without this check the dual would be unbounded.
     if (most_M < 0).any() or (most_M @ has_MJ < need_J).any():
         return None
 
-    # Columns: y, w, the slacks, the right-hand side. The slacks are the first basis: y = w = 0.
+    # The columns are y, w, the slack variables and the right-hand side. The slack variables are the
+    # first basis, i.e. y = w = 0.
     cells, groups = has_MJ.shape
     table = np.concatenate([has_MJ, -np.eye(cells), np.eye(cells), np.ones((cells, 1))], 1)
     cost = np.concatenate([-need_J, most_M, np.zeros(cells + 1)])
@@ -118,7 +138,8 @@ def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.n
             plan_M: np.ndarray = cost[groups + cells : -1].clip(0, most_M)
             return plan_M
 
-        # Bland's rule, which never cycles: the first column; of tied rows, the first in the basis.
+        # Bland's rule, which never cycles: the first column, and of several rows with the smallest
+        # ratio, the one with the first variable of the basis.
         column = entering[0]
         rows = np.flatnonzero(table[:, column] > _NEARLY)
         ratios = table[rows, -1] / table[rows, column]

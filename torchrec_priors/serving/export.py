@@ -1,19 +1,21 @@
-"""A trained run as plain files: vectors of all items by original ids, and the other weights.
+"""Exports a trained run as plain files: a vector for each item, and the other weights.
 
-items.parquet          item_id (original), title, vector (what scores are computed with; null if the
-                       run has none), item_sets (numbers of the sets that it may be retrieved from);
-                       input (vector and side features, what the encoder reads) if the run has side
-                       features
-weights.safetensors    everything else: encoder, heads, gate, score
-config.toml            the run's configuration
-trained.parquet        the part of users' histories that the weights were trained on, by hashes of
+items.parquet          a row for each item, in the order of the data set:
+                       item_id, the original id; title;
+                       vector, with which scores are computed (null if the model has none);
+                       item_sets, the numbers of the item sets that contain it;
+                       input, the sum of vector and side features, which the encoder reads (only if
+                       the run has side features)
+weights.safetensors    all other weights: encoder, heads, gate, score
+config.toml            the configuration of the run
+trained.parquet        the parts of users' histories that the model was trained on, by hashes of
                        original ids
-export.json            the run, its checkpoint, its ancestors, the heads and their sets, and
-                       checksums of the other files
+export.json            the run, its checkpoint, the runs that it started from, the heads and their
+                       item sets, and checksums of the other files
 
-Items are in the data set's order. `load_exported` reads it all again, in one process.
+`load_exported` loads the files into a single process.
 
-Shapes: N items looked up, M candidates of item sets, d width.
+Shapes: N items that are looked up, M (item, item set) pairs, d width.
 """
 
 import shutil
@@ -43,8 +45,8 @@ ITEMS = "items.parquet"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.toml"
 MANIFEST = "export.json"
-_ENTRIES = 1 << 24  # numbers of a block of vectors
-_SHARDED = ("table.", "features.")  # weights that are in the items' vectors
+_ENTRIES = 1 << 24  # numbers in a block of vectors
+_SHARDED = ("table.", "features.")  # weights that items.parquet contains
 
 Progress = Callable[[Iterable[int], int], Iterable[int]]
 
@@ -58,21 +60,23 @@ def check_out(out: Path) -> None:
 def export(
     run: LoadedRun, out: Path, progress: Progress = lambda blocks, _: blocks
 ) -> dict[str, Any]:
-    """Writes a run's files into a folder, which appears when it is complete.
+    """Exports a run into a folder.
 
-    Every rank must call it. Only rank 0 writes, some rows at a time.
+    Every rank must call it. Only rank 0 writes, some items at a time.
 
     Args:
-        progress: wraps the numbers of the blocks of items; it gets the number of blocks.
+        run: the loaded run.
+        out: the folder. It appears under its name only when it is complete.
+        progress: wraps the blocks of items to show progress; its second argument is their number.
 
     Returns:
-        What `export.json` says; empty on other ranks than rank 0.
+        The content of `export.json`; on ranks other than 0 it is empty.
 
     Raises:
         UserError: the folder exists and is not empty.
-        OutsideError: it cannot be written.
+        OutsideError: the folder cannot be written.
     """
-    # Written under another name and moved at the end: nobody reads half an export.
+    # The folder is written under another name and renamed at the end, so it is always complete.
     check_out(out)
     partial = out.absolute().with_name(f".{out.absolute().name}.partial")
     about: dict[str, Any] = {}
@@ -94,7 +98,7 @@ def export(
                 shutil.copyfile(run.folder.trained, partial / TRAINED)
                 files.append(TRAINED)
 
-            # Written last, with the checksums of all other files.
+            # export.json is written last, as it contains the checksums of all other files.
             about = _about(run, missing)
             about["ancestors"] = [asdict(ancestor) for ancestor in ancestors]
             about["files"] = {name: sha256(partial / name) for name in files}
@@ -109,7 +113,12 @@ def export(
 
 
 def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
-    # All that `load_exported` needs to rebuild heads without the data set.
+    """Returns what `load_exported` needs to make the heads without the data set.
+
+    Args:
+        run: the loaded run.
+        missing: the number of items without a vector.
+    """
     tree = run.model.tree
     return {
         "format": FORMAT,
@@ -130,7 +139,7 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
 
 
 def _as_json(depth: Depth) -> dict[str, Any]:
-    """The fields of a depth, with its tensors as lists."""
+    """Returns the fields of a depth of the tree, with tensors as lists."""
     fields = {}
     for name, value in asdict(depth).items():
         fields[name] = value.tolist() if isinstance(value, Tensor) else value
@@ -138,7 +147,7 @@ def _as_json(depth: Depth) -> dict[str, Any]:
 
 
 def _dense_weights(run: LoadedRun) -> dict[str, Tensor]:
-    """All weights that are not sharded."""
+    """Returns all weights that are not sharded."""
     return {
         name: value.detach().cpu().clone()
         for name, value in run.model.state_dict().items()
@@ -147,12 +156,16 @@ def _dense_weights(run: LoadedRun) -> dict[str, Tensor]:
 
 
 def _write_items(run: LoadedRun, file: Path, progress: Progress, ancestors: str) -> int:
-    """Writes all items; returns how many have no vector.
+    """Writes all items, and returns the number of items without a vector.
 
     Args:
-        ancestors: written into the file's schema, so they go with the file when it is copied.
+        run: the loaded run.
+        file: the file.
+        progress: wraps the blocks of items to show progress.
+        ancestors: the runs that the run started from. They are written into the schema of the file,
+            so that a copy of the file has them, too.
     """
-    # A block of vectors is what ranks look up, and rank 0 holds, at a time.
+    # All ranks look up a block of vectors at a time, and rank 0 keeps it in memory.
     rows = max(1, _ENTRIES // run.config.model.dim)
     starts = range(0, run.data.items, rows)
     writer: ParquetWriter | None = None
@@ -174,10 +187,13 @@ def _write_items(run: LoadedRun, file: Path, progress: Progress, ancestors: str)
 
 @torch.no_grad()
 def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
-    """Rows of `items.parquet`, of use on rank 0; all ranks look their vectors up for it.
+    """Makes some rows of `items.parquet`. Only the result of rank 0 is used.
+
+    Every rank must call it, as looking up vectors is a collective.
 
     Args:
-        item: the items' row ids, consecutive.
+        run: the loaded run.
+        item: the row ids of the items, consecutive.
     """
     item_rows = run.model.item_rows
     has_row = np.ones(len(item), bool)
@@ -187,7 +203,7 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
     if item_rows.recommendable_I is not None:
         may_retrieve &= item_rows.recommendable_I[item]
 
-    # Only rank 0 needs vectors. The others look some item up, as the lookup is a collective.
+    # Only rank 0 needs vectors. The other ranks take part in the lookup with any item.
     looked_up = np.full(1, item_rows.an_item)
     if run.ranks.leads and has_row.any():
         looked_up = item[has_row]
@@ -208,28 +224,41 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
 
 
 def _vectors(vector_Nd: Tensor, has_row: np.ndarray, dim: int) -> pa.Array:
-    """The vectors in the places of the items that have one; null for the others."""
-    # Parquet keeps values under nulls, too: they are zeros.
-    whole = np.zeros((len(has_row), dim), np.float32)
-    # On other ranks than rank 0 the vectors are not those of the items.
+    """Returns a column of vectors, which is null for items without a row.
+
+    Args:
+        vector_Nd: the vectors of the items that have a row.
+        has_row: bool, whether an item has a row.
+        dim: the width of the vectors.
+    """
+    # A null also has values in the file; they are zeros.
+    all_vectors = np.zeros((len(has_row), dim), np.float32)
+    # On ranks other than 0, `vector_Nd` is the vector of some other item.
     if has_row.sum() == len(vector_Nd):
-        whole[has_row] = vector_Nd.cpu().numpy()
-    return pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), dim, mask=pa.array(~has_row))
+        all_vectors[has_row] = vector_Nd.cpu().numpy()
+    values = pa.array(all_vectors.ravel())
+    return pa.FixedSizeListArray.from_arrays(values, dim, mask=pa.array(~has_row))
 
 
 def _item_sets(run: LoadedRun, item: np.ndarray, may_retrieve: np.ndarray) -> pa.Array:
-    """For each item the numbers of the sets that it may be retrieved from, ascending."""
+    """Returns, for each item, the numbers of the item sets that contain it, ascending.
+
+    Args:
+        run: the loaded run.
+        item: the row ids of the items, consecutive.
+        may_retrieve: bool, whether an item may be recommended. The list of other items is empty.
+    """
     first = int(item[0])
     eligible = run.model.tree.eligible(first, first + len(item))
-    place_M = np.concatenate([rows - first for rows in eligible])
+    item_M = np.concatenate([rows - first for rows in eligible])
     number_M = np.repeat(np.arange(len(eligible)), [len(rows) for rows in eligible])
-    allowed = may_retrieve[place_M]
-    place_M = place_M[allowed]
+    allowed = may_retrieve[item_M]
+    item_M = item_M[allowed]
     number_M = number_M[allowed]
 
-    # Sets are listed one after another; the file wants them item by item.
-    order = np.lexsort((number_M, place_M))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(place_M, minlength=len(item)))])
+    # So far, the pairs are sorted by item set. The column needs them sorted by item.
+    order = np.lexsort((number_M, item_M))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(item_M, minlength=len(item)))])
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), pa.array(number_M[order], pa.int32())
     )

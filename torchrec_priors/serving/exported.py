@@ -1,9 +1,9 @@
-"""An exported run in one process: no sharding, no process group, no data set.
+"""Loads an exported run into one process; neither a process group nor the data set is needed.
 
-from torchrec_priors.serving.exported import load_exported
+    from torchrec_priors.serving.exported import load_exported
 
-exported = load_exported("export")
-scores = exported.scores([50, 172, 181])  # [heads, items]
+    exported = load_exported("export")
+    scores = exported.scores([50, 172, 181])  # [heads, items]
 
 Shapes: I items, K heads, S item sets, N items of a history, d width.
 """
@@ -45,21 +45,22 @@ from torchrec_priors.training.run.config_file import read_config
 
 
 def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
-    """Reads what `torchrec-priors export` wrote.
+    """Loads a folder that `torchrec-priors export` wrote.
 
     Args:
-        trust: run the custom code that the run was trained with, even if this user has not trained
-            with it here.
+        folder: the folder.
+        trust: whether to execute the custom code that the run was trained with, even if this user
+            has not trained with this code on this machine.
 
     Raises:
-        UserError: no export there, one that was changed since it was written, or custom code that
-            is not trusted.
+        UserError: the folder has no export, the export was changed after it was written, or its
+            custom code is not trusted.
     """
     path = Path(folder)
     about = _read_manifest(path)
     config = read_config(path / CONFIG, signed=False)
 
-    # Checked before anything of the run is imported.
+    # This is checked before any code of the run is imported.
     recorded = about.get("own_files", {})
     if not isinstance(recorded, dict):
         recorded = {}
@@ -69,7 +70,7 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
         weights = load_file(path / WEIGHTS)
         items = read_table(path / ITEMS)
     except (SafetensorError, pa.ArrowException) as error:
-        # The checksums are right: whoever wrote the files wrote them like this.
+        # The checksums were right, so the files were written like this.
         reason = " ".join(str(error).split())
         raise UserError(
             f"'{path}' holds no export that can be read ({reason}): export the run again"
@@ -78,7 +79,7 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """What `export.json` says, after all files were checked against it."""
+    """Reads `export.json`, and compares the checksums of all files with it."""
     if not (path / MANIFEST).exists():
         raise UserError(f"'{path}' holds no export (no {MANIFEST}): export the run first")
 
@@ -102,16 +103,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Exported:
-    """A model in memory.
+    """An exported model in memory.
 
     Attributes:
-        config: of the run.
-        heads: names of the K paths.
-        item_ids: original ids, in the order of the items.
-        vector_Id: what scores are computed with; zero if an item has none.
-        input_Id: what the encoder reads.
-        has_row_I: bool, items that have a vector.
-        eligible_KI: bool, what each head may retrieve.
+        config: the configuration of the run.
+        heads: the names of the K paths.
+        item_ids: the original ids of the items, in the order of the data set.
+        vector_Id: the vectors that scores are computed with; zeros if an item has no vector.
+        input_Id: the vectors that the encoder reads.
+        has_row_I: bool, whether an item has a vector.
+        eligible_KI: bool, whether a head may retrieve an item.
     """
 
     config: RunConfig
@@ -131,10 +132,13 @@ class Exported:
     def of(
         cls, config: RunConfig, about: dict[str, Any], weights: dict[str, Tensor], items: pa.Table
     ) -> "Exported":
-        """The model of an export's files.
+        """Makes the model from the content of an export's files.
 
         Args:
-            about: what `export.json` says.
+            config: the configuration of the run.
+            about: the content of `export.json`.
+            weights: the content of `weights.safetensors`.
+            items: the content of `items.parquet`.
         """
         dim = config.model.dim
         encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
@@ -144,11 +148,11 @@ class Exported:
         model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
         if baseline is not None:
             model["baseline"] = baseline
-        # The gate is loaded, so that all weights have a place, but scores here are uncalibrated.
+        # The gate is made because the export has its weights, but scores are not calibrated here.
         if config.loss.gate:
             model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
 
-        # The heads' certainty is left over: it belongs to fusion, which an export does not do.
+        # The weights of `certainty` are not needed, as they are for fusion, which is not done here.
         missing, unexpected = model.load_state_dict(weights, strict=False)
         assert not missing, f"an export lacks {missing}"
         assert all(name.startswith("certainty.") for name in unexpected), (
@@ -164,7 +168,6 @@ class Exported:
         sets = items["item_sets"].combine_chunks()
         set_of_entry = torch.tensor(sets.flatten().to_numpy())
         item_of_entry = torch.from_numpy(_owners(sets))
-        # An item lists its sets; a head needs the items of its set.
         eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
         eligible_SI[set_of_entry, item_of_entry] = True
 
@@ -186,19 +189,21 @@ class Exported:
 
     @torch.no_grad()
     def queries(self, history: Sequence[ItemId]) -> Tensor:
-        """[K, d]: every head's query after a history of original ids, oldest first.
+        """Computes each head's query for a history: [K, d].
 
-        Times and events are unknown.
+        Args:
+            history: original item ids, oldest first. Times and events are unknown.
 
         Raises:
-            UserError: an unknown item, or none that has a vector.
+            UserError: the history has an unknown item, or no item with a vector.
         """
         item = places(texts(history), self._texts)
         if (item < 0).any():
             raise UserError(
                 f"the history: the export has no item {shown(history[int(np.argmin(item))])}"
             )
-        # As in serving: items without a row are left out before the context is cut.
+        # As when a run recommends, items without a row are left out first. The context has the last
+        # items that remain.
         item_N = torch.from_numpy(item)
         item_N = item_N[self.has_row_I[item_N]][-self.config.model.context :]
         if not len(item_N):
@@ -211,21 +216,35 @@ class Exported:
 
     @torch.no_grad()
     def scores(self, history: Sequence[ItemId]) -> Tensor:
-        """[K, I]: every head's own score of every item (Eq. 1), -inf if it may not retrieve it."""
+        """Computes each head's score for each item (Eq. 1): [K, I].
+
+        The score is -inf if the head may not retrieve the item.
+
+        Args:
+            history: original item ids, oldest first.
+
+        Raises:
+            UserError: the history has an unknown item, or no item with a vector.
+        """
         items_Id = self._score.items(self.vector_Id)
         score_KI: Tensor = self.queries(history) @ items_Id.T
         return score_KI.masked_fill(~self.eligible_KI, -torch.inf)
 
 
 def _custom_code(config: RunConfig) -> list[Path]:
-    """Files of custom code that an export needs; that of priors is in its heads and sets."""
+    """Returns the files of custom code that the exported model needs.
+
+    The code of priors is not needed, as heads and item sets are in the export.
+    """
     files = map(own_file, (config.encoder.backbone, config.baseline.name))
     return [file for file in files if file is not None]
 
 
 def _tree(about: dict[str, Any]) -> PriorTree:
-    """What heads need to know of the tree."""
-    # Heads ask a tree for no more than the number of paths and groups, and its composition.
+    """Returns an object that replaces the prior tree when heads are made.
+
+    Heads need only the numbers of paths and groups, and the composition.
+    """
     groups = [range(groups) for groups in about["groups_of_levels"]]
     tree = SimpleNamespace(
         paths=about["heads"], group_names=groups, composition=about["composition"]
@@ -234,6 +253,7 @@ def _tree(about: dict[str, Any]) -> PriorTree:
 
 
 def _depths(about: dict[str, Any]) -> list[Depth]:
+    """Makes the depths of the tree from the content of `export.json`."""
     tensors = ("node_K", "parent_n", "parent_group_n")
     return [
         Depth(depth["names"], *(torch.tensor(depth[name]) for name in tensors))
@@ -242,7 +262,11 @@ def _depths(about: dict[str, Any]) -> list[Depth]:
 
 
 def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
-    """[I, d], zero for null vectors; and bool [I], which vectors are not null."""
+    """Converts a column of vectors to a tensor.
+
+    Returns:
+        [I, d], with zeros for null; and bool [I], whether the vector is not null.
+    """
     array = column.combine_chunks()
     has_row_I = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
     values_Id = torch.zeros(len(array), dim)
@@ -251,6 +275,6 @@ def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _owners(lists: pa.Array) -> np.ndarray:
-    """For each entry of the lists, the number of its list."""
+    """Returns the number of the list that each entry is in."""
     owners: np.ndarray = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
     return owners

@@ -1,6 +1,7 @@
-"""Names of heads: "short-term / Comedy" is one head, "Comedy" all heads of a group.
+"""Finds heads by name.
 
-"genre: Comedy" also says which prior the group belongs to.
+"short-term / Comedy" is the name of one head, and "Comedy" means all heads of this group. If
+several priors have such a group, "genre: Comedy" also names the prior.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from torchrec_priors.errors import UserError, nearest, shown
 from torchrec_priors.priors.tree import PriorTree
 
 _BETWEEN = " / "
-_SHOWN = 5  # names of a level, in messages
+_SHOWN = 5  # groups of each level that a message names
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Named:
     """The heads that a name means.
 
     Attributes:
-        path_K: bool, which they are.
-        restricts_items: whether a group in the name does.
+        path_K: bool, whether the name means this path's head.
+        restricts_items: whether any group in the name restricts items.
     """
 
     path_K: Tensor
@@ -30,11 +31,15 @@ class Named:
 
 
 class HeadNames:
-    """The names of a tree's heads, which are compared exactly.
+    """The names of the heads of a tree.
 
-    A name is a path or the beginning of one ("short-term / Comedy"), a group of any level
-    ("Comedy"), or a prior and one of its groups ("genre: Comedy"). If a name could be several of
-    these, the first counts.
+    A name is one of the following; if several apply, it is the first:
+
+        short-term / Comedy    a path, or the first groups of a path
+        Comedy                 a group of any level
+        genre: Comedy          a group of the level with this prior
+
+    Names must match exactly.
     """
 
     def __init__(self, tree: PriorTree) -> None:
@@ -47,7 +52,8 @@ class HeadNames:
         """Returns the heads that a name means.
 
         Args:
-            option: the option that got the name, for messages.
+            name: the name.
+            option: the option with which the name was given, for messages.
 
         Raises:
             UserError: no head has the name, or groups of several priors have it.
@@ -56,7 +62,8 @@ class HeadNames:
         if not self._priors and name == "all":
             return Named(torch.ones(len(self.tree.item_set_K), dtype=torch.bool), False)
 
-        # Several groups in a row; a single one is looked up on every level below.
+        # First, the name as several groups of a path. A name of a single group is looked up below,
+        # at every level.
         for groups in self._beginnings(name):
             if len(groups) > 1:
                 path_K = self._through(list(enumerate(groups)))
@@ -67,13 +74,13 @@ class HeadNames:
         if len(matches) > 1:
             choices = " or ".join(f"'{self._priors[level]}: {name}'" for level in matches)
             raise UserError(f"{option}: '{name}' is a group of several priors: write {choices}")
-        # The prior's name decides, if the group's name is not enough or is no name at all.
+        # A name that is not that of a group may consist of a prior and a group.
         if not matches:
             matches = self._levels(lambda prior, group: f"{prior}: {group}" == name)
         for level, path_K in matches.items():
             return Named(path_K, self._restrict([level]))
 
-        # A group exists without a head if it has no items, or no users.
+        # A group without items or users has no head.
         if self._is_without_head(name):
             raise UserError(
                 f"{option}: {shown(name)} has no head, as nothing is in it: name another"
@@ -81,9 +88,13 @@ class HeadNames:
         raise UserError(f"{option}: no head is named {shown(name)}: {self._hint(name)}")
 
     def _beginnings(self, name: str, level: int = 0) -> Iterator[tuple[int, ...]]:
-        """Groups of the first levels whose names, one after another, are the name.
+        """Yields the groups, one of each of the first levels, that a name consists of.
 
-        There may be several, as the names of groups may contain " / ".
+        There may be several ways to read a name, as names of groups may contain " / ".
+
+        Args:
+            name: the name.
+            level: the level of the first group.
         """
         if level == len(self._groups):
             return
@@ -95,7 +106,10 @@ class HeadNames:
                 yield from ((number, *groups) for groups in rest)
 
     def _is_without_head(self, name: str) -> bool:
-        """Whether the name is of a group, or of groups one after another, without any head."""
+        """Whether the name is that of a group, or of several groups of a path.
+
+        It is called for names that mean no head.
+        """
         if next(self._beginnings(name), None) is not None:
             return True
         for prior, groups in zip(self._priors, self._groups, strict=True):
@@ -105,7 +119,14 @@ class HeadNames:
         return False
 
     def _levels(self, is_named: Callable[[str, str], bool]) -> dict[int, Tensor]:
-        """Paths through the named group, by level, without levels where none goes through it."""
+        """Finds the paths through groups with a given name.
+
+        Args:
+            is_named: whether a prior and its group, given by their names, are meant.
+
+        Returns:
+            bool [K] for each level with such paths: whether the path goes through the group.
+        """
         by_level = {}
         for level, prior in enumerate(self._priors):
             numbers = [
@@ -117,24 +138,29 @@ class HeadNames:
         return by_level
 
     def _through(self, groups: list[tuple[int, int]]) -> Tensor:
-        """bool [K]: paths through all of some (level, group)."""
+        """Returns bool [K]: whether a path goes through all of some groups.
+
+        Args:
+            groups: the level and the number of each group.
+        """
         return torch.stack([self._group_LK[level] == group for level, group in groups]).all(0)
 
     def _restrict(self, levels: Iterable[int]) -> bool:
+        """Whether any of the levels restricts items."""
         return any(self.tree.levels[level].restricts_items for level in levels)
 
     def _hint(self, name: str) -> str:
-        """The name that was probably meant, or a list of valid names."""
+        """Returns the name that was probably meant, or a list of valid names."""
         groups_of_levels = [self._with_heads(level) for level in range(len(self._priors))]
         valid = [group for groups in groups_of_levels for group in groups]
-        # What looks like a path is compared with paths, everything else with groups.
+        # A name with " / " is compared with the names of paths, any other name with groups.
         if _BETWEEN in name or not self._priors:
             valid = [path.name for path in self.tree.paths]
         hint = nearest(name, valid)
         if hint.startswith("did"):
             return hint
 
-        # Too many names to list them all: some of each prior.
+        # There are too many names to list them all, so some names of each prior are listed.
         levels = []
         for prior, groups in zip(self._priors, groups_of_levels, strict=True):
             more = ", ..." if len(groups) > _SHOWN else ""
@@ -142,7 +168,7 @@ class HeadNames:
         return f"valid: {'; '.join(levels) or 'all'}"
 
     def _with_heads(self, level: int) -> list[str]:
-        """The groups of a level that heads go through."""
-        # A path that does not go through the level has -1, which is no group's number.
+        """Returns the names of the groups of a level that have a head."""
+        # `used` may also contain -1, for paths that do not go through the level.
         used = set(self._group_LK[level].tolist())
         return [group for number, group in enumerate(self._groups[level]) if number in used]

@@ -1,4 +1,4 @@
-"""How a request may steer the heads without retraining: only some, not some, some more, shares."""
+"""Levers of a request: they change which heads are used, and how much, without training again."""
 
 import logging
 import math
@@ -13,23 +13,24 @@ from torchrec_priors.serving.head_names import HeadNames
 
 log = logging.getLogger(__name__)
 
-MOST_SHARES = 5  # groups overlap in up to 2^5 ways, each of which is searched
+MOST_SHARES = 5  # n groups have up to 2^n overlaps, each of which needs a search
 
 
 @dataclass(frozen=True)
 class Levers:
-    """Names are those of `HeadNames`.
+    """The levers of a request. Heads are given by the names of `HeadNames`.
 
     Attributes:
-        only: heads that may answer, those of all the names together; None for all.
-        mute: heads that may not answer, even if they are in `only`.
-        boost: factors above 0 of the heads' probabilities: their logarithms are added to the heads'
-            scores, which is exactly that if scores are calibrated. Factors of several names of one
-            head multiply.
-        at_least: shares of the k items, in (0, 1], for items that these heads may retrieve.
+        only: the heads that may be used: those of any of the names. None allows all heads.
+        mute: the heads that may not be used, even if they are in `only`.
+        boost: a factor above 0 for the probabilities of the heads of each name. The logarithm of
+            the factor is added to the scores; this multiplies probabilities if scores are
+            calibrated. If several names mean a head, their factors are multiplied.
+        at_least: for each name, the share of the k items, in (0, 1], that the heads of this name
+            must be able to retrieve.
 
     Raises:
-        UserError: an invalid value.
+        UserError: a value is invalid.
     """
 
     only: tuple[str, ...] | None = None
@@ -45,11 +46,11 @@ class Levers:
         boost: Mapping[str, float] | None,
         at_least: Mapping[str, float] | None,
     ) -> "Levers":
-        """From a caller's arguments; None for those that are not used."""
+        """Makes levers from the arguments of a caller; None for a lever that is not used."""
         for option, names in (("only", only), ("mute", mute)):
             if isinstance(names, str):
                 raise UserError(f"{option}: '{names}' is one name: give a list of names")
-        # Copied, so a caller may change its lists afterwards.
+        # The arguments are copied, so that the caller may change them afterwards.
         return cls(
             None if only is None else tuple(only),
             tuple(mute or ()),
@@ -58,7 +59,7 @@ class Levers:
         )
 
     def __post_init__(self) -> None:
-        # An empty list would silence every head, which is never meant.
+        # An empty list would exclude every head, which is certainly a mistake.
         if self.only is not None and not self.only:
             raise UserError("only: names no head: name one, or leave it out")
         for name, factor in self.boost.items():
@@ -73,44 +74,45 @@ class Levers:
             raise UserError(f"at-least: {len(self.at_least)} groups: give {MOST_SHARES} at most")
 
     def bias(self, names: HeadNames) -> Tensor | None:
-        """[K], added to the scores of every head; None without levers.
+        """Returns the bias of each head, [K], which is added to its scores.
 
-        It is the log of the head's factor, and -inf if the head may not answer.
+        It is the logarithm of the head's factor, or -inf if the head may not be used. It is None if
+        `only`, `mute` and `boost` are not used.
 
         Raises:
-            UserError: a name of no head, or no head is left.
+            UserError: a name means no head, or no head is left.
         """
         if self.only is None and not self.mute and not self.boost:
             return None
 
         paths = len(names.tree.item_set_K)
-        may_answer_K = torch.full((paths,), self.only is None)
+        is_used_K = torch.full((paths,), self.only is None)
         for name in self.only or ():
-            may_answer_K |= names.find(name, "only").path_K
-        # After `only`: what is muted stays muted.
+            is_used_K |= names.find(name, "only").path_K
+        # `mute` is applied after `only`, so it has priority.
         for name in self.mute:
-            may_answer_K &= ~names.find(name, "mute").path_K
-        if not may_answer_K.any():
+            is_used_K &= ~names.find(name, "mute").path_K
+        if not is_used_K.any():
             raise UserError(
                 "only, mute: no head is left that may answer: name fewer in mute, or more in only"
             )
 
-        # Several factors of a head are added up before they are rounded to float32.
+        # The logarithms of several factors are added up in float64, and rounded to float32 once.
         bias_K = torch.zeros(paths, dtype=torch.float64)
         for name, factor in self.boost.items():
             path_K = names.find(name, "boost").path_K
-            if not (path_K & may_answer_K).any():
+            if not (path_K & is_used_K).any():
                 log.warning("boost: '%s' changes nothing, as none of its heads may answer", name)
             bias_K[path_K] += math.log(factor)
-        return bias_K.float().masked_fill(~may_answer_K, -torch.inf)
+        return bias_K.float().masked_fill(~is_used_K, -torch.inf)
 
     def shares(self, names: HeadNames) -> dict[str, Tensor]:
-        """bool [K] by name of `at_least`: the heads whose items are meant.
+        """Returns bool [K] for each name in `at_least`: whether the name means the head.
 
         Raises:
-            UserError: a name of no head, or of groups that restrict no items.
+            UserError: a name means no head, or has no group that restricts items.
         """
-        # A group that restricts no items, as a segment of time, has a share of 1 anyway.
+        # A group that restricts no items, such as a segment of time, always has a share of 1.
         matches = {name: names.find(name, "at-least") for name in self.at_least}
         for name, match in matches.items():
             if not match.restricts_items:
@@ -121,5 +123,5 @@ class Levers:
 
 
 def _is_number(value: object) -> bool:
-    # True and False are integers in Python.
+    """Whether a value is an integer or a float; bool, a subclass of int, is excluded."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,8 +1,9 @@
-"""A Parquet file whose rows any rank may add in any order; it appears sorted, when it is complete.
+"""Writes a sorted Parquet file from rows that all ranks add in any order.
 
-Rows are first written to buckets of consecutive numbers, one file a bucket and rank, in a folder
-next to the file that all ranks see. Then rank 0 sorts one bucket after another. A rank holds about
-`_ENTRIES` list entries at a time, and at most 1 / `_BUCKETS` of all.
+Each row has a number. The numbers are divided into buckets of consecutive numbers. First, each rank
+writes its rows into one file for each bucket, in a folder that all ranks can access. Then rank 0
+sorts one bucket after another into the final file. So no rank has many rows in memory: about
+`_ENTRIES` list entries while rows are added, and one bucket while they are sorted.
 """
 
 import shutil
@@ -19,26 +20,32 @@ from torchrec_priors.common.system_errors import explaining
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.ranks.process import Ranks
 
-_ENTRIES = 1 << 20
-_BUCKETS = 256  # the number of files that a rank has open at most
-_NUMBER = "number"
+_ENTRIES = 1 << 20  # list entries that are collected before they are written
+_BUCKETS = 256  # at most; a rank has a file open for each bucket
+_NUMBER = "number"  # the column with the numbers of the rows
 
 
 class OrderedFile:
-    """Use it in a `with` block: `add` on every rank, then `finish` on every rank."""
+    """A sorted Parquet file, which appears under its name only when it is complete.
+
+    It is used in a `with` block: every rank calls `add` any number of times, and `finish` once.
+    """
 
     def __init__(self, file: Path, rows: int, entries_a_row: int, ranks: Ranks) -> None:
         """
         Args:
-            rows: the number of rows, which are numbered from 0.
-            entries_a_row: length of a row's longest list.
+            file: the file.
+            rows: the number of rows of all ranks; rows are numbered from 0.
+            entries_a_row: the length of the longest list in a row.
+            ranks: all ranks.
         """
         self.file = file
         self.rows = rows
         self.ranks = ranks
         self.folder = file.with_name(f".{file.name}.partial")
         self._rows_at_a_time = max(1, _ENTRIES // entries_a_row)
-        # A bucket is what rank 0 sorts at a time: at least a full write, and not too many files.
+        # The rows in a bucket: at least those of one write, and more if there would otherwise be
+        # more than `_BUCKETS` buckets.
         self._bucket = max(self._rows_at_a_time, -(-rows // _BUCKETS))
         self._waiting: list[pa.Table] = []
         self._spills: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
@@ -49,24 +56,24 @@ class OrderedFile:
                 check_replaceable(self.file)
                 remove_leftover(self.folder)
                 self.folder.mkdir()
-        # The other ranks write into the folder.
+        # The other ranks wait until the folder exists.
         dist.barrier(self.ranks.side)
         return self
 
     def add(self, table: pa.Table, numbers: np.ndarray) -> None:
-        """Adds rows of this rank, with their numbers."""
-        # Small tables are collected: a spill has some overhead.
+        """Adds rows, which have the given numbers."""
+        # Small tables are collected, as each write takes some time.
         self._waiting.append(table.append_column(_NUMBER, pa.array(numbers, pa.int64())))
         if sum(map(len, self._waiting)) >= self._rows_at_a_time:
             with self._explaining():
                 self._spill()
 
     def finish(self) -> None:
-        """Moves the complete file to its place."""
+        """Sorts the rows of all ranks into the file, which then appears under its name."""
         with self._explaining():
             self._spill()
             self._close()
-        # Rank 0 reads what all ranks wrote; nobody goes on before the file is there.
+        # Rank 0 waits until all ranks have written their rows. Then all ranks wait for the file.
         dist.barrier(self.ranks.side)
         if self.ranks.leads:
             with self._explaining():
@@ -80,24 +87,24 @@ class OrderedFile:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            # The error that ended the block is already on its way: a second one would hide it.
+            # A second error would hide the error that ended the block.
             with suppress(OSError):
                 self._close()
         if self.ranks.leads:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _spill(self) -> None:
-        """Writes the waiting rows to their buckets."""
+        """Writes the collected rows into the files of their buckets."""
         if not self._waiting:
             return
 
         table = pa.concat_tables(self._waiting).sort_by(_NUMBER)
         self._waiting = []
         bucket = table[_NUMBER].to_numpy() // self._bucket
-        # The rows are sorted, so those of a bucket are a slice.
+        # The rows are sorted, so the rows of a bucket are a slice.
         for number in np.unique(bucket).tolist():
             first, last = np.searchsorted(bucket, [number, number + 1]).tolist()
-            # A bucket's file stays open until the end: no rank opens it twice.
+            # The file of a bucket stays open, as opening it again would overwrite it.
             if number not in self._spills:
                 options = pa.ipc.IpcWriteOptions(compression="zstd")
                 self._spills[number] = pa.ipc.new_stream(
@@ -106,7 +113,7 @@ class OrderedFile:
             self._spills[number].write_table(table.slice(first, last - first))
 
     def _merge(self) -> None:
-        """Sorts one bucket of all ranks after another into the file."""
+        """Sorts the rows of all ranks into the file, one bucket after another."""
         whole = self.folder / "whole.parquet"
         written = 0
         writer: ParquetWriter | None = None
@@ -118,7 +125,7 @@ class OrderedFile:
                     for spill in spills
                     if spill.exists()
                 ]
-                # Every bucket has rows, as all numbers below `self.rows` are added.
+                # No bucket is empty, as each number below `self.rows` must have been added.
                 rows = pa.concat_tables(tables).sort_by(_NUMBER)
 
                 numbers = rows[_NUMBER].to_numpy()
@@ -135,17 +142,20 @@ class OrderedFile:
                 writer.close()
 
         assert written == self.rows, f"{written} rows of {self.rows}"
-        # Checked again, as something may have appeared there meanwhile.
+        # This is checked again, as the path may have been used in the meantime.
         check_replaceable(self.file)
         whole.replace(self.file)
 
     def _path(self, bucket: int, rank: int) -> Path:
+        """Returns the file of a rank's rows in a bucket."""
         return self.folder / f"{bucket:03d}-{rank:05d}.arrow"
 
     def _close(self) -> None:
+        """Closes the files of all buckets."""
         while self._spills:
             _, spill = self._spills.popitem()
             spill.close()
 
     def _explaining(self) -> AbstractContextManager[None]:
+        """Turns an error of the file system into a message that names the output file."""
         return explaining(f"--out: cannot write '{self.file}'")

@@ -1,10 +1,10 @@
-"""Queries of users one by one, so an answer does not depend on who is answered at the same time.
+"""Computes queries so that a user's answer does not depend on the other users in the request.
 
-The last bits of a matrix product depend on its shape, those of an element-wise function on where
-threads divide an array and where its vectors end. Two items whose scores are that close would
-change places. On a CPU, where batches hardly help, each history is therefore encoded separately, on
-one thread. On a GPU histories are encoded together, and answers in different batches agree up to
-the last digits of their scores.
+The last bits of a matrix product depend on its shape. Those of an element-wise function depend on
+how an array is divided among threads and vector instructions. If two items have almost equal
+scores, such a difference can swap them. So on a CPU, where batches hardly save time, each history
+is encoded separately, on one thread. On a GPU histories are encoded together, so the last digits of
+scores may depend on the batch.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from torchrec_priors.retrieval.find import Finder
 
 @torch.no_grad()
 def ask_each(finder: Finder, users: Histories) -> PathQueries:
-    """The paths' queries for this rank's users. Every rank must call it."""
+    """Computes the queries of all paths for this rank's users. Every rank must call it."""
     if finder.device.type != "cpu":
         return finder.ask(users)
 
@@ -36,12 +36,12 @@ def ask_each(finder: Finder, users: Histories) -> PathQueries:
         torch.cat([answer.query_BKd for answer in answers]),
         torch.cat([answer.log_group_BK for answer in answers]),
     )
-    # Without users, `histories` gives one made-up user.
+    # If there are no users, `histories` returns one history all the same; its query is removed.
     return whole.first(len(users))
 
 
 def _single(histories: Jagged, part: slice) -> Jagged:
-    """One of the histories."""
+    """Returns one of the histories; `part` is the slice of its items."""
     return Jagged(
         histories.vector_Nd[part],
         torch.tensor([0, part.stop - part.start]),
@@ -52,6 +52,7 @@ def _single(histories: Jagged, part: slice) -> Jagged:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    """Makes PyTorch use one thread within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""One request: which items may be found and how heads count, for any number of histories.
+"""A request: the items that may be recommended, and how heads are used, for any histories.
 
 Shapes: B users, K paths, J groups with a least share.
 """
@@ -22,14 +22,14 @@ from torchrec_priors.serving.shares import Shares
 
 @dataclass(frozen=True)
 class Request:
-    """A request, ready to be answered by this rank.
+    """A request that is ready to be answered on this rank.
 
     Attributes:
-        k: results a user.
-        index: what may be found on this rank.
-        bias_K: added to every head's scores, -inf for heads that may not answer; None if nothing is
-            added.
-        shares: of groups in the list, or None.
+        k: the number of items for each history.
+        index: the items on this rank that may be recommended.
+        bias_K: added to the scores of each head; -inf if the head may not be used. None if nothing
+            is added.
+        shares: the shares that groups must have in each list, or None.
     """
 
     k: int
@@ -41,10 +41,18 @@ class Request:
     def of(
         cls, finder: Finder, ranks: Ranks, k: int, index: GroupIndex, levers: Levers
     ) -> "Request":
-        """Prepares a request. Every rank must call it alike.
+        """Prepares a request. Every rank must call it with the same request.
+
+        Args:
+            finder: the finder of the model.
+            ranks: all ranks.
+            k: the number of items for each history.
+            index: the items on this rank that may be recommended.
+            levers: how heads are used.
 
         Raises:
-            UserError: levers that name no heads, leave none, leave no item, or want too much.
+            UserError: a lever names no head; the levers leave no head or no item; or the shares
+                need more than k items.
         """
         if levers.at_least and finder.diversifier is not None:
             raise UserError(
@@ -55,7 +63,8 @@ class Request:
         names = HeadNames(finder.model.tree)
         bias_K = levers.bias(names)
         path_K = levers.shares(names)
-        # Heads and allowed items may exclude one another; no rank can know that of all items.
+        # The remaining heads may be unable to retrieve any of the allowed items. Each rank counts
+        # only its own items, so the counts are added up.
         if bias_K is not None:
             reached = index.reach(~torch.isneginf(bias_K)).sum()
             if not int(ranks.total(reached)):
@@ -69,16 +78,20 @@ class Request:
         return cls(k, index, bias_K, shares)
 
     def queries(self, finder: Finder, users: Histories) -> Queries:
-        """The queries to search with, for this rank's users. Every rank must call it."""
+        """Returns the queries to search with for this rank's users. Every rank must call it."""
         queries = finder.queries(users, ask_each(finder, users))
-        # A head that may not answer gets -inf, as paths that are closed to the user have.
+        # A bias of -inf closes a path.
         if self.bias_K is None:
             return queries
         return Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)
 
     def find(self, finder: Finder, users: Histories, queries: Queries) -> tuple[Found, Tensor]:
-        """Top-k of this rank's users; and bool [B, J]: whether a user has fewer items of a group
-        than its share. Every rank must call it."""
+        """Finds the items of this rank's users. Every rank must call it.
+
+        Returns:
+            The k best items of each user; and bool [B, J], whether a list has fewer items of a
+            group than the group's share.
+        """
         if self.shares is None:
             found = finder.find(users, queries, self.k, self.index)
             return found, torch.zeros(len(users), 0, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""A trained run, loaded to answer: what the `recommend` app and Python programs call.
+"""Loads a trained run and recommends items: for Python programs, and for the app `recommend`.
 
 from torchrec_priors import load_run
 
@@ -37,13 +37,13 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-        item_id: original id.
-        title: for display; empty if the item has none.
-        score: what the items are ordered by.
-        head: name of the prior path that gave the score, "short-term / Comedy". Unless
-            `evaluation.fusion` is `max`, it is the path that contributed most.
-        head_scores: by name, the score of every path that may retrieve the item for this user, as
-            it was used: with boosts, and without heads that may not answer.
+        item_id: the original id of the item.
+        title: the title of the item; empty if it has no title.
+        score: the score by which items are ordered.
+        head: the name of the prior path that gave the score, such as "short-term / Comedy". If
+            `evaluation.fusion` is not `max`, it is the path that contributed most to the score.
+        head_scores: the scores of the paths that may retrieve the item for this user, by name.
+            Boosts are included. Heads that may not be used in this request are not.
     """
 
     item_id: ItemId
@@ -56,27 +56,30 @@ class Recommendation:
 def load_run(
     path: Path | str, data: Place | str | None = None, *, trust: bool = False
 ) -> "LoadedRun":
-    """Loads the best checkpoint of a trained run; close it, or use it in a `with` block.
+    """Loads the best checkpoint of a trained run. Close the run, or use it in a `with` block.
 
-    Needs no launcher. Under one, every rank must load and call alike, and each holds its share of
-    the table.
+    No launcher is needed. With a launcher, each rank has a part of the embedding table, and every
+    rank must make the same calls.
 
     Args:
-        path: folder of the run.
-        data: prepared data set or its URI, if it has moved since training.
-        trust: run the custom code that the run was trained with, even if this user has not
-            trained with it here.
+        path: the folder of the run.
+        data: the folder or URI of the prepared data set, if it has moved since training.
+        trust: whether to execute the custom code that the run was trained with, even if this user
+            has not trained with this code on this machine.
 
     Raises:
-        UserError: no run there, no checkpoint yet, other data than it was trained on, or custom
-            code that is not trusted.
+        UserError: the folder has no run, the run has no checkpoint yet, it was trained on other
+            data, or its custom code is not trusted.
     """
     opened = open_run(Path(path), data, trust=trust)
     return LoadedRun(opened, Catalogue.of(opened.data))
 
 
 class LoadedRun:
-    """A model in memory, ready to answer any number of times, from any thread (one at a time)."""
+    """A trained model in memory, which recommends items.
+
+    Any thread may call it; calls of several threads are answered one after another.
+    """
 
     def __init__(self, opened: OpenRun, catalogue: Catalogue) -> None:
         self.folder = opened.folder
@@ -84,7 +87,7 @@ class LoadedRun:
         self.data = opened.data
         self.catalogue = catalogue
         self._lock = Lock()
-        # Also for Python programs, which do not start through an app.
+        # Apps do this when they start; other Python programs do not.
         silence_library_warnings()
 
         with ExitStack() as opening:
@@ -105,7 +108,7 @@ class LoadedRun:
                 self.ranks.device,
             )
 
-            # Only a run that is loaded whole stays open after this block.
+            # If an error occurs above, the block closes everything. Otherwise the run stays open.
             self.ranks.where.doing = "recommendations"
             self._open: ExitStack | None = opening.pop_all()
 
@@ -122,30 +125,31 @@ class LoadedRun:
         boost: Mapping[str, float] | None = None,
         at_least: Mapping[str, float] | None = None,
     ) -> list[Recommendation]:
-        """Top-k for a history, or for the whole history of a user of the data set.
+        """Recommends items for a history, or for the whole history of a user of the data set.
 
         Args:
-            history: original item ids, oldest first. An encoder that uses times or events does
-                without them.
-            user: original id of a user, instead of a history.
-            k: how many items. Fewer are returned only if fewer may be recommended.
+            history: original item ids, oldest first. Times and events of the items are unknown.
+            user: the original id of a user, instead of a history.
+            k: the number of items. Fewer are returned only if fewer may be recommended.
             allow: original ids of the only items that may be recommended.
             deny: original ids of items that must not be recommended.
-            only: heads that may answer, by their names ("long-term / Comedy") or groups
+            only: the only heads that may be used, by name ("long-term / Comedy") or group
                 ("Comedy").
-            mute: heads that may not answer.
-            boost: factors above 0 of heads' probabilities: log(x) is added to their scores.
-            at_least: shares of the k items that must be of groups, `{"Comedy": 0.3}`. If a group
-                has fewer items, it gets all of them, and that is logged.
+            mute: the heads that may not be used.
+            boost: for some heads, a factor x above 0 for their probabilities; log(x) is added to
+                their scores.
+            at_least: for some groups, the share of the k items that must be in the group, as in
+                `{"Comedy": 0.3}`. If the group has fewer items, all of them are recommended, and
+                that is logged.
 
         Raises:
-            UserError: an unknown user, item of the history or head, no item or head left, k out
-                of range.
+            UserError: the user, an item of the history or a head is unknown; no item or head is
+                left; or k is out of range.
         """
         if (user is None) == (history is None):
             raise UserError("give either a user or a history")
 
-        # A user's history has times and events; one of item ids has only the items.
+        # The history of a user has the times and events that the encoder may read.
         if history is None:
             known = self.find_user(str(user))
         else:
@@ -165,17 +169,21 @@ class LoadedRun:
         boost: Mapping[str, float] | None = None,
         at_least: Mapping[str, float] | None = None,
     ) -> list[list[Recommendation]]:
-        """Top-k for each of several histories, in their order; arguments as for `recommend`."""
+        """Recommends items for each of several histories; the arguments are those of `recommend`.
+
+        Returns:
+            The recommendations for each history, in the order of the histories.
+        """
         known = [History(self.catalogue.history(history)) for history in histories]
         allowed = self.catalogue.allowed(allow, deny)
         levers = Levers.of(only, mute, boost, at_least)
         return self.answer(known, k, allowed, levers)
 
     def find_user(self, user: str) -> History:
-        """The whole history of a user of the data set, with the columns that the encoder reads.
+        """Reads the whole history of a user, with the columns that the encoder needs.
 
         Raises:
-            UserError: no such user exists.
+            UserError: the data set has no such user.
         """
         return self.data.find_user(user, self.columns)
 
@@ -186,19 +194,29 @@ class LoadedRun:
         allowed: np.ndarray | None = None,
         levers: Levers = Levers(),
     ) -> list[list[Recommendation]]:
-        """Top-k for histories; `allowed` as `Catalogue.allowed` gives it."""
+        """Recommends items for histories.
+
+        Args:
+            histories: the histories, all with the same columns.
+            k: the number of items for each history.
+            allowed: bool for each row id, whether the item may be recommended; None to allow all.
+            levers: how heads are used.
+
+        Raises:
+            UserError: k is out of range, no item of a history has a row, or the levers cannot be
+                applied.
+        """
         check_k(k, self.data)
         batch = self.config.evaluation.batch
         answers: list[list[Answer]] = []
         short_J = torch.zeros(len(levers.at_least), dtype=torch.int64)
 
-        # One answer at a time: threads would mix up their collectives.
+        # Threads take turns, as their collectives must not be mixed.
         with self._lock:
             if self._open is None:
                 raise RuntimeError("this run is closed: load it again")
             self._check_seen_items(histories)
 
-            # The request is prepared once for all batches.
             request = self.request(k, allowed, levers)
             for start in range(0, len(histories), batch):
                 batch_answers, short_BJ = answer(
@@ -207,7 +225,7 @@ class LoadedRun:
                 answers += batch_answers
                 short_J += short_BJ.sum(0)
 
-        # Not an error: the list is as good as it can be.
+        # This is not an error, as the list is as good as possible.
         for name, count in zip(levers.at_least, short_J.tolist(), strict=True):
             if count:
                 lists = f"{count:,} of {len(histories):,} lists"
@@ -221,21 +239,26 @@ class LoadedRun:
         return [[self._with_names(item) for item in best] for best in answers]
 
     def request(self, k: int, allowed: np.ndarray | None, levers: Levers) -> Request:
-        """The request as this rank answers it. Every rank must call it alike."""
+        """Prepares a request for this rank. Every rank must call it with the same arguments."""
         index = self.finder.index
-        # `allowed` is by row of the catalogue, the index wants it by candidate.
+        # `allowed` has an entry for each item of the catalogue; the index needs one for each of
+        # this rank's candidates.
         if allowed is not None:
             index = index.restricted(torch.from_numpy(allowed)[index.item_C.cpu()])
         return Request.of(self.finder, self.ranks, k, index, levers)
 
     def unseen(self, items: np.ndarray) -> int:
-        """The number of interactions, given by row id, with items that have no row of their own."""
+        """Counts the interactions with unseen items, which have no row of their own.
+
+        Args:
+            items: the row id of each interaction's item.
+        """
         own_row_I = self.model.item_rows.own_row_I
         return 0 if own_row_I is None else int((~own_row_I[items]).sum())
 
     @property
     def never_found(self) -> int:
-        """Items that are never recommended, as the model cannot distinguish them."""
+        """The number of items that are never recommended, as the model cannot distinguish them."""
         recommendable_I = self.model.item_rows.recommendable_I
         return 0 if recommendable_I is None else int((~recommendable_I).sum())
 
@@ -255,7 +278,7 @@ class LoadedRun:
         self._leave(kind, error, trace)
 
     def _check_seen_items(self, histories: list[History]) -> None:
-        """Raises UserError if no item of a history has a row, i.e. nothing is known of the user."""
+        """Raises UserError if no item of a history has a row: then nothing is known of the user."""
         has_row_I = self.model.item_rows.has_row_I
         if has_row_I is None:
             return
@@ -266,6 +289,7 @@ class LoadedRun:
             )
 
     def _with_names(self, item: Answer) -> Recommendation:
+        """Returns an answer with the original id of the item and the names of the heads."""
         return Recommendation(
             item_id=self.catalogue.item_id(item.row),
             title=self.catalogue.title(item.row),
@@ -280,6 +304,7 @@ class LoadedRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Closes the run; the arguments are the error that ended the `with` block, if any."""
         with self._lock:
             if self._open is None:
                 return
@@ -288,8 +313,8 @@ class LoadedRun:
             self._open = None
             del self.model, self.finder
 
-            # Leaving the process group turns an error of a collective into one that names the
-            # ranks that are lost.
+            # On leaving the process group, an error of a collective is replaced by one that names
+            # the lost ranks.
             opened.__exit__(kind, error, trace)
 
 

@@ -1,7 +1,7 @@
-"""Top-k in which given groups have at least their shares.
+"""Finds lists of k items in which given groups have at least their shares.
 
-Items that are in the same of these groups are searched together, cell by cell, so every item is
-scored once; then the list is chosen from each cell's best (`choice.py`).
+Items that are in the same of these groups form a cell. The cells are searched one after another, so
+every item is scored once. Then each list is chosen from the best items of all cells (`choice.py`).
 
 Shapes: B users, C candidates of the index, J groups, K paths, k items.
 """
@@ -19,13 +19,14 @@ from torchrec_priors.serving.choice import Candidate, choose, fewest
 
 
 class Shares:
-    """Groups and how many of k items must be theirs.
+    """The groups, and the number of items that each list must have of each group.
 
-    Every rank must create one and call it alike.
+    Every rank must create one, and make the same calls.
 
     Attributes:
-        names: of the groups.
-        need: items of each.
+        names: the names of the groups.
+        k: the number of items in a list.
+        need: the number of items of each group.
     """
 
     def __init__(
@@ -38,21 +39,22 @@ class Shares:
     ) -> None:
         """
         Args:
-            share: of each group, by name.
-            path_K: bool, the heads whose items are the group's.
-            index: what may be recommended.
-            total: a tensor -> its sum over ranks.
+            share: the share of each group, by name.
+            path_K: for each name, the heads (bool) that may retrieve the items of the group.
+            k: the number of items in a list.
+            index: the items on this rank that may be recommended.
+            total: sums a tensor over ranks.
 
         Raises:
-            UserError: the shares are more than k items.
+            UserError: the shares need more than k items.
         """
         self.names = list(share)
         self.k = k
-        # Rounded first, as 0.7 x 10 is 7.000000000000001, of which the ceiling would be 8.
+        # Before the ceiling, rounding removes errors: 0.7 x 10 is 7.000000000000001 in Python.
         self.need = [math.ceil(round(part * k, 9)) for part in share.values()]
 
-        # A cell is the set of groups that an item is in, as the bits of a number. Every rank
-        # searches the cells that any rank has items of.
+        # The mask of an item has bit g if the item is in group g. Items with equal masks form a
+        # cell. Every rank searches each cell of which any rank has items.
         mask_C = torch.zeros(len(index), dtype=torch.int64, device=index.item_C.device)
         for group, name in enumerate(self.names):
             mask_C |= index.reach(path_K[name]).long() << group
@@ -61,7 +63,8 @@ class Shares:
             mask: index.restricted(mask_C == mask) for mask, count in enumerate(counts) if count
         }
 
-        # A group without items must not make the shares impossible here: it counts as one with k.
+        # Here it is checked only whether the shares fit into k items. Whether a group has enough
+        # items is checked for each list, so each group counts as if it had k items of its own.
         counts_by_cell = {1 << group: k for group in range(len(self.names))}
         counts_by_cell |= dict.fromkeys(self._cells, k)
         items = fewest(tuple(self.need), counts_by_cell)
@@ -75,24 +78,28 @@ class Shares:
             )
 
     def find(self, search: Callable[[GroupIndex], Found]) -> tuple[Found, Tensor]:
-        """The best items; and bool [B, J]: whether a user has fewer items of a group than needed.
+        """Finds the lists of some users.
 
         Args:
-            search: top-k of the items of an index.
-        """
-        # Every rank searches the same cells in the same order, as each search is a collective.
-        by_cell = {mask: search(index) for mask, index in self._cells.items()}
-        candidates = {mask: _candidates(found) for mask, found in by_cell.items()}
+            search: finds the k best items of an index for each user.
 
-        # At least one cell exists: some item is always left to be recommended.
-        like = next(iter(by_cell.values()))
-        device = like.row_Bk.device
-        row_Bk = torch.full_like(like.row_Bk, -1)
-        score_Bk = torch.full_like(like.score_Bk, -torch.inf)
-        path_Bk = torch.zeros_like(like.path_Bk)
+        Returns:
+            The lists; and bool [B, J], whether a list has fewer items of a group than it needs.
+        """
+        # A search is a collective, so every rank searches the same cells in the same order.
+        found_in_cell = {mask: search(index) for mask, index in self._cells.items()}
+        candidates = {mask: _candidates(found) for mask, found in found_in_cell.items()}
+
+        # There is at least one cell, as a request without any items is rejected before.
+        example = next(iter(found_in_cell.values()))
+        device = example.row_Bk.device
+        row_Bk = torch.full_like(example.row_Bk, -1)
+        score_Bk = torch.full_like(example.score_Bk, -torch.inf)
+        path_Bk = torch.zeros_like(example.path_Bk)
         short_BJ = torch.zeros(len(row_Bk), len(self.names), dtype=torch.bool)
+
         for user in range(len(row_Bk)):
-            cells = {mask: users[user] for mask, users in candidates.items()}
+            cells = {mask: candidates_B[user] for mask, candidates_B in candidates.items()}
             best, met = choose(cells, self.need, self.k)
 
             row_Bk[user, : len(best)] = torch.tensor([item.row for item in best], device=device)
@@ -103,7 +110,7 @@ class Shares:
 
 
 def _candidates(found: Found) -> list[list[Candidate]]:
-    """What was found for each user, best first."""
+    """Returns the items that were found for each user, best first."""
     columns = (found.score_Bk.tolist(), found.row_Bk.tolist(), found.path_Bk.tolist())
     return [
         [Candidate(score, row, path) for score, row, path in zip(*parts, strict=True) if row >= 0]
