@@ -1,14 +1,16 @@
-"""The folder for files of stores on this machine, shared by all its processes.
+"""A local cache of files of stores, which all processes of this machine share.
 
-    files/<key>     whole files; a key identifies the content, so an entry is never stale
-    leases/         one file a process, locked as long as it lives: the keys that it uses
-    locks/<key>     held by the process that fetches the entry
-    sums/<key>      checksums of raw files when they were fetched
-    raw/, out/      folders of links to raw files, and data sets on their way to a store
+    files/<key>     complete files (the entries); a key identifies the content of a file, so an
+                    entry never becomes outdated
+    leases/         for each living process, a locked file with the keys of the entries that it uses
+    locks/<key>     a file that is locked by the process that fetches the entry
+    sums/<key>      the checksum of a raw file when it was fetched
+    raw/            folders of links to raw files
+    out/            data sets that are being written to a store
 
-TORCHREC_PRIORS_CACHE names the folder, TORCHREC_PRIORS_CACHE_SIZE limits `files`: the least
-recently used files are removed first. What a living process uses is never removed, even beyond the
-limit.
+The environment variable TORCHREC_PRIORS_CACHE names the folder. TORCHREC_PRIORS_CACHE_SIZE limits
+the size of `files`: the least recently used files are removed first. Files that a living process
+uses are never removed, even if they exceed the limit.
 """
 
 import logging
@@ -35,21 +37,21 @@ log = logging.getLogger(__name__)
 
 FOLDER = "TORCHREC_PRIORS_CACHE"
 SIZE = "TORCHREC_PRIORS_CACHE_SIZE"
-# Files that are fetched at the same time.
-_AT_ONCE = 8
-_PARTIAL = ".partial"
+_AT_ONCE = 8  # files that are fetched at the same time
+_PARTIAL = ".partial"  # the ending of a file that is being fetched
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that is to be in the cache.
+    """A file that a process needs.
 
     Attributes:
-        key: letters and digits, and an ending; the same key means the same bytes.
-        bytes: size of the file.
-        fetch: writes it to a path of the cache, complete and checked, or raises.
-        is_as_fetched: whether an existing entry is undamaged. A process calls it once for an entry;
-            a damaged one is fetched again. None if the reader checks it.
+        key: the key of its entry: letters and digits, and an ending. Files with the same key have
+            the same content.
+        bytes: the size of the file.
+        fetch: writes the file to a path, complete and checked, or raises an error.
+        is_as_fetched: whether an existing entry is undamaged. A process calls it once for each
+            entry; a damaged entry is fetched again. None if the reader of the file checks it.
     """
 
     key: str
@@ -59,13 +61,14 @@ class Wanted:
 
 
 class Cache:
-    """One process's view of the folder.
+    """The cache, as used by one process.
 
     Args:
-        most: the most bytes of files that are kept; None for no limit.
+        folder: the folder of the cache.
+        most: the limit for the size of all files, in bytes; None for no limit.
 
     Raises:
-        UserError: from every call, a folder that cannot be written.
+        UserError: the folder cannot be written. Every method may raise it.
     """
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
@@ -75,7 +78,7 @@ class Cache:
         self._leases = self.folder / "leases"
         self._locks = self.folder / "locks"
 
-        # This process's lease: its file descriptor, -1 before there is one, and the keys in it.
+        # The lease of this process: its file descriptor (-1 before it exists), and its keys.
         self._mutex = Lock()
         self._lease = -1
         self._held = set[str]()
@@ -84,13 +87,13 @@ class Cache:
         self._good = set[str]()
 
     def fetch(self, wanted: Sequence[Wanted]) -> list[Path]:
-        """The paths of files, which are fetched if they are not in the cache.
+        """Returns the paths of files in the cache; files that are not there are fetched.
 
-        Each is fetched by one process of the machine, once. They stay as long as this process
-        lives.
+        If several processes need a file, only one of them fetches it. The files are not removed
+        before this process ends.
         """
         with self.writable():
-            # Leased first: from here on no process removes them.
+            # The lease is first, so that no process removes the files meanwhile.
             self._lend(file.key for file in wanted)
             self._drop_damaged([file for file in wanted if self._is_whole(file)])
 
@@ -99,14 +102,15 @@ class Cache:
                 self._make_room(sum(file.bytes for file in missing))
                 self._fetch_all(missing)
 
-            # The time of access orders entries when room is needed; file systems may not record it.
+            # The access time decides which entries are removed first. It is set here because the
+            # file system may not record it.
             paths = [self._path(file) for file in wanted]
             for path in paths:
                 os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             return paths
 
     def has(self, key: str) -> bool:
-        """Whether the entry exists now; it may be removed before it is used."""
+        """Whether an entry exists at present; another process may remove it at any time."""
         return (self._files / key).exists()
 
     def adopt(self, file: Path, key: str) -> None:
@@ -120,10 +124,14 @@ class Cache:
                     file.replace(entry)
 
     def drop(self, key: str, is_bad: Callable[[Path], bool]) -> bool:
-        """Removes an entry if it is damaged, even while others read it.
+        """Removes an entry if it is damaged, even if other processes are reading it.
+
+        Args:
+            key: the key of the entry.
+            is_bad: whether the file is damaged.
 
         Returns:
-            Whether the entry does not exist now.
+            True if the entry does not exist any more.
         """
         entry = self._files / key
         with self.writable(), locked(self._locks / key):
@@ -135,7 +143,7 @@ class Cache:
             return True
 
     def subfolder(self, *parts: str) -> Path:
-        """A folder in the cache for files other than entries; it is created."""
+        """Creates a folder in the cache for files that are no entries, and returns its path."""
         folder = self.folder.joinpath(*parts)
         with self.writable():
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +151,7 @@ class Cache:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Lets one process at a time do what has this name."""
+        """Lets only one process at a time execute a block with this name."""
         with self.writable():
             self._locks.mkdir(parents=True, exist_ok=True)
         with locked(self._locks / name):
@@ -151,7 +159,7 @@ class Cache:
 
     @contextmanager
     def writable(self) -> Iterator[None]:
-        """Raises an error of one line if the block cannot write to the cache."""
+        """Turns an error of the file system within the block into a message about the cache."""
         try:
             yield
         except OSError as error:
@@ -159,11 +167,11 @@ class Cache:
             raise type(unwritable)(f"{unwritable}, or give {FOLDER} another folder") from error
 
     def _path(self, wanted: Wanted) -> Path:
-        """The path of an entry."""
+        """Returns the path of an entry."""
         return self._files / wanted.key
 
     def _drop_damaged(self, files: Sequence[Wanted]) -> None:
-        """Removes entries that are not as they were fetched."""
+        """Removes damaged entries, among entries that exist."""
         unchecked = [
             file for file in files if file.is_as_fetched is not None and file.key not in self._good
         ]
@@ -177,13 +185,13 @@ class Cache:
                 log.warning("'%s' in the cache is damaged: it is fetched again", file.key)
 
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
-            # `list` waits for all of them, and raises their errors.
+            # `list` waits for all checks, and raises their errors.
             list(pool.map(check, unchecked))
         self._good.update(file.key for file in unchecked)
 
     def _is_whole(self, wanted: Wanted) -> bool:
-        """Whether the entry exists in its full length."""
-        # A power failure may have left a shorter one.
+        """Whether the entry exists and has the right size."""
+        # A power failure may have left a shorter file.
         status = _status(self._path(wanted))
         return status is not None and status.st_size == wanted.bytes
 
@@ -195,12 +203,12 @@ class Cache:
                 for future in futures:
                     future.result()
             except BaseException:
-                # Files that were not begun need not be fetched after an error.
+                # After an error, files that are still waiting are not fetched.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def _fetch(self, wanted: Wanted) -> None:
-        """Fetches an entry, unless another process has fetched it meanwhile."""
+        """Fetches an entry, unless another process has done so in the meantime."""
         with locked(self._locks / wanted.key):
             if self._is_whole(wanted):
                 return
@@ -208,26 +216,26 @@ class Cache:
                 wanted.fetch(partial)
 
     def _lend(self, keys: Iterator[str] | Sequence[str]) -> None:
-        """Leases entries, existing or not: from here on no process removes them."""
+        """Leases entries, which need not exist yet. No process removes leased entries."""
         with self._mutex:
             new = [key for key in keys if key not in self._held]
             if self._lease < 0:
                 self._open_lease()
-            # Not while another process decides what it removes.
+            # The lock prevents another process from removing these entries at the same time.
             with self._locked():
                 os.write(self._lease, "".join(f"{key}\n" for key in new).encode())
             self._held.update(new)
 
     def _open_lease(self) -> None:
-        """Creates this process's lease, and removes what killed processes left."""
+        """Creates the lease of this process, and removes partial files of killed processes."""
         for folder in (self._files, self._leases, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
 
         with self._locked():
-            lent = self._lent()
+            leased = self._leased()
             for partial in self._files.glob(f".*{_PARTIAL}"):
-                # No living process fetches it: a kill left it.
-                if _key_of(partial) not in lent:
+                # A partial file that no living process has leased is not being fetched any more.
+                if _key_of(partial) not in leased:
                     partial.unlink(missing_ok=True)
 
             self._lease, _ = tempfile.mkstemp(dir=self._leases, prefix=f"{os.getpid()}-")
@@ -235,7 +243,7 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Locks the cache, so that no process leases an entry while another removes entries."""
+        """Locks the cache, so that no process leases entries while another removes entries."""
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             lock_descriptor(handle)
@@ -243,12 +251,12 @@ class Cache:
         finally:
             os.close(handle)
 
-    def _lent(self) -> set[str]:
-        """The keys that living processes use. Leases of processes that have ended are removed."""
+    def _leased(self) -> set[str]:
+        """Returns the keys in the leases of living processes, and removes all other leases."""
         keys = set()
         for lease in self._leases.iterdir():
             with lease.open("rb+") as opened:
-                # A process holds the lock on its lease as long as it lives.
+                # If the lease can be locked, its process has ended.
                 if lock_descriptor(opened.fileno(), blocking=False):
                     lease.unlink()
                 else:
@@ -256,12 +264,12 @@ class Cache:
         return keys
 
     def _make_room(self, coming: int) -> None:
-        """Removes the least recently used entries, so that `coming` more bytes fit."""
+        """Removes the least recently used entries until `coming` more bytes fit into the limit."""
         if self.most is None:
             return
 
         with self._locked():
-            lent = self._lent()
+            leased = self._leased()
             entries = []
             for file in self._files.iterdir():
                 status = _status(file)
@@ -272,7 +280,7 @@ class Cache:
             for file, status in sorted(entries, key=lambda entry: entry[1].st_atime_ns):
                 if total <= self.most:
                     return
-                if _key_of(file) not in lent:
+                if _key_of(file) not in leased:
                     file.unlink(missing_ok=True)
                     total -= status.st_size
 
@@ -288,10 +296,10 @@ class Cache:
 
 @cache
 def default_cache() -> Cache:
-    """The user's cache.
+    """Returns the cache in the user's folder, or in the folder that the environment names.
 
     Raises:
-        UserError: the size is not an amount.
+        UserError: the size in the environment is not a number of bytes.
     """
     folder = Path(os.environ.get(FOLDER) or cache_folder())
     size = os.environ.get(SIZE)
@@ -301,9 +309,13 @@ def default_cache() -> Cache:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Lets one thread of all processes of the machine in; the lock's file is removed afterwards."""
-    # The lock counts only if the file at the path is still the locked one: the process that held it
-    # before has removed its file, and another may have created a new one.
+    """Lets only one thread of all processes on this machine execute the block at a time.
+
+    Args:
+        file: the file that is locked. It is created, and removed afterwards.
+    """
+    # The previous holder of the lock has removed its file, and another process may have created a
+    # new file. So the lock is valid only if the locked file is still the file at this path.
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -317,18 +329,19 @@ def locked(file: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is locked, so that the next process sees that it has the wrong file.
+        # The file is removed while it is locked. A process that waits for its lock then notices
+        # that the file at this path is another one.
         file.unlink()
         os.close(handle)
 
 
 def _key_of(file: Path) -> str:
-    """The key of an entry, or of a partial file of one."""
+    """Returns the key of an entry or of a partial file."""
     return file.name.removeprefix(".").removesuffix(_PARTIAL)
 
 
 def _status(file: Path) -> os.stat_result | None:
-    """The status of a file; None if it does not exist."""
+    """Returns the status of a file; None if it does not exist."""
     try:
         return file.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Makes a store's folder of raw files a local folder of links to entries of the cache."""
+"""Mirrors a store's folder of raw files as a local folder of links to files in the cache."""
 
 import hashlib
 import json
@@ -19,29 +19,34 @@ from torchrec_priors.remote.uri import Uri
 
 
 def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
-    """A local folder with all files of a store's folder.
+    """Creates a local folder with links to all files of a store's folder.
 
-    Files are fetched if they are not in the cache; they stay there as long as this process lives. A
-    file is identified by its URI, its size, and the version that the store gives; if the store
-    gives none, it is fetched again. A file that was in the cache is compared as a whole with the
-    checksum that was recorded when it was fetched, since raw files are read as a whole anyway. The
-    same files make the same folder, so work on them can resume after a kill.
+    Files that are not in the cache are fetched. They are not removed before this process ends. A
+    file is identified by its URI, its size and its version in the store. If the store gives no
+    version, the file is fetched again each time. A file that was already in the cache is compared
+    with the checksum that was recorded when it was fetched. The same files always give the same
+    folder, so that work on them can resume after a kill.
 
     Args:
-        option: the option that gives the URI, for messages.
+        uri: the folder in the store.
+        option: the option with which the URI was given, for messages.
+        report: is called with messages about the progress.
+
+    Returns:
+        The local folder.
 
     Raises:
         UserError: the folder has no files, or files change while they are fetched.
     """
     store = Store(uri, option)
-    # Some stores list folders, too, as empty files.
+    # Some stores also list folders, as empty files with a slash at the end.
     listed = {path: file for path, file in store.files().items() if path and not path.endswith("/")}
     if not listed:
         raise UserError(f"{option}: '{uri}' has no files: check the name")
     for path in listed:
         check_path(path, f"{option}: '{uri}' has a file that")
 
-    # `missing` is only for the progress: the cache decides what it fetches.
+    # `missing` is used only for messages. The cache itself decides which files it fetches.
     cache = default_cache()
     keys = {path: _key(uri / path, file) for path, file in listed.items()}
     missing = {path: file for path, file in listed.items() if not cache.has(keys[path])}
@@ -59,7 +64,7 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     ]
     files = cache.fetch(wanted)
 
-    # The folder's name depends on all files and their versions, so its links never change.
+    # The name of the folder depends on all files and their versions, so its links never change.
     identity = hashlib.sha256(json.dumps([str(uri), keys]).encode()).hexdigest()[:32]
     folder = cache.subfolder("raw", identity, uri.name)
     for path, file in zip(listed, files, strict=True):
@@ -75,7 +80,16 @@ def _is_as_fetched(recorded: Path, file: Path) -> bool:
 def _fetch(
     store: Store, path: str, listed: Listed, moved: Callback, recorded: Path, file: Path
 ) -> None:
-    """Fetches a file, and records its checksum in the file `recorded`."""
+    """Fetches a file, and records its checksum.
+
+    Args:
+        store: the store.
+        path: the path of the file in the store.
+        listed: the size of the file in the store.
+        moved: counts the copied bytes.
+        recorded: the file for the checksum.
+        file: the local file to write.
+    """
 
     def check(copy: Path) -> None:
         if copy.stat().st_size != listed.bytes:
@@ -89,16 +103,16 @@ def _fetch(
 
 
 def _key(uri: Uri, file: Listed) -> str:
-    """The key of a file in the cache."""
-    # Without a version, the time makes a new key each time.
+    """Returns the key of a file in the cache."""
+    # Without a version, the time makes the key unique, so the file is fetched again.
     version = file.version or f"fetched {time.time_ns()}"
     return hashlib.sha256(f"{uri}\n{file.bytes}\n{version}".encode()).hexdigest()
 
 
 def _link(link: Path, file: Path) -> None:
-    """Creates a link to a file, if it does not exist."""
+    """Creates a link to a file, unless the link exists."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    # Relative, so the cache can be moved.
+    # The link is relative, so that the cache can be moved.
     target = Path(os.path.relpath(file, link.parent))
     try:
         link.symlink_to(target)

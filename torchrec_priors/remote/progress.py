@@ -8,18 +8,17 @@ from fsspec.callbacks import Callback
 
 Report = Callable[[str], None]
 
-# Seconds between two reports.
-_EVERY = 2.0
+_EVERY = 2.0  # seconds between two reports
 
 
 class Progress:
-    """Counts the bytes of several files that threads copy, and reports them every few seconds.
+    """Counts the bytes that threads copy, and reports their number every few seconds.
 
     Args:
-        what: what is done, for messages.
-        files: number of files.
-        total: number of bytes of all of them.
-        report: takes each message.
+        what: the description of the work, for messages.
+        files: the number of files.
+        total: the size of all files in bytes.
+        report: is called with each message.
     """
 
     def __init__(self, what: str, files: int, total: int, report: Report) -> None:
@@ -34,13 +33,13 @@ class Progress:
             report(f"{self._what}: {amount(total)}")
 
     def file(self) -> Callback:
-        """A callback for the copy of one file."""
+        """Returns a callback that counts the copied bytes of one file."""
         return _Moved(self)
 
     def add(self, moved: int) -> None:
-        """Counts bytes that were copied. Threads may call it at the same time."""
+        """Adds the number of bytes that were copied. Threads may call it at the same time."""
         with self._lock:
-            # A file that is copied again counts again, so the sum may exceed the total.
+            # The bytes of a second try are counted again, so their sum may exceed the total.
             self._moved = min(self._moved + moved, self._total)
             if time.monotonic() - self._reported_at > _EVERY:
                 self._reported_at = time.monotonic()
@@ -48,7 +47,7 @@ class Progress:
 
 
 def amount(count: int) -> str:
-    """A number of bytes in a message.
+    """Formats a number of bytes for a message.
 
     >>> amount(1_234_567_890), amount(12_000)
     ('1.23 GB', '0.01 MB')
@@ -59,13 +58,13 @@ def amount(count: int) -> str:
 
 
 class _Moved(Callback):
-    """Adds the bytes of one file to the progress of all."""
+    """A callback of fsspec that adds the copied bytes of one file to the progress."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
 
-    # fsspec calls it with the size of each block.
+    # fsspec calls this with the size of each copied block.
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
         self._progress.add(inc)

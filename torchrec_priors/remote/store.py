@@ -1,6 +1,6 @@
-"""A folder in a store (S3, HDFS, Hugging Face, HTTP), by fsspec.
+"""Access to a folder in a store (S3, HDFS, Hugging Face or HTTP) by fsspec.
 
-Steps are tried several times, and errors are one line.
+If the connection fails, a call is tried again. Errors are reported in one line.
 """
 
 import errno
@@ -21,13 +21,12 @@ from torchrec_priors.remote.uri import Uri
 log = logging.getLogger(__name__)
 
 TRIES = 4
-# Seconds before the second try, doubled after each.
-FIRST_WAIT = 1.0
-# Protocols that can neither write nor list a folder.
-READ_ONLY = ("http", "https")
+FIRST_WAIT = 1.0  # seconds before the second try; the time is doubled before each later try
+READ_ONLY = ("http", "https")  # protocols that can neither write nor list a folder
 
+# The extra of this package that installs the library of a protocol.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hf", "http": "http", "https": "http"}
-# Errors of these may be of the connection.
+# Libraries that talk to stores. An error of one of them may be caused by the connection.
 _LIBRARIES = (
     "aiobotocore",
     "aiohttp",
@@ -38,13 +37,14 @@ _LIBRARIES = (
     "requests",
     "urllib3",
 )
+# Errors of these libraries that mean that access is denied.
 _NO_ACCESS = (
     "NoCredentialsError",
     "PartialCredentialsError",
     "GatedRepoError",
     "RepositoryNotFoundError",
 )
-# What stores call a value that changes with a file's content.
+# Names that stores give to a value that changes with the content of a file.
 _VERSIONS = (
     "ETag",
     "etag",
@@ -61,7 +61,7 @@ _VERSIONS = (
     "created",
 )
 
-# Numbers of errors of the local disk; errors of a connection have others.
+# Error numbers of the local disk; those of a connection are different.
 _OF_THE_CACHE = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -76,15 +76,16 @@ T = TypeVar("T")
 
 
 class DamagedError(OSError):
-    """A copy differs from the original."""
+    """An error for a copy that differs from its original."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file of a store.
+    """What a store says about one of its files.
 
     Attributes:
-        version: changes with its content; None if the store gives none.
+        bytes: the size of the file.
+        version: a text that changes with the content of the file; None if the store gives none.
     """
 
     bytes: int
@@ -92,17 +93,18 @@ class Listed:
 
 
 class Store:
-    """The folder of a URI. Threads may use it at the same time.
+    """A folder in a store. Threads may use it at the same time.
 
-    Every call is tried several times if the connection is to blame.
+    If the connection fails, a call is tried again, up to `TRIES` times in all.
 
     Args:
-        option: the option that gives the URI, for messages.
+        uri: the folder.
+        option: the option with which the URI was given, for messages.
 
     Raises:
-        UserError: a protocol that is unknown or whose library is not installed; from every call, a
-            path that does not exist or is not permitted.
-        OutsideError: from every call, a store that does not answer.
+        UserError: the protocol is unknown, or its library is not installed. Every method may raise
+            it if a path does not exist, or access is denied.
+        OutsideError: the store does not answer. Every method may raise it.
     """
 
     def __init__(self, uri: Uri, option: str) -> None:
@@ -111,13 +113,13 @@ class Store:
         self._files, self._root = self._tried(uri, lambda: fsspec.core.url_to_fs(uri.text))
 
     def read(self, path: str) -> bytes:
-        """The content of a small file."""
+        """Returns the content of a small file."""
         content: bytes = self._tried(self.uri / path, lambda: self._files.cat_file(self._at(path)))
         return content
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or a folder now."""
-        # fsspec remembers listings, and other processes may have changed the folder since.
+        """Whether a file or folder exists at present."""
+        # fsspec caches listings, but other processes may have changed the folder.
         self._files.invalidate_cache()
         return bool(self._tried(self.uri / path, lambda: self._files.exists(self._at(path))))
 
@@ -128,10 +130,12 @@ class Store:
         check: Callable[[Path], None],
         moved: Callback = DEFAULT_CALLBACK,
     ) -> None:
-        """Copies to `file`.
+        """Copies a file of the store to a local file.
 
         Args:
-            check: raises DamagedError for a copy that is to be tried once more.
+            path: the path of the file in the folder.
+            file: the local file.
+            check: raises DamagedError if the copy is damaged. It is then made once more.
             moved: counts the copied bytes.
         """
 
@@ -139,11 +143,11 @@ class Store:
             self._files.get_file(self._at(path), str(file), callback=moved)
             check(file)
 
-        # A damaged copy is an error of `copy`, so that it is tried again, too.
+        # `copy` includes the check, so that a damaged copy is tried again.
         self._tried(self.uri / path, copy)
 
     def put(self, file: Path, path: str) -> None:
-        """Copies from `file`, and checks that all of it arrived."""
+        """Copies a local file to the store, and compares the sizes."""
 
         def copy() -> None:
             self._files.put_file(str(file), self._at(path))
@@ -161,10 +165,10 @@ class Store:
             self._files.invalidate_cache()
 
     def files(self) -> dict[str, Listed]:
-        """All files of the folder, at any depth, by path in the folder.
+        """Lists all files in the folder and its subfolders, by path in the folder.
 
         Raises:
-            UserError: it is a file, or the store cannot list folders.
+            UserError: the URI is a file, or the store cannot list folders.
         """
         if self.uri.protocol in READ_ONLY:
             raise UserError(
@@ -177,7 +181,7 @@ class Store:
             self.uri, lambda: self._files.find(self._root, detail=True)
         )
 
-        # Stores differ in slashes and in whether names begin with the protocol.
+        # Names may begin with the protocol, and may have slashes at the ends; stores differ here.
         by_name = {
             str(self._files._strip_protocol(name)).strip("/"): info
             for name, info in details.items()
@@ -198,11 +202,16 @@ class Store:
             )
 
     def _at(self, path: str) -> str:
-        """The path in the store."""
+        """Returns the path in the store of a path in the folder."""
         return f"{self._root.rstrip('/')}/{path}"
 
     def _tried(self, uri: Uri, act: Callable[[], T]) -> T:
-        """Calls `act`, several times if the connection is to blame."""
+        """Calls a function, and calls it again if the connection fails.
+
+        Args:
+            uri: the file or folder, for messages.
+            act: the function.
+        """
         for attempt in range(TRIES):
             try:
                 return act()
@@ -212,10 +221,10 @@ class Store:
                 mistake = self._mistake(uri, error)
                 if mistake is not None:
                     raise mistake from error
-                # A second damaged copy: the original is damaged, or is being changed.
+                # If the copy is damaged again, the original is damaged, or is being changed.
                 if isinstance(error, DamagedError) and attempt:
                     raise UserError(f"{self.option}: '{uri}': {error}") from error
-                # Anything else is a bug, here or in a library.
+                # Any other kind of error is a bug, here or in a library.
                 if not isinstance(error, OSError) and not _is_of_library(error):
                     raise
                 if attempt == TRIES - 1:
@@ -230,10 +239,10 @@ class Store:
         raise AssertionError("a try returns or raises")
 
     def _mistake(self, uri: Uri, error: Exception) -> UserError | OutsideError | None:
-        """The error in one line if another try cannot help; None if it may pass by itself."""
+        """Returns the error in one line if another try cannot help; None if it may help."""
         where = f"{self.option}: '{uri}'"
 
-        # The local machine: a library is missing, or the disk is full.
+        # Errors of the local machine: a library is missing, or the disk is full.
         if isinstance(error, ImportError):
             return UserError(f"{where}: {self._missing_library(error)}")
         if "libhdfs" in str(error) or "libjvm" in str(error):
@@ -244,7 +253,8 @@ class Store:
             full = cannot(f"{where} cannot be kept in the cache", error)
             return type(full)(f"{full}, or give TORCHREC_PRIORS_CACHE another folder")
 
-        # The store: it rejects the request. 408 and 429 mean that it is busy.
+        # Errors of the store: it rejects the request. Status 408 and 429 mean that it is busy, so
+        # another try may help.
         status = _status(error)
         no_access = status in (401, 403) or type(error).__name__ in _NO_ACCESS
         if isinstance(error, PermissionError) or no_access:
@@ -260,7 +270,7 @@ class Store:
         return None
 
     def _missing_library(self, error: ImportError) -> str:
-        """How to install the library that a protocol needs."""
+        """Says how to install the library that the protocol needs."""
         extra = _EXTRAS.get(self.uri.protocol)
         if extra is None:
             return _short(error)
@@ -268,19 +278,19 @@ class Store:
 
 
 def _listed(info: dict[str, Any]) -> Listed:
-    """A file of a store from what fsspec says about it."""
+    """Makes the description of a file from the details that fsspec returns."""
     versions = [f"{name}={info[name]}" for name in _VERSIONS if info.get(name) is not None]
     return Listed(int(info["size"]), " ".join(versions) or None)
 
 
 def _is_of_library(error: Exception) -> bool:
-    """Whether the error is of a library that talks to stores."""
+    """Whether an error is defined by a library that talks to stores."""
     return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _status(error: Exception) -> int | None:
-    """The status of the HTTP answer; None if there is none."""
-    # Libraries keep it in different attributes.
+    """Returns the HTTP status of an error; None if it has none."""
+    # Libraries use different attributes for it.
     answer = getattr(error, "response", None)
     status = getattr(error, "status", None) or getattr(answer, "status_code", None)
     if isinstance(status, int):
@@ -289,7 +299,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _short(error: Exception) -> str:
-    """The type and the beginning of the message, on one line."""
+    """Returns the type of an error and the beginning of its message, in one line."""
     text = " ".join(str(error).split())
     if not text:
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""The place of data: a local path, or a URI such as s3://bucket/folder."""
+"""The place of a data set: a local path, or a URI such as s3://bucket/folder."""
 
 import re
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 from torchrec_priors.errors import UserError
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-# What remains of a URI that became a Path, which collapses slashes.
+# A URI that was converted to a Path, which replaces several slashes by one.
 _COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 _PASSWORD = re.compile(r"[^/@]*:[^/@]*@")
 
 
 @dataclass(frozen=True)
 class Uri:
-    """A folder or file outside the local file system; `uri / "part"` is within it."""
+    """A folder or file in a store; `uri / "part"` is a path within the folder."""
 
     text: str
 
@@ -25,11 +25,11 @@ class Uri:
 
     @property
     def name(self) -> str:
-        """The last part, for messages."""
+        """The last part of the path."""
         return self.text.rpartition("/")[2]
 
     def absolute(self) -> "Uri":
-        """The URI itself, as every URI is absolute; a Path has this method, too."""
+        """Returns the URI itself, as every URI is absolute. A `Path` also has this method."""
         return self
 
     def __truediv__(self, path: str) -> "Uri":
@@ -43,13 +43,14 @@ Place = Path | Uri
 
 
 def place_of(given: str | Place, option: str = "--data") -> Place:
-    """The place that a user's text means; `file://` is a local path.
+    """Converts a text that a user has given to a place; `file://` means a local path.
 
     Args:
-        option: the option that gives it, for messages.
+        given: the text. A path or URI is returned as it is.
+        option: the option with which it was given, for messages.
 
     Raises:
-        UserError: a URI that cannot name a folder, or that holds a password.
+        UserError: the URI cannot name a folder, or contains a password.
 
     >>> place_of("s3://bucket/shop/") / "manifest.json"
     Uri(text='s3://bucket/shop/manifest.json')
@@ -72,7 +73,7 @@ def place_of(given: str | Place, option: str = "--data") -> Place:
             )
         return Path(match[2])
 
-    # The message must not show the password.
+    # The password is left out of the message, which may be logged.
     if _PASSWORD.match(rest):
         named = f"{protocol}://...@{rest.partition('@')[2]}"
         raise UserError(
@@ -90,7 +91,12 @@ def place_of(given: str | Place, option: str = "--data") -> Place:
 
 
 def refuse_uri(path: Path, option: str) -> None:
-    """Raises UserError if `path` was a URI that was given for something that must be local."""
+    """Raises UserError if a user has given a URI where a local path is needed.
+
+    Args:
+        path: the path that was made from the user's text.
+        option: the option with which it was given, for messages.
+    """
     match = _COLLAPSED.match(str(path))
     if match is not None and not path.exists():
         uri = f"{match[1]}://{str(path)[match.end() :]}"
