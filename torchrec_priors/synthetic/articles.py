@@ -1,4 +1,4 @@
-"""The synthetic catalogue as EB-NeRD's `articles.parquet`.
+"""Makes EB-NeRD's `articles.parquet` from the synthetic catalogue.
 
 Each level-1 category is a section of the newspaper.
 """
@@ -53,7 +53,7 @@ def article_ids(catalogue: Catalogue) -> np.ndarray:
 
 
 def articles(catalogue: Catalogue, seed: int) -> pa.Table:
-    """Returns one row for each article, by id."""
+    """Returns one row for each article, in the order of article ids."""
     # The catalogue is ordered by category, the file by id.
     order = np.argsort(catalogue.item_id)
     titles = np.array(catalogue.titles(), object)[order]
@@ -104,7 +104,10 @@ def articles(catalogue: Catalogue, seed: int) -> pa.Table:
 
 
 def _published(key: np.ndarray) -> np.ndarray:
-    """Returns times within five years before the last day, most of them late, in microseconds."""
+    """Returns times in microseconds, within five years before the last day.
+
+    Most of them are near the last day.
+    """
     age = (unit(key) ** 4 * 5 * 365 * 86_400).astype(np.int64)
     published: np.ndarray = (int(_LAST_DAY.timestamp()) - age) * 1_000_000
     return published
@@ -116,7 +119,7 @@ def _unless_every_third(numbers: list[int], name: str) -> list[list[str]]:
 
 
 def _topics(catalogue: Catalogue, numbers: list[int], leaves: list[int]) -> list[list[str]]:
-    """Returns the names of the upper two levels for each article; one in twenty has no topic."""
+    """Returns each article's categories of level 1 and 2; one article in twenty has no topic."""
     topics = [[node.level1, node.level2.split(" > ")[1]] for node in catalogue.tree]
     return [
         [] if number % 20 == 0 else topics[leaf]

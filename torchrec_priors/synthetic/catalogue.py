@@ -1,10 +1,11 @@
 """The synthetic catalogue.
 
-Its items are in leaves of the category tree, with a price band, a style, and a Zipf popularity.
+Each item has a leaf of the category tree, a price band, a style, and a popularity. Popularities
+follow Zipf's law.
 
-Items are kept in the order (leaf, band, style). So everything that a user may look for is a range
-of positions: a level-1 category, a leaf, a price band of a leaf, or one *cell* (items of the same
-leaf, band and style). An item of a range is drawn by popularity with one search in the cumulative
+Items are sorted by leaf, band and style. So everything that a user may look for is a range of
+positions: a level-1 category, a leaf, a price band of a leaf, or a *cell* (the items with the same
+leaf, band and style). To draw an item of a range by popularity takes one search in the cumulative
 weights.
 """
 
@@ -28,14 +29,15 @@ _ZIPF = 1.1
 _FLAT = 3.0
 _ITEMS_A_CELL = 16
 _MOST_STYLES = 64
-# At least so many, on average. Small catalogues use a part of the tree, with each of its _TOPS.
+# The least average number of items in a leaf. So a small catalogue uses only some leaves of the
+# tree, but at least one for each of the _TOPS level-1 categories.
 _ITEMS_A_LEAF = 48
 _TOPS = 10
 _STREAM = 0x6361746C6F67  # distinguishes these draws from other uses of the seed
 
 
 def items_for(rows: int) -> int:
-    """Returns the size of the catalogue for a log of a number of rows: 0.25 rows^0.75.
+    """Returns the number of items in the catalogue of a log: 0.25 rows^0.75.
 
     >>> [items_for(rows) for rows in (2_000, 200_000, 10_000_000)]
     [74, 2364, 44456]
@@ -45,16 +47,16 @@ def items_for(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items by position.
+    """The items of a catalogue; arrays have one entry for each item, by position.
 
     Attributes:
-        tree: Leaves in use, in tree order.
-        leaf: Leaf of each item, ascending.
-        band: Price band, ascending within a leaf.
-        style: Number of the style, ascending within a band.
-        item_id: Original ids: 1 to the number of items, in random order.
-        weight: Popularity, positive. The sum is 1.
-        price: Price in cents.
+        tree: The leaves that have items, in the order of the tree.
+        leaf: The index in `tree` of the item's leaf, ascending.
+        band: The item's price band, ascending within a leaf.
+        style: The number of the item's style, ascending within a band.
+        item_id: The item's original id: 1 to the number of items, in random order.
+        weight: The item's popularity, which is positive. The sum over all items is 1.
+        price: The item's price in cents.
     """
 
     tree: tuple[Leaf, ...]
@@ -67,14 +69,15 @@ class Catalogue:
 
     @classmethod
     def make(cls, items: int, seed: int) -> "Catalogue":
-        """Returns the catalogue of a size and a seed.
+        """Makes a catalogue with a number of items.
 
-        The order of the draws below is part of the result: another order is another catalogue.
+        The draws below must stay in this order: in another order, the same seed would give another
+        catalogue.
         """
         random = np.random.Generator(np.random.Philox(key=[seed, _STREAM]))
         tree = _used_leaves(max(_TOPS, min(len(leaves()), items // _ITEMS_A_LEAF)))
 
-        # Leaves differ in demand. Each of them has at least one item.
+        # Leaves differ in demand. Each leaf has at least one item.
         demand = (1.0 + np.arange(len(tree))) ** -0.5
         demand = random.permutation(demand / demand.sum())
         leaf = np.concatenate(
@@ -106,61 +109,70 @@ class Catalogue:
 
     @cached_property
     def cumulative(self) -> np.ndarray:
-        """[items + 1]: total weight of the items before a position."""
+        """[items + 1]: the total weight of the items before each position."""
         return np.concatenate([[0.0], np.cumsum(self.weight)])
 
     def pick(self, first: np.ndarray | int, last: np.ndarray | int, at: np.ndarray) -> np.ndarray:
-        """Returns the position of an item of [first, last), drawn by popularity.
+        """Draws items by popularity, each from a range of positions.
 
         Args:
-            first, last: Range of positions.
-            at: Uniform random number in [0, 1).
+            first, last: The ranges of positions, without their ends.
+            at: A uniform random number in [0, 1) for each draw.
+
+        Returns:
+            The positions of the items.
         """
         low = self.cumulative[first]
         high = self.cumulative[last]
         position = np.searchsorted(self.cumulative, low + at * (high - low), side="right") - 1
 
-        # Rounding may lead just outside the range.
+        # Because of rounding, a position may be just outside its range.
         return np.clip(position, first, np.asarray(last) - 1)
 
     @cached_property
     def leaf_bounds(self) -> np.ndarray:
-        """[leaves + 1]: first position of each leaf, and the number of items."""
+        """[leaves + 1]: the first position of each leaf, and at the end the number of items."""
         return np.searchsorted(self.leaf, np.arange(len(self.tree) + 1))
 
     @cached_property
     def band_bounds(self) -> np.ndarray:
-        """[leaves * bands + 1]: first position of each (leaf, band), and the number of items."""
+        """[leaves * bands + 1]: the first position of each band of each leaf.
+
+        The last entry is the number of items.
+        """
         code = self.leaf * len(BANDS) + self.band
         return np.searchsorted(code, np.arange(len(self.tree) * len(BANDS) + 1))
 
     @cached_property
     def top_of_leaf(self) -> np.ndarray:
-        """[leaves]: number of the level-1 category of each leaf."""
+        """[leaves]: the number of each leaf's level-1 category."""
         names = [leaf.level1 for leaf in self.tree]
         return np.cumsum([0, *(a != b for a, b in itertools.pairwise(names))])
 
     @cached_property
     def top_bounds(self) -> np.ndarray:
-        """[level-1 categories + 1]: first position of each, and the number of items."""
+        """[level-1 categories + 1]: the first position of each category.
+
+        The last entry is the number of items.
+        """
         return self.leaf_bounds[
             np.searchsorted(self.top_of_leaf, np.arange(self.top_of_leaf[-1] + 2))
         ]
 
     @cached_property
     def cell_of(self) -> np.ndarray:
-        """[items]: number of each item's cell."""
-        # Items are sorted by this code: a cell begins where it changes.
+        """[items]: the number of each item's cell."""
+        # Items are sorted by this code, so a cell begins where the code changes.
         code = (self.leaf * len(BANDS) + self.band) * _MOST_STYLES + self.style
         return np.cumsum(np.concatenate([[0], np.diff(code) != 0])).astype(np.int64)
 
     @cached_property
     def cell_bounds(self) -> np.ndarray:
-        """[cells + 1]: first position of each cell, and the number of items."""
+        """[cells + 1]: the first position of each cell, and at the end the number of items."""
         return np.searchsorted(self.cell_of, np.arange(self.cell_of[-1] + 2))
 
     def titles(self) -> list[str]:
-        """Returns the titles, by position."""
+        """Returns the title of each item, by position."""
         nouns = [node.noun for node in self.tree]
         titles = []
         for style, leaf, band, number in zip(
@@ -175,7 +187,7 @@ class Catalogue:
         return titles
 
     def table(self) -> pa.Table:
-        """Returns `items.parquet`: one row for each item, by id."""
+        """Returns the content of `items.parquet`: one row for each item, in the order of ids."""
         order = np.argsort(self.item_id)
         leaf = self.leaf[order]
         numbers = self.item_id[order]
@@ -197,16 +209,16 @@ class Catalogue:
 
 
 def _used_leaves(count: int) -> tuple[Leaf, ...]:
-    """Returns `count` leaves spread evenly over the tree, in its order."""
-    every = leaves()
-    return tuple(every[number * len(every) // count] for number in range(count))
+    """Returns `count` leaves that are spread evenly over the tree, in the order of the tree."""
+    all_leaves = leaves()
+    return tuple(all_leaves[number * len(all_leaves) // count] for number in range(count))
 
 
 def _style_name(style: int, leaf: int) -> str:
     """Returns the name of a style.
 
-    The list begins elsewhere for every leaf: leaves of a single style have different ones.
+    Each leaf begins at another name of the list. So leaves with only one style differ in its name.
     """
-    turn, place = divmod(style, len(_STYLES))
-    name = _STYLES[(place + 5 * leaf) % len(_STYLES)]
+    turn, index = divmod(style, len(_STYLES))
+    name = _STYLES[(index + 5 * leaf) % len(_STYLES)]
     return name if turn == 0 else f"{name} {turn + 1}"

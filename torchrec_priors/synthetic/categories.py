@@ -1,4 +1,4 @@
-"""The category tree of the marketplace: names of level 1, level 2 and the leaves."""
+"""The category tree of the marketplace: the names of levels 1 and 2, and of the leaves."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -82,8 +82,9 @@ class Leaf:
     """A leaf of the tree.
 
     Attributes:
-        level1, level2, level3: Names of its three levels, each unique in its level.
-        noun: The leaf's own name, for titles.
+        level1, level2, level3: The names of the categories that contain it, each unique in its
+            level; level 3 is the leaf itself.
+        noun: The name of the leaf without the levels above, for titles.
     """
 
     level1: str
@@ -94,14 +95,12 @@ class Leaf:
 
 @cache
 def leaves() -> tuple[Leaf, ...]:
-    """Returns all leaves.
-
-    The leaves of a level-2 category follow each other, and so do those of a level-1 category.
+    """Returns all leaves, in the order of the tree.
 
     >>> leaves()[0].level3, len(leaves())
     ('Women > Dresses > casual dresses', 240)
     """
-    every = []
+    all_leaves = []
     top = ""
     for line in _TREE.strip().splitlines():
         name, colon, nouns = line.strip().partition(": ")
@@ -111,5 +110,5 @@ def leaves() -> tuple[Leaf, ...]:
 
         middle = f"{top} > {name}"
         for noun in nouns.split(", "):
-            every.append(Leaf(top, middle, f"{middle} > {noun}", noun))
-    return tuple(every)
+            all_leaves.append(Leaf(top, middle, f"{middle} > {noun}", noun))
+    return tuple(all_leaves)

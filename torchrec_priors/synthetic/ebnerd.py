@@ -1,10 +1,10 @@
-"""The synthetic marketplace in the files of EB-NeRD.
+"""Writes the synthetic marketplace in the files of EB-NeRD.
 
-They are articles, and behaviours and histories of two splits. Behaviour is that of the marketplace
-(`histories`), in the five weeks of EB-NeRD's two splits. Histories are as long as EB-NeRD's: 150
-clicks on average, 5 % of users with 512 or more. A user's clicks are in the windows of both
-histories and in both weeks of impressions, as in the published files. What `datasets/ebnerd.py`
-counts once is ROWS interactions.
+These are articles, and behaviours and histories of two splits. Users behave as in the marketplace
+(`histories.py`), within the five weeks of EB-NeRD's two splits. Histories are as long as EB-NeRD's:
+150 clicks on average, and 512 or more for 5 % of the users. As in the published files, a click may
+be in the histories of both splits and in a week of impressions. `datasets/ebnerd.py` counts each
+click once, and so reads as many interactions as were requested.
 """
 
 from contextlib import ExitStack
@@ -60,18 +60,18 @@ BEHAVIOURS_SCHEMA = pa.schema(
     }
 )
 
-_VERSION = 1  # of the files that a seed gives
+_VERSION = 1  # raised if the same seed gives other files than before
 _LENGTHS = Lengths(median=80.0, spread=1.1, shortest=5, longest=1_800)
 _USERS_AT_ONCE = 2_048
 _START = datetime(2023, 4, 27, 7, tzinfo=UTC)
-# Beginnings of the weeks of impressions, in seconds since 1970.
+# The beginnings of the two weeks of impressions, in seconds since 1970.
 _TRAIN = int((_START + timedelta(weeks=3)).timestamp())
 _VALIDATION = int((_START + timedelta(weeks=4)).timestamp())
 _WEEK = 7 * 86_400
 _HISTORY_SPAN = 3 * _WEEK
 _MINUTE_MS = 60_000
-_TWO_CLICKS = 0.02  # share of clicks that are in one impression with the click before
-_MOST_INVIEW = 15
+_TWO_CLICKS = 0.02  # the share of clicks in the same impression as the click before
+_MOST_INVIEW = 15  # articles that an impression shows
 
 
 def generate(
@@ -82,20 +82,20 @@ def generate(
     *,
     users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
-    """Writes `raw` with exactly `rows` clicks, which the files may list more than once.
+    """Writes a folder with exactly `rows` clicks, which the files may list more than once.
 
-    Does nothing if `raw` already holds just that.
+    Nothing is written if the folder already contains the same log.
 
     Args:
         raw: The folder.
-        rows: Number of distinct clicks, over all users.
-        seed: Seed of all draws.
+        rows: The number of distinct clicks of all users.
+        seed: The seed of all draws.
         report: Is called with messages about the progress.
-        users_at_once: Users in memory at a time. The clicks do not depend on it.
+        users_at_once: The number of users in memory at a time. The clicks do not depend on it.
 
     Raises:
-        UserError: There are too few rows, the seed is out of range, or the folder holds something
-            else.
+        UserError: There are too few rows, the seed is out of range, or the folder contains
+            something else.
     """
 
     def write(folder: Path) -> None:
@@ -120,7 +120,8 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
             behaviour = ParquetWriter(folder / split / BEHAVIOURS, BEHAVIOURS_SCHEMA)
             behaviours.append(stack.enter_context(behaviour))
 
-        # Ids of impressions depend on `users_at_once`: they are numbered in the order of writing.
+        # Impressions are numbered in the order in which they are written, so their ids depend on
+        # `users_at_once`.
         for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
             clicks = _Clicks.of(catalogue, seed, users, lengths)
 
@@ -137,16 +138,16 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
 
 @dataclass(frozen=True)
 class _Clicks:
-    """Clicks of some users, in order of users and times; one array element for each click.
+    """Clicks of some users, sorted by user and time; arrays have one element for each click.
 
     Attributes:
-        user: Number of the user.
-        user_key: Random bits of each click's user.
-        key: Random bits of each click.
-        time: Seconds since 1970, strictly rising within a user. The last one is in the week of
-            validation.
-        session: Number of the session, from 0 for each user.
-        article: Id of the article.
+        user: The number of the user.
+        user_key: Random bits of the user.
+        key: Random bits of the click.
+        time: Seconds since 1970, strictly rising for each user. The last click of a user is in the
+            week of validation.
+        session: The number of the session, from 0 for each user.
+        article: The id of the article.
     """
 
     user: np.ndarray
@@ -160,14 +161,21 @@ class _Clicks:
     def of(
         cls, catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray
     ) -> "_Clicks":
-        """Returns the clicks of these users."""
+        """Makes the clicks of some users.
+
+        Args:
+            catalogue: The catalogue.
+            seed: The seed of all draws.
+            users: The numbers of the users.
+            lengths: The number of clicks of each user.
+        """
         made = make_histories(catalogue, seed, users, lengths)
         keys = user_keys(seed, users)
         start = np.cumsum(lengths) - lengths
         step = np.arange(len(made.time)) - np.repeat(start, lengths)
 
-        # A user's times are stretched: from a time in the first week to one in the last. A second
-        # for each click is left at the end, as `step` is added below.
+        # The times of a user are stretched, from a time in the first week to one in the last week.
+        # One second for each click is left at the end, as `step` is added below.
         first = int(_START.timestamp()) + unit(mix(keys)) * _WEEK
         last = _VALIDATION + unit(mix(mix(keys))) * (_WEEK - _LENGTHS.longest - 1)
         origin = made.time[start]
@@ -187,17 +195,17 @@ class _Clicks:
         )
 
     def between(self, begin: int, end: int) -> "_Clicks":
-        """Returns the clicks from time `begin` to before `end`."""
+        """Returns the clicks at times in [begin, end)."""
         return self.only((begin <= self.time) & (self.time < end))
 
     def only(self, selection: np.ndarray) -> "_Clicks":
-        """Returns the clicks of a mask or of indices."""
+        """Returns the clicks that a mask or indices select."""
         return _Clicks(**{name: values[selection] for name, values in vars(self).items()})
 
 
 def _history(clicks: _Clicks, begin: int, end: int) -> pa.Table:
     """Returns one row for each user with a click in the window, with lists of the clicks."""
-    # Clicks are in order of users, so the first one of a user begins the user's lists.
+    # Clicks are sorted by user, so the lists of a user begin at the user's first click.
     listed = clicks.between(begin, end)
     users, first = np.unique(listed.user, return_index=True)
     offsets = pa.array(np.append(first, len(listed.user)), pa.int64())
@@ -214,18 +222,18 @@ def _history(clicks: _Clicks, begin: int, end: int) -> pa.Table:
 def _behaviours(
     clicks: _Clicks, catalogue: Catalogue, begin: int, end: int, numbered: int
 ) -> pa.Table:
-    """Returns impressions with their clicks; some impressions have two.
+    """Returns impressions with their clicks; some impressions have two clicks.
 
     Args:
-        clicks: Clicks of some users.
+        clicks: The clicks of some users.
         catalogue: The catalogue.
-        begin: Beginning of the week.
-        end: End of the week.
-        numbered: Number of the impressions that already have an id.
+        begin: The beginning of the week.
+        end: The end of the week.
+        numbered: The number of impressions that already have an id.
     """
     made = clicks.between(begin, end)
 
-    # The first click of each impression. Three clicks are never in one.
+    # Whether a click is the first of its impression. No impression has three clicks.
     opens = np.ones(len(made.user), bool)
     together = (made.user[1:] == made.user[:-1]) & (made.article[1:] != made.article[:-1])
     opens[1:] = ~(together & (unit(made.key[1:]) < _TWO_CLICKS))
@@ -237,7 +245,7 @@ def _behaviours(
 
     shown = made.only(first)
     scrolled, read = _reading(shown.key)
-    # On the front page, an impression has no article of its own.
+    # An impression on the front page does not belong to an article.
     on_front_page = pa.array(unit(mix(shown.key + np.uint64(1))) < 0.7)
     described = _users(shown)
     columns = {
@@ -260,8 +268,11 @@ def _behaviours(
 
 
 def _inview(catalogue: Catalogue, shown: _Clicks, clicked: pa.LargeListArray) -> pa.LargeListArray:
-    """Returns 5 to 15 articles for each impression, drawn by popularity; clicked ones are first."""
-    # At most two articles are clicked, so impressions have at least 5.
+    """Returns the articles that each impression shows, 5 to 15 of them.
+
+    The clicked articles come first. The others are drawn by popularity.
+    """
+    # One or two articles are clicked, so together there are at least 5.
     others = 4 + (unit(mix(shown.key + np.uint64(2))) * (_MOST_INVIEW - 5)).astype(np.int64)
     draw = mix(np.repeat(shown.key, others) ^ mix(np.arange(others.sum()).astype(np.uint64)))
     drawn = article_ids(catalogue)[catalogue.pick(0, len(catalogue.leaf), unit(draw))]
@@ -280,15 +291,15 @@ def _inview(catalogue: Catalogue, shown: _Clicks, clicked: pa.LargeListArray) ->
 
 
 def _users(shown: _Clicks) -> dict[str, pa.Array]:
-    """Returns attributes of each impression's user; most attributes are known of few users."""
+    """Returns attributes of each impression's user; most of them are known only for few users."""
 
     def drawn(stream: int, values: range, known: float) -> pa.Array:
-        """Returns a value for each user, and null for all but a share of `known`."""
+        """Draws a value for each user; it is null unless the user is in a share of `known`."""
         bits = mix(shown.user_key + np.uint64(stream))
         chosen = np.array(values)[(unit(mix(bits)) * len(values)).astype(np.int64)]
         return pa.array(chosen, pa.int8(), mask=unit(bits) >= known)
 
-    # A user has a usual device, and another one in some impressions.
+    # A user has a usual device, but uses another device in some impressions.
     usual = 1 + (unit(mix(shown.user_key + np.uint64(11))) ** 0.7 * 3).astype(np.int8)
     other = unit(mix(shown.key + np.uint64(12))) < 0.1
     return {
@@ -302,7 +313,7 @@ def _users(shown: _Clicks) -> dict[str, pa.Array]:
 
 
 def _reading(key: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Returns how far pages were scrolled in percent, often unknown, and seconds of reading."""
+    """Returns how far pages were scrolled, in percent and often null, and seconds of reading."""
     part = unit(mix(key + np.uint64(3)))
     scrolled = pa.array(
         np.round(100 * part), pa.float32(), mask=unit(mix(key + np.uint64(4))) < 0.4

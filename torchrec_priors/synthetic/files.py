@@ -1,6 +1,6 @@
 """Writes a synthetic marketplace as raw files.
 
-They are written in chunks of users: memory does not grow with the log.
+Some users are written at a time, so memory does not grow with the log.
 """
 
 from pathlib import Path
@@ -23,8 +23,8 @@ from torchrec_priors.synthetic.users import chunks
 LOG = "log.parquet"
 ITEMS = "items.parquet"
 USERS = "users.parquet"
-TRUTH = "truth/interests.parquet"  # only for checks: no corpus reads it
-_VERSION = 1  # of the files that a seed gives
+TRUTH = "truth/interests.parquet"  # the planted interests, for checks; no corpus reads it
+_VERSION = 1  # raised if the same seed gives other files than before
 _USERS_AT_ONCE = 4096
 
 
@@ -36,20 +36,20 @@ def generate(
     *,
     users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
-    """Writes `raw` with a log of exactly `rows` interactions.
+    """Writes a folder with a log of exactly `rows` interactions.
 
-    Does nothing if `raw` already holds just that.
+    Nothing is written if the folder already contains the same log.
 
     Args:
         raw: The folder.
-        rows: Interactions, over all users.
-        seed: Seed of all draws.
+        rows: The number of interactions of all users.
+        seed: The seed of all draws.
         report: Is called with messages about the progress.
-        users_at_once: Users in memory at a time. The content does not depend on it.
+        users_at_once: The number of users in memory at a time. The content does not depend on it.
 
     Raises:
-        UserError: There are too few rows, the seed is out of range, or the folder holds something
-            else.
+        UserError: There are too few rows, the seed is out of range, or the folder contains
+            something else.
     """
 
     def write(folder: Path) -> None:
@@ -69,7 +69,7 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
         ParquetWriter(folder / USERS, _USERS_SCHEMA) as users,
         ParquetWriter(folder / TRUTH, _TRUTH_SCHEMA) as truth,
     ):
-        # A row's number depends on the users before it, not on the size of the chunks.
+        # The number of a row depends on the users before it, not on the size of the chunks.
         for numbers, lengths in chunks(rows, seed, LENGTHS, users_at_once):
             made = make_histories(catalogue, seed, numbers, lengths)
             log.write_table(_log_table(made, catalogue, done))

@@ -1,6 +1,7 @@
-"""A folder of synthetic raw files.
+"""Creates folders of synthetic raw files.
 
-It is written completely or not at all. A file in it says what it holds, which a later call checks.
+A folder is written completely or not at all. A file in it describes its content, so that a later
+call can check whether the content is the same.
 """
 
 import json
@@ -16,7 +17,7 @@ from torchrec_priors.errors import UserError
 
 MARKER = "generated.json"
 LEAST_ROWS = 1_000
-_BYTES_A_ROW = 8  # at least, compressed, in any corpus
+_BYTES_A_ROW = 8  # the smallest compressed size of a row in any corpus
 
 Report = Callable[[str], None]
 
@@ -30,22 +31,22 @@ def make_folder(
     report: Report,
     write: Callable[[Path], None],
 ) -> None:
-    """Creates the folder `raw` with what `write` writes.
+    """Creates a folder with the files that `write` writes.
 
-    Does nothing if `raw` already holds just that.
+    Nothing is written if the folder already contains the same log.
 
     Args:
         raw: The folder.
-        corpus: The corpus whose schema the files have.
-        version: Version of the files that a seed gives.
-        rows: Interactions.
-        seed: Seed of all draws.
+        corpus: The name of the corpus that defines the schema of the files.
+        version: The version of the generator; the same seed gives other files in another version.
+        rows: The number of interactions.
+        seed: The seed of all draws.
         report: Is called with messages about the progress.
-        write: Fills an empty folder.
+        write: Writes the files into an empty folder.
 
     Raises:
-        UserError: There are too few rows, the seed is out of range, or the folder holds something
-            else.
+        UserError: There are too few rows, the seed is out of range, or the folder contains
+            something else.
     """
     if rows < LEAST_ROWS:
         raise UserError(f"--generate {rows}: a log needs at least {LEAST_ROWS} rows")
@@ -60,7 +61,7 @@ def make_folder(
             report(f"{raw} already holds this log")
             return
 
-        # A killed run leaves only the partial folder.
+        # If this process is killed, only the partial folder is left.
         partial = raw.with_name(f".{raw.name}.partial")
         remove_leftover(partial)
         try:
@@ -70,7 +71,7 @@ def make_folder(
             sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
             write_whole(partial / MARKER, json.dumps({**about, "bytes": sizes}, indent=1) + "\n")
 
-            # `raw` does not exist, or is an empty folder.
+            # At this point, `raw` does not exist or is an empty folder.
             partial.replace(raw)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -79,7 +80,7 @@ def make_folder(
 
 
 def _check_room(raw: Path, rows: int) -> None:
-    """Raises UserError if the disk cannot hold this number of rows, however short they are."""
+    """Raises UserError if the disk has too little space even for the smallest rows."""
     existing = next(folder for folder in (raw, *raw.parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     needed = rows * _BYTES_A_ROW
@@ -92,10 +93,14 @@ def _check_room(raw: Path, rows: int) -> None:
 
 
 def _is_made(raw: Path, about: dict[str, Any]) -> bool:
-    """Returns whether the folder holds these files; False if it is empty or does not exist.
+    """Returns whether the folder contains this log; False if it is empty or does not exist.
+
+    Args:
+        raw: The folder.
+        about: The description of the log.
 
     Raises:
-        UserError: The folder holds something else, or a file has changed.
+        UserError: The folder contains something else, or a file has changed.
     """
     if not raw.exists() or (raw.is_dir() and not any(raw.iterdir())):
         return False
@@ -114,7 +119,7 @@ def _is_made(raw: Path, about: dict[str, Any]) -> bool:
             f"--raw: '{raw}' holds another generated log ({made}): choose another folder"
         )
 
-    # Sizes are enough to notice a file that was cut or replaced.
+    # The sizes show whether a file was cut or replaced.
     for name, size in files.items():
         if not (raw / name).is_file() or (raw / name).stat().st_size != size:
             raise UserError(

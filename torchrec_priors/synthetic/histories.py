@@ -1,12 +1,13 @@
-"""Synthetic histories: drifting interests, sessions, and events that follow views.
+"""Makes synthetic histories, with interests that change, sessions, and events that follow views.
 
-They are drawn for many users at once. A user has a few long-term interests at a time. Each is a
-leaf category, a price band and a cell (see `catalogue`), and is replaced by another after about a
-hundred interactions, mostly within the level-1 categories of the user's taste. A session keeps to
-one of them, or now and then to a leaf found by chance, and stays close to one cell.
+A user has a few long-term interests at a time. An interest is a leaf category, a price band and a
+cell (see `catalogue.py`). After about a hundred interactions it is replaced by another interest,
+usually in one of the level-1 categories of the user's taste. A session is about one of these
+interests, or sometimes about a random leaf. Most of its items are in a single cell.
 
-Everything is drawn by counters (see `randomness`). So a user's interactions depend only on the
-catalogue, the seed and the user. A history that is cut is the beginning of the whole one.
+Histories of many users are drawn at once, with counter-based random numbers (see `randomness.py`).
+So a user's interactions depend only on the catalogue, the seed and the user. A shorter history is
+the beginning of a longer one.
 
 Shapes: U users, S sessions and R rows of all users, one user after another.
 """
@@ -22,7 +23,7 @@ from torchrec_priors.synthetic.users import Lengths
 EVENTS = ("item_view", "item_like", "item_add_to_cart", "offer_make", "buy_start", "buy_complete")
 # Shares of the events in MerRec's log.
 SHARES = (0.820, 0.163, 0.0123, 0.0035, 0.00065, 0.00034)
-# Indices of events.
+# Indices into EVENTS.
 _VIEW = 0
 _START = 4
 _COMPLETE = 5
@@ -31,43 +32,44 @@ SPENDING = ("bargain hunters", "mid-range shoppers", "premium shoppers")
 _SPENDING_SHARES = (0.4, 0.4, 0.2)
 
 LENGTHS = Lengths(median=60.0, spread=0.75, shortest=5, longest=500)  # about 80 on average
-_LIVES = (60.0, 200.0)  # interactions that an interest lasts
-_SESSION_LENGTH = 2.5  # interactions, on average
-_CHANCE_SESSIONS = 0.1
-# Probabilities that an interest is in the first, or in the first or second category of the user's
-# taste.
+_LIVES = (60.0, 200.0)  # the least and the most interactions that an interest lasts
+_SESSION_LENGTH = 2.5  # interactions in a session, on average
+_CHANCE_SESSIONS = 0.1  # share of sessions in a random leaf
+# Probabilities that an interest is in the first category of the user's taste, and that it is in the
+# first or the second.
 _TASTE = (0.35, 0.6)
 _OWN_BAND = 0.85  # probability that an interest is in the user's price band
-# Probability that a session is in its interest's cell. Otherwise it is elsewhere in the same leaf
-# and band.
+# Probability that a session is in the cell of its interest. Otherwise, its cell is drawn from the
+# same leaf and band.
 _HOME_CELL = 0.8
-_IN_CELL = 0.85  # probability that a view is in its session's cell, not anywhere in the leaf
-_REDRAWS = 4  # draws again of a view whose item the user has seen
-# Probability that a like, offer, ... is of the last item viewed, not of an earlier one.
+_IN_CELL = 0.85  # probability that a view is in its session's cell; otherwise it is in the leaf
+_REDRAWS = 4  # how often a view is drawn again if the user has already seen its item
+# Probability that an event after a view is on the item viewed last, not on an earlier one.
 _STEP_BACK = 0.6
 _BUYS_COMPLETED = SHARES[_COMPLETE] / SHARES[_START]
 # Times in ms.
 _DAY = 86_400_000
 _EPOCH = 1_683_000_000_000  # 2 May 2023
-_SPAN = 60  # days over which users first come
+_SPAN = 60  # days in which the first interactions of users are
 _WITHIN = 40_000.0  # mean gap within a session
 _BETWEEN = 1.5 * _DAY  # mean gap between sessions
 
 
 @dataclass(frozen=True)
 class MadeUpHistories:
-    """Interactions and planted interests of a range of users.
+    """The interactions and planted interests of some users.
 
     Attributes:
-        users: Numbers of the users, from 1.
-        spending: Index into SPENDING of each user.
-        lengths: Number of interactions of each user.
-        position: Position of each row's item in the catalogue, [R].
-        event: Index into EVENTS, [R].
-        time: ms since 1970, strictly rising within a user, [R].
-        interest_user, interest_leaf: User and leaf of the planted interests, in the order of users.
-        interest_from, interest_until: Times of the first and last interaction at which an interest
-            is held.
+        users: The numbers of the users, from 1.
+        spending: The index into SPENDING of each user.
+        lengths: The number of interactions of each user.
+        position: The position of each row's item in the catalogue, [R].
+        event: The index into EVENTS of each row, [R].
+        time: The time of each row in ms since 1970, strictly rising for each user, [R].
+        interest_user, interest_leaf: The user and the leaf of each planted interest, in the order
+            of users.
+        interest_from, interest_until: The times of the first and the last interaction during each
+            interest.
     """
 
     users: np.ndarray
@@ -85,8 +87,15 @@ class MadeUpHistories:
 def make_histories(
     catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray
 ) -> MadeUpHistories:
-    """Returns the first `lengths` interactions of these users."""
-    # Every part has its own streams, so the order of these calls does not matter to the draws.
+    """Makes the first interactions of some users.
+
+    Args:
+        catalogue: The catalogue.
+        seed: The seed of all draws.
+        users: The numbers of the users.
+        lengths: The number of interactions of each user.
+    """
+    # Each part draws from streams of its own, so the draws do not depend on the order of the calls.
     rows = _Rows(user_keys(seed, users), lengths)
     interests = _Interests(catalogue, rows)
     event = _events(rows)
@@ -110,18 +119,18 @@ def make_histories(
 
 
 class _Rows:
-    """The rows of some users: which user each is of, its number for the user, and its session.
+    """The user, step and session of each row; a row is an interaction.
 
     Attributes:
-        keys: Random key of each user, [U].
-        lengths: Number of rows of each user, [U].
-        start: First row of each user, [U].
-        user: Index of the row's user, [R].
-        key: Random key of the row's user, [R].
-        step: Number of the row for its user, from 0, [R].
-        opens: Whether the row begins a session, [R].
-        session: Number of the row's session, counted over all users, [R].
-        opening: Row at which each session begins, [S].
+        keys: The random key of each user, [U].
+        lengths: The number of rows of each user, [U].
+        start: The first row of each user, [U].
+        user: The index of each row's user, [R].
+        key: The random key of each row's user, [R].
+        step: The number of each row among the rows of its user, from 0, [R].
+        opens: Whether a session begins at the row, [R].
+        session: The number of each row's session, counted over all users, [R].
+        opening: The row at which each session begins, [S].
     """
 
     def __init__(self, keys: np.ndarray, lengths: np.ndarray) -> None:
@@ -142,15 +151,15 @@ class _Rows:
 
 
 class _Interests:
-    """The interests of every user.
+    """The interests of each user.
 
-    A user has a few slots. A slot holds its g-th interest as long as floor(step / life + phase)
-    is g.
+    A user has a few slots, and each slot has one interest at a time. At each step, the number of
+    the slot's interest is floor(step / life + phase).
 
     Attributes:
-        slots_U: Number of slots, 3 to 5.
-        band_U: Price band of the user.
-        taste_2U: The two level-1 categories of the user's taste.
+        slots_U: The number of slots of each user, 3 to 5.
+        band_U: The price band of each user.
+        taste_2U: The two level-1 categories of each user's taste.
     """
 
     def __init__(self, catalogue: Catalogue, rows: _Rows) -> None:
@@ -159,11 +168,11 @@ class _Interests:
         self.keys = rows.keys
         self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)
 
-        # What a user spends is the user's price band.
+        # The index into SPENDING is also the user's price band.
         bounds = np.cumsum(_SPENDING_SHARES)[:-1]
         self.band_U = np.searchsorted(bounds, uniform(self.keys, Stream.spending), side="right")
 
-        # Popular categories are in the taste of more users. Both may be the same.
+        # Popular categories are in the taste of more users. The two categories may be the same.
         items = len(catalogue.leaf)
         taste = [
             catalogue.pick(0, items, uniform(self.keys, Stream.taste, number))
@@ -172,7 +181,7 @@ class _Interests:
         self.taste_2U = catalogue.top_of_leaf[catalogue.leaf[np.stack(taste)]]
 
     def at(self, user: np.ndarray, slot: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Returns the number of the slot's interest that is held at a step."""
+        """Returns the number of a slot's interest at a step."""
         life, phase = self._life(user, slot)
         return (step / life + phase).astype(np.int64)
 
@@ -182,7 +191,7 @@ class _Interests:
         counter = _counter(slot, number)
         catalogue = self.catalogue
 
-        # An interest is in one of the two categories of the taste, or anywhere.
+        # An interest is in one of the two categories of the taste, or anywhere in the catalogue.
         scope = uniform(keys, Stream.interest_scope, counter)
         top = np.where(scope < _TASTE[0], self.taste_2U[0, user], self.taste_2U[1, user])
         anywhere = scope >= _TASTE[1]
@@ -194,19 +203,19 @@ class _Interests:
         ]
 
     def periods(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Returns (user, leaf, first step, last step) of every interest in a history."""
+        """Returns the user, leaf, first step and last step of each interest in a history."""
         user = np.repeat(np.arange(len(self.keys)), self.slots_U)
         slot = _within(self.slots_U)
         lengths = self.rows.lengths[user]
 
-        # Interests of each slot until the last step.
-        held = self.at(user, slot, lengths - 1) + 1
-        user = np.repeat(user, held)
-        slot = np.repeat(slot, held)
-        lengths = np.repeat(lengths, held)
-        number = _within(held)
+        # The number of interests that each slot has had by the last step.
+        counts = self.at(user, slot, lengths - 1) + 1
+        user = np.repeat(user, counts)
+        slot = np.repeat(slot, counts)
+        lengths = np.repeat(lengths, counts)
+        number = _within(counts)
 
-        # The steps at which step / life + phase is in [number, number + 1).
+        # An interest has the steps at which step / life + phase is in [number, number + 1).
         life, phase = self._life(user, slot)
         first = np.maximum(np.ceil((number - phase) * life), 0).astype(np.int64)
         last = np.minimum(np.ceil((number + 1 - phase) * life).astype(np.int64), lengths) - 1
@@ -216,10 +225,10 @@ class _Interests:
         return user[has_steps], leaf[has_steps], first[has_steps], last[has_steps]
 
     def _life(self, user: np.ndarray, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (life, phase) of a slot.
+        """Returns the life and the phase of a slot.
 
-        The life is the number of interactions that an interest lasts. The phase is the part of the
-        first one's life that is over when the user begins.
+        The life is the number of interactions that an interest lasts. The phase is the share of the
+        first interest's life that is over before the user's first interaction.
         """
         low, high = _LIVES
         life = low + (high - low) * uniform(self.keys[user], Stream.life, slot)
@@ -239,7 +248,7 @@ def _views(
     leaf = leaf_S[session]
     cell = cell_S[session]
 
-    # A view is in the session's cell, or anywhere in its leaf.
+    # A view is in the session's cell, or anywhere in the session's leaf.
     close = uniform(key, Stream.scope, step) < _IN_CELL
     first = np.where(close, catalogue.cell_bounds[cell], catalogue.leaf_bounds[leaf])
     last = np.where(close, catalogue.cell_bounds[cell + 1], catalogue.leaf_bounds[leaf + 1])
@@ -252,12 +261,13 @@ def _views(
         low = catalogue.leaf_bounds[leaf[again]]
         high = catalogue.leaf_bounds[leaf[again] + 1]
 
-        # The cell did not help: from the second turn on, what is popular in the leaf.
+        # In the first turn, the range is the same as before. From the second turn on, it is the
+        # leaf.
         if turn == 2:
             first[again] = low
             last[again] = high
 
-        # In the last turn popularity does not matter: a popular item was probably seen.
+        # In the last turn, popularity is ignored, as the user has probably seen the popular items.
         if turn < _REDRAWS:
             item[again] = catalogue.pick(first[again], last[again], at)
         else:
@@ -277,21 +287,21 @@ def _sessions(
     step = rows.step[opening]
     keys = rows.key[opening]
 
-    # The power makes the first slots more frequent.
+    # The power makes sessions of the first slots more frequent.
     slots = interests.slots_U[user]
     slot = (uniform(keys, Stream.session_interest, step) ** 1.2 * slots).astype(np.int64)
     number = interests.at(user, slot, step)
     counter = _counter(slot, number)
     leaf = interests.leaf(user, slot, number)
 
-    # Some sessions are in a leaf found by chance.
+    # Some sessions are in a random leaf.
     chance = uniform(keys, Stream.session_kind, step) < _CHANCE_SESSIONS
     chance_leaf = catalogue.leaf[
         catalogue.pick(0, len(catalogue.leaf), uniform(keys, Stream.session_leaf, step))
     ]
     leaf = np.where(chance, chance_leaf, leaf)
 
-    # Mostly, only the user's price band of the leaf counts, if it has any items.
+    # Usually the session is in the user's price band, if the leaf has items in this band.
     first = catalogue.leaf_bounds[leaf]
     last = catalogue.leaf_bounds[leaf + 1]
     band = leaf * len(BANDS) + interests.band_U[user]
@@ -301,7 +311,8 @@ def _sessions(
     first = np.where(in_band, catalogue.band_bounds[band], first)
     last = np.where(in_band, catalogue.band_bounds[band + 1], last)
 
-    # The cell follows from the interest, so that its sessions agree, or is the session's own.
+    # Usually the cell is drawn with the counter of the interest, so all its sessions have the same
+    # cell. Otherwise it is drawn for this session.
     home = (uniform(keys, Stream.session_drift, step) < _HOME_CELL) & ~chance
     at = uniform(keys, Stream.interest_cell, counter)
     at = np.where(home, at, uniform(keys, Stream.session_cell, step))
@@ -311,9 +322,9 @@ def _sessions(
 def _events(rows: _Rows) -> np.ndarray:
     """Returns the event of each row.
 
-    A user begins with a view, and a purchase is completed right after it was begun.
+    The first event of a user is a view. A purchase is completed right after it was begun.
     """
-    # Completions are not drawn here: they follow beginnings.
+    # Completions are not drawn with the other events, as they follow the beginnings of purchases.
     bounds = np.cumsum(SHARES[:_COMPLETE]) / (sum(SHARES) - SHARES[_COMPLETE])
     event = np.searchsorted(bounds[:-1], rows.uniform(Stream.event), side="right").astype(np.int8)
     event[rows.step == 0] = _VIEW
@@ -322,7 +333,7 @@ def _events(rows: _Rows) -> np.ndarray:
     follows = np.zeros(len(event), bool)
     follows[1:] = completes[:-1] & (rows.step[1:] > 0)
 
-    # The next purchase waits until this one is complete.
+    # No purchase begins in the row in which another one is completed.
     event[follows & (event == _START)] = _VIEW
     begun = completes & (event == _START)
     follows[1:] &= begun[:-1]
@@ -331,17 +342,22 @@ def _events(rows: _Rows) -> np.ndarray:
 
 
 def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Returns the positions of all rows.
+    """Returns the positions of the items of all rows.
 
-    The item of a row that is not a view was viewed before, mostly last. The item of a completion
-    is the one whose purchase was begun.
+    If a row is not a view, the user has viewed its item before; usually it is the item viewed last.
+    A purchase is completed with the item with which it was begun.
+
+    Args:
+        rows: The rows.
+        event: The event of each row.
+        position: The position of the item of each view.
     """
     is_view = event == _VIEW
     views = np.flatnonzero(is_view)
-    before = np.cumsum(is_view)  # views up to and with each row, over all users
+    before = np.cumsum(is_view)  # the views of all users, up to and including each row
     other = np.flatnonzero(~is_view)
 
-    # Number of views to step back: geometric, and not beyond the user's first view.
+    # The number of views to step back is geometric, but does not go beyond the user's first view.
     back = np.log1p(-uniform(rows.key[other], Stream.back, rows.step[other])) / np.log(
         1 - _STEP_BACK
     )
@@ -350,40 +366,40 @@ def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndar
     position = position.copy()
     position[other] = position[views[chosen]]
 
-    # The row before a completion is the beginning of the purchase.
+    # The purchase was begun in the row before its completion.
     complete = np.flatnonzero(event == _COMPLETE)
     position[complete] = position[complete - 1]
     return position
 
 
 def _times(rows: _Rows) -> np.ndarray:
-    """Returns the time of each row in ms, with exponential gaps."""
+    """Returns the time of each row in ms; the gaps between rows have exponential distributions."""
     mean = np.where(rows.opens, _BETWEEN, _WITHIN)
     gap = 1 + (-np.log1p(-rows.uniform(Stream.gap)) * mean).astype(np.int64)
     gap[rows.start] = 0
     since = np.cumsum(gap)
 
-    # The sum runs over all users: what it was at a user's first row is subtracted.
+    # `since` is summed over all users, so its value at the user's first row is subtracted.
     first = _EPOCH + (uniform(rows.keys, Stream.first_time) * _SPAN * _DAY).astype(np.int64)
     time: np.ndarray = since + (first - since[rows.start])[rows.user]
     return time
 
 
 def _counter(major: np.ndarray, minor: np.ndarray | int) -> np.ndarray:
-    """Returns one counter for two small numbers; `minor` is below 1024."""
+    """Combines two small numbers into one counter; `minor` is below 1024."""
     counter: np.ndarray = major * 1024 + minor
     return counter
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
-    """Returns 0, 1, ... for each of the counts, as far as it goes."""
+    """Returns the numbers from 0 to count - 1 for each count, one after another."""
     within: np.ndarray = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return within
 
 
 def _repeats(key: np.ndarray) -> np.ndarray:
     """Returns the indices at which a key occurs for the second time or later."""
-    # A stable sort puts equal keys next to each other, the first occurrence first.
+    # A stable sort puts equal keys next to each other, in the order of their indices.
     order = np.argsort(key, kind="stable")
-    again: np.ndarray = np.sort(order[1:][key[order[1:]] == key[order[:-1]]])
-    return again
+    repeated: np.ndarray = np.sort(order[1:][key[order[1:]] == key[order[:-1]]])
+    return repeated

@@ -1,9 +1,9 @@
-"""The synthetic marketplace in the files of MerRec.
+"""Writes the synthetic marketplace in the files of MerRec.
 
-They are a folder for each month, with Parquet shards of one row for each event. Behaviour is that
-of the marketplace (`histories`). Histories are as long as MerRec's: 230 events on average, 1.7 % of
-users above 2,000. A product is an item of the marketplace's catalogue. MerRec's `item_id` is one
-listing of it, the same for all events of a user on a product.
+There is a folder for each month, with Parquet files that have one row for each event. Users behave
+as in the marketplace (`histories.py`). Histories are as long as MerRec's: 230 events on average,
+and more than 2,000 for 1.7 % of the users. A product is an item of the synthetic catalogue. An
+`item_id` of MerRec is one listing of a product, the same for all events of a user on this product.
 """
 
 from contextlib import ExitStack
@@ -54,12 +54,12 @@ SCHEMA = pa.schema(
     }
 )
 
-_VERSION = 1  # of the files that a seed gives
+_VERSION = 1  # raised if the same seed gives other files than before
 _LENGTHS = Lengths(median=60.0, spread=1.65, shortest=1, longest=20_000)
 _USERS_AT_ONCE = 512
 _ROWS_A_SHARD = 1_000_000
-_EVENTS_A_LISTING = 15  # 1.27 billion events on 83 million listings
-_MOST_LISTINGS = 1 << 24  # of one product
+_EVENTS_A_LISTING = 15  # MerRec has 1.27 billion events on 83 million listings
+_MOST_LISTINGS = 1 << 24  # listings of one product
 _BRANDS = 400
 _CONDITIONS = ("New", "Like new", "Good", "Fair", "Poor")
 _SIZES = ("XS", "S", "M", "L", "XL", "One size")
@@ -79,21 +79,21 @@ def generate(
     users_at_once: int = _USERS_AT_ONCE,
     rows_a_shard: int = _ROWS_A_SHARD,
 ) -> None:
-    """Writes `raw` with exactly `rows` events.
+    """Writes a folder with exactly `rows` events.
 
-    Does nothing if `raw` already holds just that.
+    Nothing is written if the folder already contains the same log.
 
     Args:
         raw: The folder.
-        rows: Number of events, over all users.
-        seed: Seed of all draws.
+        rows: The number of events of all users.
+        seed: The seed of all draws.
         report: Is called with messages about the progress.
-        users_at_once: Users in memory at a time. The events do not depend on it.
-        rows_a_shard: About the number of rows in a file.
+        users_at_once: The number of users in memory at a time. The events do not depend on it.
+        rows_a_shard: The approximate number of rows in a file.
 
     Raises:
-        UserError: There are too few rows, the seed is out of range, or the folder holds something
-            else.
+        UserError: There are too few rows, the seed is out of range, or the folder contains
+            something else.
     """
 
     def write(folder: Path) -> None:
@@ -114,7 +114,7 @@ def _write(
         shards = [
             stack.enter_context(Shards(folder / month, SCHEMA, rows_a_shard)) for month in MONTHS
         ]
-        # Every month keeps its own writer, as a user's events are in several months.
+        # The files of all months are open together, as a user has events in several months.
         for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
             events, month = _events(catalogue, products, seed, users, lengths, starts)
             for number, files in enumerate(shards):
@@ -132,15 +132,15 @@ def _events(
     lengths: np.ndarray,
     starts: np.ndarray,
 ) -> tuple[pa.Table, np.ndarray]:
-    """Returns the events of some users, in order of users and times, and the month of each.
+    """Returns the events of some users, sorted by user and time, and the month of each event.
 
     Args:
         catalogue: The catalogue.
-        products: Its products.
-        seed: Seed of all draws.
-        users: Numbers of the users.
-        lengths: Number of events of each user.
-        starts: Beginnings of the months, in ms since 1970.
+        products: The products of the catalogue.
+        seed: The seed of all draws.
+        users: The numbers of the users.
+        lengths: The number of events of each user.
+        starts: The beginnings of the months, in ms since 1970.
     """
     made = make_histories(catalogue, seed, users, lengths)
     user = np.repeat(users, lengths)
@@ -149,13 +149,13 @@ def _events(
     sequence = pauses(made.time, lengths, 3 * _DAY)
     time = within(made.time, lengths, _milliseconds("20231101"))
 
-    # One key for a user and a product: all events of the user on it are on the same listing.
+    # The key depends on the user and the product, so all their events are on the same listing.
     key = mix(np.repeat(user_keys(seed, users), lengths) ^ mix(made.position.astype(np.uint64)))
     listing = (unit(key) * products.listings[made.position]).astype(np.int64)
     condition = (unit(mix(key)) ** 1.5 * len(_CONDITIONS)).astype(np.int64)
     shipper = (unit(mix(mix(key))) * len(_SHIPPERS)).astype(np.int64)
 
-    # Number of each row's sequence, counted over all users.
+    # `whole` is the number of each row's sequence, counted over all users.
     begins = np.concatenate([[True], (np.diff(sequence) != 0) | (np.diff(user) != 0)])
     whole = np.cumsum(begins) - 1
     session_id = mix(user.astype(np.uint64) << np.uint64(20) ^ session.astype(np.uint64))
@@ -182,10 +182,10 @@ def _events(
 
 @dataclass(frozen=True)
 class _Products:
-    """What all listings of a product share, by its position in the catalogue.
+    """The products, in the order of the catalogue; all listings of a product have these values.
 
     Attributes:
-        listings: Number of listings of each product.
+        listings: The number of listings of each product.
         table: The columns of SCHEMA that describe a product.
     """
 
@@ -194,7 +194,7 @@ class _Products:
 
     @classmethod
     def of(cls, catalogue: Catalogue, rows: int, seed: int) -> "_Products":
-        """Returns the products of a catalogue for a log of a number of rows."""
+        """Makes the products of a catalogue, for a log with a number of rows."""
         number = catalogue.item_id
         leaf = catalogue.leaf
         key = mix(number.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
@@ -231,7 +231,7 @@ class _Products:
 
 
 def _brands() -> list[str]:
-    """Returns _BRANDS made-up names, all different."""
+    """Returns `_BRANDS` made-up names, which are all different."""
     first = (
         "Alder", "Birch", "Cedar", "Dune", "Ember", "Fjord", "Grove", "Heron", "Iris", "Juniper",
     )  # fmt: skip

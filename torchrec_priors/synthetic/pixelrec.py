@@ -1,9 +1,9 @@
-"""The synthetic marketplace in the files of PixelRec.
+"""Writes the synthetic marketplace in the files of PixelRec.
 
-They are one CSV of interactions and one of item information. Behaviour is that of the marketplace
-(`histories`), without event types and with each (user, item) once. Histories are about as long as
-Pixel8M's (18 interactions on average, 6 % of users with 50 or more). Every leaf of the category
-tree is one tag.
+These are a CSV file of interactions and one of items. Users behave as in the marketplace
+(`histories.py`), but there are no event types, and a user interacts with an item only once.
+Histories are about as long as Pixel8M's: 18 interactions on average, and 50 or more for 6 % of the
+users. Every leaf of the category tree is one tag.
 """
 
 import csv
@@ -30,13 +30,13 @@ COUNTS = (
 ITEM_COLUMNS = ("item_id", *COUNTS, "title", "tag", "description")
 UNLABELLED = "Miscellaneous"
 
-_VERSION = 1  # of the files that a seed gives
-# A third of the interactions is with an item that the user has seen, and is left out.
+_VERSION = 1  # raised if the same seed gives other files than before
+# A third of these interactions are with items that the user has seen. They are left out.
 _LENGTHS = Lengths(median=15.0, spread=1.0, shortest=5, longest=2_000)
 _USERS_AT_ONCE = 4_096
-_UNLABELLED = 0.055  # share of items
+_UNLABELLED = 0.055  # share of items with the tag `UNLABELLED`
 # Times in ms.
-_EARLIER = 66_000_000_000  # before the marketplace's times
+_EARLIER = 66_000_000_000  # how much earlier than in the marketplace the times are
 _UNTIL = 1_656_100_000_000  # 24 June 2022
 
 
@@ -49,21 +49,21 @@ def generate(
     tags: Sequence[str],
     users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
-    """Writes `raw` with exactly `rows` interactions.
+    """Writes a folder with exactly `rows` interactions.
 
-    Does nothing if `raw` already holds just that.
+    Nothing is written if the folder already contains the same log.
 
     Args:
         raw: The folder.
-        rows: Interactions, over all users.
-        seed: Seed of all draws.
+        rows: The number of interactions of all users.
+        seed: The seed of all draws.
         report: Is called with messages about the progress.
-        tags: Tags that items may have, in addition to `UNLABELLED`.
-        users_at_once: Users in memory at a time. The content does not depend on it.
+        tags: The tags that items may have, in addition to `UNLABELLED`.
+        users_at_once: The number of users in memory at a time. The content does not depend on it.
 
     Raises:
-        UserError: There are too few rows, the seed is out of range, or the folder holds something
-            else.
+        UserError: There are too few rows, the seed is out of range, or the folder contains
+            something else.
     """
 
     def write(folder: Path) -> None:
@@ -82,7 +82,7 @@ def _write_log(
     types = (pa.string(), pa.string(), pa.int64())
     schema = pa.schema(dict(zip(INTERACTION_COLUMNS, types, strict=True)))
 
-    # The header is written here, without quotes.
+    # The header is written separately, as the writer would put it in quotes.
     plain = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
     done = 0
     with file.open("wb") as stream:
@@ -97,10 +97,7 @@ def _write_log(
 def _interactions(
     catalogue: Catalogue, rows: int, seed: int, users_at_once: int
 ) -> Iterator[pa.Table]:
-    """Yields tables of INTERACTION_COLUMNS, in order of users and times.
-
-    They have `rows` rows in all.
-    """
+    """Yields tables of interactions, sorted by user and time, with `rows` rows in all."""
     first = 1
     left = rows
     items = pa.array([f"i{number}" for number in catalogue.item_id.tolist()])
@@ -109,7 +106,7 @@ def _interactions(
         lengths = _LENGTHS.of(seed, users)
         made = make_histories(catalogue, seed, users, lengths)
 
-        # Only the first interaction of a user with an item counts.
+        # Only the first interaction of a user with an item is kept.
         user = np.repeat(users, lengths)
         _, new = np.unique(user * len(items) + made.position, return_index=True)
         new = np.sort(new)[:left]
@@ -139,7 +136,7 @@ def _write_items(file: Path, catalogue: Catalogue, tags: Sequence[str], seed: in
             counts = [f"{views[position] // 4**level}.0" for level in range(len(COUNTS))]
             number = catalogue.item_id[position]
 
-            # A reader of CSV must cope with commas and quotes in titles, and with empty fields.
+            # Titles have commas and quotes, and some fields are empty, to test readers of CSV.
             title = f'{titles[position]}: "{tag[position]}"'
             about = "" if number % 4 == 0 else f"{title}, watched {views[position]:,} times"
             lines.writerow([f"i{number}", *counts, title, tag[position], about])

@@ -1,8 +1,8 @@
 """Counter-based random numbers.
 
-A draw is a function of (seed, user, stream, counter), not of earlier draws. So a user's rows do not
-depend on the other users that are generated with them, nor on their order. The mixing function is
-that of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+A draw is a function of seed, user, stream and counter, and does not depend on earlier draws. So a
+user's rows do not depend on other users or on the order of users. The mixing function is that of
+SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 from enum import IntEnum
@@ -15,9 +15,9 @@ _STREAM_BITS = np.uint64(40)  # counters of a stream are below 2^40
 
 
 class Stream(IntEnum):
-    """What a draw decides. Every use has its own stream.
+    """The streams of random numbers; each kind of draw has its own stream.
 
-    The numbers are part of the result: another number is another log.
+    The numbers must not change: with other numbers, the same seed would give another log.
     """
 
     length = 0
@@ -53,14 +53,14 @@ def user_keys(seed: int, users: np.ndarray) -> np.ndarray:
 
 
 def uniform(keys: np.ndarray, stream: Stream, counter: np.ndarray | int = 0) -> np.ndarray:
-    """Returns numbers in [0, 1) for these keys at these counters.
+    """Returns a number in [0, 1) for each key and counter.
 
     Example:
         >>> keys = user_keys(0, np.arange(100_000))
         >>> round(float(uniform(keys, Stream.item, 7).mean()), 2)
         0.5
     """
-    # The stream is in the upper bits, from 1: index 0 is never used.
+    # The upper bits are the number of the stream plus 1, so index 0 is never used.
     numbers = np.atleast_1d(counter).astype(np.uint64)
     index = (np.uint64(int(stream) + 1) << _STREAM_BITS) + numbers
     return unit(mix(keys + index * GOLDEN))

@@ -1,6 +1,6 @@
-"""Writes tables, piece by piece, to numbered Parquet files of one schema in one folder.
+"""Writes a table piece by piece into numbered Parquet files in one folder.
 
-Large logs are published in this form.
+Large logs are often published in this form.
 """
 
 from pathlib import Path
@@ -13,15 +13,15 @@ from torchrec_priors.parquet import ParquetWriter
 
 
 class Shards:
-    """The files `000000000000.parquet`, `000000000001.parquet`, ... of a folder.
+    """The files `000000000000.parquet`, `000000000001.parquet` and so on in a folder.
 
-    The folder is created for the first of them. A file is closed when a piece fills it to `rows`
-    rows or more. An empty piece creates no file.
+    The folder is created with the first file. A file is closed as soon as it has `rows` rows or
+    more. An empty piece creates no file.
 
     Args:
         folder: The folder.
-        schema: Schema of all files.
-        rows: Rows of a full file.
+        schema: The schema of all files.
+        rows: The least number of rows in a file, except the last.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows: int) -> None:

@@ -1,6 +1,6 @@
-"""Lengths of synthetic histories, and users in chunks.
+"""Draws the lengths of synthetic histories, and divides users into chunks.
 
-With chunks of users, memory does not grow with the log.
+One chunk is in memory at a time, so memory does not grow with the log.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from torchrec_priors.synthetic.randomness import Stream, uniform, user_keys
 
 @dataclass(frozen=True)
 class Lengths:
-    """The distribution of the number of interactions of a user: log-normal, clipped at both ends.
+    """The distribution of the number of interactions of a user: log-normal, within bounds.
 
     Attributes:
-        median: Median of the log-normal distribution.
-        spread: Standard deviation of its logarithm.
-        shortest, longest: Bounds.
+        median: The median of the log-normal distribution.
+        spread: The standard deviation of its logarithm.
+        shortest, longest: The bounds; values outside are set to the nearest bound.
     """
 
     median: float
@@ -30,7 +30,7 @@ class Lengths:
         """Returns the number of interactions of each user."""
         keys = user_keys(seed, users)
 
-        # Box and Muller's transform of two uniform numbers.
+        # The Box-Muller transform makes a normal number from two uniform ones.
         radius = np.sqrt(-2 * np.log1p(-uniform(keys, Stream.length)))
         normal = radius * np.cos(2 * np.pi * uniform(keys, Stream.length_angle))
         drawn = np.exp(np.log(self.median) + self.spread * normal)
@@ -40,9 +40,15 @@ class Lengths:
 def chunks(
     rows: int, seed: int, lengths_of: Lengths, users_at_once: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (numbers, lengths) of users whose lengths sum up to `rows`.
+    """Yields the numbers of users and the lengths of their histories, in chunks.
 
-    The history of the last user is cut to fit.
+    The sum of all lengths is `rows`; the history of the last user is cut for this.
+
+    Args:
+        rows: The number of interactions of all users.
+        seed: The seed of all draws.
+        lengths_of: The distribution of the lengths.
+        users_at_once: The number of users in a chunk.
     """
     first = 1
     left = rows
@@ -50,7 +56,7 @@ def chunks(
         numbers = np.arange(first, first + users_at_once)
         lengths = lengths_of.of(seed, numbers)
 
-        # Users of the chunk that begin before the log is full.
+        # Only users who begin before the log has `rows` rows are taken.
         before = np.cumsum(lengths) - lengths
         taken = before < left
         numbers = numbers[taken]
@@ -62,9 +68,15 @@ def chunks(
 
 
 def within(time: np.ndarray, lengths: np.ndarray, until: int) -> np.ndarray:
-    """Returns the times of users' histories, one after another, all before `until`.
+    """Changes the times of histories so that all are before `until`.
 
-    A history that would pass `until` is sped up from its first time on.
+    If the last time of a history is too late, all gaps of the history are shortened by the same
+    factor. Its first time stays the same.
+
+    Args:
+        time: The times of all users, one user after another.
+        lengths: The number of interactions of each user.
+        until: The end, which no time may reach.
     """
     start = np.cumsum(lengths) - lengths
     first = time[start]
@@ -76,14 +88,15 @@ def within(time: np.ndarray, lengths: np.ndarray, until: int) -> np.ndarray:
 
 
 def pauses(time: np.ndarray, lengths: np.ndarray, longer_than: int) -> np.ndarray:
-    """Returns for each interaction the number of its run, from 0 for each user.
+    """Divides histories into runs, where pauses are longer than `longer_than`.
 
-    A run has no pause that is longer than `longer_than`.
+    Returns:
+        The number of each interaction's run, from 0 for each user.
     """
     begins = np.ones(len(time), bool)
     begins[1:] = np.diff(time) > longer_than
 
-    # Every user's history begins a run, whatever the last time of the user before.
+    # A run also begins at the first interaction of each user.
     start = np.cumsum(lengths) - lengths
     begins[start] = True
     run = np.cumsum(begins)
