@@ -79,8 +79,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     >>> nearest("x.y", [f"{section}.{number}" for section in "abc" for number in range(20)])
     'valid: a.*, b.*, c.*'
     """
-    # If a valid name was used in the wrong place, it is among the valid names. It is removed, because
-    # suggesting it would not help.
+    # If a valid name was used in the wrong place, it is among the valid names. It is removed,
+    # because suggesting it would not help.
     names = sorted(set(valid) - {name})
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:

@@ -1,1 +1,4 @@
-"""Settings of a run, one file a section of the configuration. Imports no torch."""
+"""The settings of a run, with one file for each section of the configuration.
+
+These modules do not import torch.
+"""

@@ -1,4 +1,4 @@
-"""The section `[baseline]`: a baseline model in place of prior heads."""
+"""The section `[baseline]`: a baseline model instead of prior heads."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -11,12 +11,12 @@ from torchrec_priors.settings.ranges import Section, check_ranges
 
 @dataclass
 class BaselineConfig(Section):
-    """A baseline model in place of prior heads.
+    """A baseline model, which makes the queries instead of prior heads.
 
     Attributes:
-        name: a file of `torchrec_priors/baselines/`, as `comirec`, or the path of a custom one;
-            empty for none.
-        interests: queries of a position, if the baseline has several.
+        name: the name of a file in `torchrec_priors/baselines/`, such as `comirec`, or the path of
+            a custom file; empty for a model with prior heads.
+        interests: number of queries for each position, if the baseline has several.
         options: settings of the baseline itself.
     """
 
@@ -25,10 +25,10 @@ class BaselineConfig(Section):
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raises UserError if a value is out of its range or means nothing."""
+        """Raises UserError if a value is out of its range, or has no effect."""
         check_ranges(self, "baseline")
 
-        # Settings of a baseline that is not there would be ignored silently.
+        # Without a baseline, its settings would be ignored silently.
         if self.interests != BaselineConfig.interests and not self.name:
             raise UserError(
                 f"baseline.interests = {self.interests} means nothing without baseline.name"

@@ -1,4 +1,4 @@
-"""The section `[embedding]`: what happens to items that training saw rarely or never."""
+"""The section `[embedding]`: how items are treated that occur rarely or never in training."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,28 +14,29 @@ _MOST_BLOCKS = 1024  # TorchRec's limit
 
 @dataclass
 class UnseenConfig(Section):
-    """Which rows the item table has.
+    """The rows of the item table.
 
     Attributes:
-        unseen: what happens to items of fewer than `min_frequency` training interactions.
-            `own`: every item of the catalogue has a row, trained or not; items that come later have
-            none and are dropped. `dropped`: they are left out of histories and never recommended.
-            `shared`: they share one row, and are not recommended. `hashed`: they share
-            `hashed_rows` rows by a hash of their row id, and are recommended by the row's vector.
-            `managed`: `rows` rows for the items that training sees, by TorchRec's managed
-            collisions: during training, new items are admitted and old ones evicted; those without
-            a row share one a block, and are not recommended.
-        min_frequency: training interactions from which on an item has its own row; at least 2 for
-            `shared` and `hashed`.
-        hashed_rows: rows of `hashed`.
-        rows: rows of `managed`, `blocks` of them shared; a multiple of `blocks`, and at least twice
-            as many.
-        blocks: parts that `managed` cuts ids and rows into, at least the number of ranks and at
-            most 1024: what is learned depends on them, not on the ranks.
-        eviction: which items a full block evicts, TorchRec's policies: `lfu` (those that training
-            saw least often), `lru` (those that it has not seen for longest) or `distance_lfu`
-            (both).
-        eviction_interval: steps between admissions and evictions.
+        unseen: how unseen items are treated, i.e. items with fewer than `min_frequency` training
+            interactions. `own`: every item of the catalogue has a row, even if it is never trained;
+            items that are added later have no rows and are dropped. `dropped`: unseen items are
+            left out of histories and never recommended. `shared`: they share one row and are not
+            recommended. `hashed`: they share `hashed_rows` rows, by a hash of their row id, and are
+            recommended with the vector of their row. `managed`: the table has `rows` rows, and
+            TorchRec's managed collisions admit new items and evict old ones during training; the
+            items without a row share one row in each block and are not recommended.
+        min_frequency: number of training interactions that an item needs to get its own row; at
+            least 2 for `shared` and `hashed`.
+        hashed_rows: number of rows that unseen items share with `hashed`.
+        rows: number of rows with `managed`, of which `blocks` are shared. It must be a multiple of
+            `blocks`, and at least twice as large.
+        blocks: number of blocks into which `managed` divides ids and rows; at least the number of
+            ranks, and at most 1024. The result depends on this number, but not on the number of
+            ranks.
+        eviction: TorchRec's policy that selects the items to evict from a full block. `lfu` evicts
+            items that occurred least often, `lru` items that have not occurred for the longest
+            time, and `distance_lfu` considers both.
+        eviction_interval: number of steps between admissions, which also evict items.
     """
 
     unseen: Unseen = "own"
@@ -47,10 +48,10 @@ class UnseenConfig(Section):
     eviction_interval: Count = 10
 
     def check(self) -> None:
-        """Raises UserError if a value is out of its range or two do not fit."""
+        """Raises UserError if a value is out of its range, or if two contradict each other."""
         check_ranges(self, "embedding")
 
-        # Each policy has settings without which it means nothing.
+        # Some policies need other settings.
         policy = f"embedding.unseen = '{self.unseen}'"
         if self.min_frequency == 1 and self.unseen in ("shared", "hashed"):
             raise UserError(
@@ -63,7 +64,7 @@ class UnseenConfig(Section):
             self._check_managed(policy)
 
     def without_effect(self) -> list[str]:
-        """Keys that were given although the policy does not read them."""
+        """Returns the keys that were given although the policy does not read them."""
         read = {
             "own": (),
             "dropped": ("min_frequency",),
@@ -77,9 +78,10 @@ class UnseenConfig(Section):
         return [f"embedding.{name}" for name in vars(self) if name in given - {"unseen", *read}]
 
     def _check_managed(self, policy: str) -> None:
+        """Raises UserError if `rows` and `blocks` are not valid; `policy` begins the message."""
         if self.blocks > _MOST_BLOCKS:
             raise UserError(f"embedding.blocks = {self.blocks} must be at most {_MOST_BLOCKS}")
-        # Each block has a shared row, and at least one that an item can have.
+        # Each block has one shared row, and at least one row for an item.
         if self.rows < 2 * self.blocks or self.rows % self.blocks:
             least = max(2, -(-self.rows // self.blocks)) * self.blocks
             raise UserError(

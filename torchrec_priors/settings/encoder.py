@@ -11,22 +11,23 @@ from torchrec_priors.settings.ranges import Count, Probability, Section, check_r
 
 @dataclass
 class EncoderConfig(Section):
-    """The encoder.
+    """The encoder, which reads a history and computes the user state.
 
     Attributes:
         backbone: `hstu`, `sasrec` (which has neither `time_bias` nor `events`), `shallow`
-            (DualVAE's, which has no layers), or the path of a custom file.
+            (DualVAE's encoder, which has no layers), or the path of a custom file.
         layers: number of layers.
-        heads: attention heads; must divide `model.dim`.
-        dropout: probability, on the input and inside every layer.
-        time_bias: whether attention also has a bias of how long before the query's interaction the
-            key's happened.
-        events: whether the event type of an interaction is added to its item's vector.
-        item_features: columns of `items.parquet` whose values have their own vectors, added to the
-            item's. An item has one value; a missing one is a class of its own. `price:32` first
-            cuts a number into 32 classes of equal size.
-        recompute: whether layers are computed again in backward instead of kept (activation
-            checkpointing).
+        heads: number of attention heads; it must divide `model.dim`.
+        dropout: probability of dropout, on the input and inside every layer.
+        time_bias: whether attention has a learned bias that depends on the time between the
+            interaction of the query and that of the key.
+        events: whether a vector for the event type of an interaction is added to the item's vector.
+        item_features: columns of `items.parquet`. Each value of a column gets a vector, which is
+            added to the vectors of items with this value. An item has one value in each column; a
+            missing value is treated as a value, too. `price:32` first divides numbers into 32
+            classes of equal size.
+        recompute: whether layers are computed again in the backward pass, which needs less memory
+            than keeping their results (activation checkpointing).
         options: settings of a custom backbone.
     """
 

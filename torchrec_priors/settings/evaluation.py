@@ -1,4 +1,4 @@
-"""The section `[evaluation]`: how scores become recommendations."""
+"""The section `[evaluation]`: how recommendations are made from the scores."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,31 +8,34 @@ from torchrec_priors.settings.ranges import Count, CountOrZero, Section, Share, 
 
 FusionKind = Literal["max", "mean", "hierarchical", "inverse_variance"]
 
-# Rows are drawn one by one: the probability that none of a set's is drawn stays below e^-32.
+# With 32 rows for each item set, the probability that no row of a set is drawn is below e^-32.
 _FEWEST_ROWS = 32
 
 
 @dataclass
 class RetrievalConfig(Section):
-    """How the heads' scores become recommendations. Nothing here changes a trained model.
+    """How recommendations are made from the heads' scores. A trained model does not depend on this.
 
     Attributes:
         filter_seen: whether items of the user's history are left out of the recommendations.
-        fusion: how the scores of an item's heads are fused: `max`; `mean`; `hierarchical`: the mean
-            over segments of time (in an additive tree: over levels) of the max inside each;
-            `inverse_variance`: a mean that gives more weight to heads with a steady training loss.
-        calibrated: whether scores are log P(group | user) + log P(item | group, user), which are on
-            one scale for all heads; means are then of probabilities. Needs a model trained with
-            `loss.gate`.
-        normaliser_rows: rows of each item set from which the denominator of P(item | group, user)
-            is estimated; 0 takes all, otherwise at least 32, as a set of which no row is drawn has
-            no sum.
-        batch: users scored together.
-        diversify: lambda, by how much lists are made diverse after the search; 0 leaves them as the
-            search found them.
-        tiles: `int8` searches bytes first and scores again what may be among the best: the same
-            items in less time, for d more bytes an item. For `max` fusion of uncalibrated scores;
-            otherwise it has no effect.
+        fusion: how the scores that several heads give an item are combined. `max` and `mean` take
+            the largest score and the mean. `hierarchical` takes the max within each segment of time
+            (in an additive tree, within each level), and then the mean of these.
+            `inverse_variance` takes a mean that gives more weight to heads with a steady training
+            loss.
+        calibrated: whether scores are log P(group | user) + log P(item | group, user), so that the
+            scores of all heads are on the same scale. Means are then means of probabilities. The
+            model must have been trained with `loss.gate`.
+        normaliser_rows: number of rows of each item set from which the denominator of P(item |
+            group, user) is estimated. 0 takes all rows. Otherwise it must be at least 32, because
+            with few rows a small item set could be left without any.
+        batch: number of users that are scored together.
+        diversify: lambda, how much the lists are made more diverse after the search; 0 leaves them
+            as they are.
+        tiles: the numbers by which the search compares items. `int8` compares bytes first, and
+            computes exact scores only for items that may be among the best. It finds the same items
+            in less time, but needs d more bytes of memory for each item. It only has an effect with
+            `fusion = "max"` and uncalibrated scores.
     """
 
     filter_seen: bool = True
@@ -46,7 +49,7 @@ class RetrievalConfig(Section):
     def check(self) -> None:
         """Raises UserError if a value is out of its range."""
         check_ranges(self, "evaluation")
-        # A gap in the range: 0 means all rows, and few rows may miss every row of a small set.
+        # 0 means all rows. Small numbers are rejected, because no row of a small set may be drawn.
         if self.normaliser_rows and self.normaliser_rows < _FEWEST_ROWS:
             raise UserError(
                 f"evaluation.normaliser_rows = {self.normaliser_rows} must be at least "

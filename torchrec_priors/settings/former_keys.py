@@ -1,8 +1,8 @@
-"""Keys that had another name in earlier releases. Both names are read; only the present one is
-written.
+"""Renames keys that had another name in earlier releases.
 
-Checksums are of the former names: so what earlier releases trained, evaluated and searched is
-recognised as the same.
+A configuration may contain the former or the present name of a key. Only present names are written.
+Checksums are computed with former names, so that runs, evaluations and searches of earlier releases
+are still recognised.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from typing import Any
 
 from torchrec_priors.errors import UserError
 
-# Former name -> present name. Both are in the same section.
+# The present name of each former name. Both are in the same section.
 _PRESENT = {"negatives.met": "negatives.seen"}
 _FORMER = {present: former for former, present in _PRESENT.items()}
 
 
 def present_key(key: str) -> str:
-    """The present name of a dotted key.
+    """Returns the present name of a dotted key.
 
     >>> present_key("negatives.met"), present_key("model.dim")
     ('negatives.seen', 'model.dim')
@@ -25,12 +25,12 @@ def present_key(key: str) -> str:
 
 
 def former_key(key: str) -> str:
-    """The name by which a dotted key counts in checksums."""
+    """Returns the name that a dotted key has in checksums."""
     return _FORMER.get(key, key)
 
 
 def with_present_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values of a configuration under the present names of their keys, in the same order.
+    """Returns nested values with the present names of their keys, in the same order.
 
     Raises:
         UserError: a key is given under both names.
@@ -42,11 +42,16 @@ def with_present_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_former_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same under the names that count in checksums."""
+    """Returns nested values with the names that keys have in checksums, in the same order."""
     return _renamed(values, _FORMER)
 
 
 def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Returns nested values with some keys renamed.
+
+    Args:
+        names: the new name of each key to rename, both dotted.
+    """
     renamed = dict(values)
     for key, new_key in names.items():
         section, _, name = key.partition(".")
@@ -57,9 +62,9 @@ def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 
         if new_name in given:
             raise UserError(f"configuration keys '{key}' and '{new_key}' are the same: give one")
-        # The key keeps its place: checksums are of text in the order of the keys.
+        # The key keeps its position, because a checksum depends on the order of the keys.
         section_values = {}
-        for own_name, value in given.items():
-            section_values[new_name if own_name == name else own_name] = value
+        for old_name, value in given.items():
+            section_values[new_name if old_name == name else old_name] = value
         renamed[section] = section_values
     return renamed

@@ -1,4 +1,4 @@
-"""The section `[loss]`: weights of Eq. 8."""
+"""The section `[loss]`: the weights of the terms of the loss (Eq. 8)."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,15 @@ from torchrec_priors.settings.ranges import (
 
 @dataclass
 class LossConfig(Section):
-    """Weights of the loss (Eq. 8).
+    """The weights of the terms of the loss (Eq. 8).
 
     Attributes:
-        gamma: discount per offset.
-        balance: w_k = (share of training positives of path k) ^ balance, normalised: 1 is the
-            paper's frequency balancing, 0 gives every path the same weight.
-        gate: weight of the gate's loss, added to Eq. 8. The gate learns which groups come next, and
-            `evaluation.calibrated` needs it; 0 for a model without a gate.
+        gamma: the factor by which the weight of a target decreases with each further offset.
+        balance: the exponent of the paths' weights. Path k has the weight w_k = (its share of the
+            training positives) ^ balance, and all weights are normalised. 1 is the paper's
+            frequency balancing; 0 gives every path the same weight.
+        gate: the weight of the gate's loss, which is added to Eq. 8. The gate learns which groups
+            come next. `evaluation.calibrated` needs it. 0 gives a model without a gate.
     """
 
     gamma: PositiveShare = 0.99

@@ -1,4 +1,4 @@
-"""The section `[model]`: sizes, and how a score is computed."""
+"""The section `[model]`: the sizes of the model, and how it computes a score."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,15 +12,16 @@ ScoreKind = Literal["dot", "cosine"]
 
 @dataclass
 class ModelConfig(Section):
-    """Sizes and the score.
+    """The sizes of the model, and the kind of score.
 
     Attributes:
-        dim: width of item vectors and states; a multiple of 4, as FBGEMM's kernels need.
-        context: most items of a history that the encoder sees (the paper's T; L in the code).
+        dim: width of item vectors and states. FBGEMM's kernels need a multiple of 4.
+        context: the largest number of items of a history that the encoder reads (the paper's T; L
+            in the code).
         horizon: tau, the number of future items that every position predicts in training.
         score: `dot` (Eq. 1) or `cosine` (cosine times a learned scale).
-        size: `paper-1` to `paper-4` or `paper-1B`: the sizes of the paper's Table 5. Gives `dim`
-            and the encoder's `layers`, `heads` and `dropout` if they are not given.
+        size: `paper-1` to `paper-4` or `paper-1B`, the sizes of the paper's Table 5. It sets `dim`
+            and the encoder's `layers`, `heads` and `dropout`, except those that are given.
     """
 
     dim: Annotated[int, Ge(4), Le(1 << 16), MultipleOf(4)] = 64

@@ -1,4 +1,4 @@
-"""The section `[negatives]`: items from which a positive is distinguished (Eq. 7)."""
+"""The section `[negatives]`: the items that a positive competes with in the softmax (Eq. 7)."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,27 +12,29 @@ from torchrec_priors.settings.ranges import Count, CountOrZero, Section, Share, 
 
 @dataclass
 class NegativesConfig(Section):
-    """Items from which a positive is distinguished (Eq. 7).
+    """The negatives: items that a positive competes with in the softmax (Eq. 7).
 
     Attributes:
-        per_set: negatives of a query: draws a step for each item set (each group of an item prior;
-            all items if there is no item prior), those of `catalogue_share` included. A set of at
-            most this many items is taken whole: an exact softmax.
-        total: if not 0, draws a step over all item sets together, instead of `per_set` for each: a
-            set has them in proportion to its training positives, but at least one. Cost and the
-            precision of every group's softmax then follow what groups weigh in the loss.
-        popularity: alpha: items of a set are drawn with probability proportional to (training
-            interactions + 1) ^ alpha; 0 is uniform.
-        catalogue_share: share of the draws that comes from the whole catalogue: one pool of
-            round(share * per_set) draws a step, shared by all sets. 1 is the paper's "w/o in-group
+        per_set: number of negatives of a query. In each step, this many items are drawn for each
+            item set, including those of `catalogue_share`. The item sets are the groups of an item
+            prior, or all items if there is no item prior. If a set has at most this many items, all
+            of them are taken, which gives an exact softmax.
+        total: if not 0, the number of draws in a step for all item sets together, which replaces
+            `per_set`. Each set gets a number in proportion to its training positives, but at least
+            one. So groups with more weight in the loss get more draws and a more precise softmax.
+        popularity: alpha. Items of a set are drawn with probability proportional to (training
+            interactions + 1) ^ alpha; 0 draws uniformly.
+        catalogue_share: share of the draws that come from the whole catalogue. In each step, these
+            are round(share * per_set) draws, which all sets share. 1 is the paper's "w/o in-group
             negative sampling" (Table 9).
-        logq: whether every negative's logit is lowered by log(draws * probability), so the sum over
-            negatives is an unbiased estimate of (1 - share) * (sum over Omega_k) + share * (sum
-            over all items). Without it, Eq. 7 is over the draws as they are.
-        seen: whether seen items, i.e. those of the context up to a position, may be among its
-            negatives. If seen items are never recommended (`evaluation.filter_seen`), they need not
-            be distinguished from what comes next: without them heads learn the ranking that is
-            evaluated.
+        logq: whether log(draws * probability) is subtracted from the logit of each negative. The
+            sum over negatives is then an unbiased estimate of (1 - share) * (sum over Omega_k) +
+            share * (sum over all items). Otherwise the sum of Eq. 7 is taken over the draws without
+            a correction.
+        seen: whether the negatives of a position may contain items that the user has seen, i.e.
+            items of the context up to this position. If seen items are never recommended
+            (`evaluation.filter_seen`), the model need not learn to rank them below other items, and
+            false trains it for the ranking that is evaluated.
     """
 
     per_set: Count = 1024
@@ -44,19 +46,20 @@ class NegativesConfig(Section):
 
     @property
     def shared(self) -> int:
-        """Draws from the whole catalogue."""
+        """The number of draws from the whole catalogue."""
         return round(self.catalogue_share * (self.total or self.per_set))
 
     @property
     def in_group(self) -> int:
-        """Draws from each item set; with `total`, from all of them."""
+        """The number of draws from each item set; with `total`, from all item sets together."""
         return (self.total or self.per_set) - self.shared
 
     def check(self) -> None:
         """Raises UserError if a value is out of its range, or a share rounds to nothing."""
         check_ranges(self, "negatives")
 
-        # A share above 0 draws something of the whole catalogue, one below 1 something of the sets.
+        # A share above 0 must give at least one draw from the catalogue, and a share below 1 at
+        # least one draw from the sets.
         no_shared = self.catalogue_share > 0 and not self.shared
         no_in_group = self.catalogue_share < 1 and not self.in_group
         if no_shared or no_in_group:

@@ -12,21 +12,23 @@ Composition = Literal["hierarchical", "multiplicative", "additive"]
 
 @dataclass
 class PriorsConfig(Section):
-    """Which prior heads the model has.
+    """The prior heads of the model.
 
     Attributes:
-        tree: priors, upper level first, each the name of a prior of the data set, `temporal:n`,
-            `random:like`, `all:like` or `file.py:argument`; empty for one head.
-        composition: `hierarchical` (Eq. 4-5: an adapter for every node), `multiplicative` (one
-            adapter for every path) or `additive` (one adapter for every group of every prior,
-            nothing combined).
-        adapters: `matrix` (z + SiLU(W z), Eq. 2), or `vector` (z + e): a model that gets the group
-            as an input.
-        init_std: standard deviation of the adapters' first values; 0 as in the paper, where every
-            head begins as the user state.
-        min_positives: a path with fewer training positives has no adapter: its query is that of the
-            node above it.
-        max_parameters: most parameters of all adapters of the tree; a larger tree is rejected.
+        tree: the priors of the tree's levels, the upper level first. Each is the name of a prior of
+            the data set, `temporal:n`, `random:like`, `all:like` or `file.py:argument`. An empty
+            list gives a model with one head.
+        composition: `hierarchical` (Eq. 4-5: an adapter for every node), `multiplicative` (an
+            adapter for every path) or `additive` (an adapter for every group of every prior, which
+            are not combined).
+        adapters: `matrix` (z + SiLU(W z), Eq. 2) or `vector` (z + e, which only adds a vector for
+            each group to the user state).
+        init_std: standard deviation of the adapters' initial values. With 0, as in the paper, the
+            query of every head is the user state at first.
+        min_positives: the number of training positives that a path needs to get an adapter. A path
+            with fewer uses the query of the node above it.
+        max_parameters: the largest number of parameters of all adapters together; a larger tree is
+            rejected.
     """
 
     tree: list[str] = field(default_factory=list)

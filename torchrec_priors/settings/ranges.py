@@ -1,8 +1,9 @@
-"""Ranges of settings: said in the types of the fields, checked in one place.
+"""Declares the ranges of settings in the types of their fields, and checks them.
 
-A field says its range as `Annotated[int, Ge(1), Le(256)]`, or by one of the names below. Pydantic
-checks it where a configuration is read; `check_ranges` checks it where one was built in Python. How
-values fit together is code, in the `check` methods of the sections.
+The type of a field contains its range, as in `Annotated[int, Ge(1), Le(256)]`; the names below are
+abbreviations for frequent ranges. When a configuration is read, pydantic checks the ranges. When it
+was built in Python, `check_ranges` does. The `check` methods of the sections check everything that
+depends on several values.
 """
 
 import functools
@@ -16,7 +17,8 @@ from pydantic import AllowInfNan, ConfigDict, TypeAdapter, ValidationError
 from torchrec_priors.common.limits import MOST, shortened
 from torchrec_priors.errors import UserError
 
-# Every number has an upper limit: a larger one is probably a typo, and would take all memory.
+# Every number has an upper limit. A larger number is probably a typo and would need too much
+# memory.
 Count = Annotated[int, Ge(1), Le(MOST)]
 CountOrZero = Annotated[int, Ge(0), Le(MOST)]
 Amount = Annotated[float, Ge(0), Le(MOST), AllowInfNan(False)]
@@ -25,7 +27,7 @@ Share = Annotated[float, Ge(0), Le(1), AllowInfNan(False)]
 PositiveShare = Annotated[float, Gt(0), Le(1), AllowInfNan(False)]
 Probability = Annotated[float, Ge(0), Lt(1), AllowInfNan(False)]
 
-# Pydantic's names of errors that are about a range.
+# Pydantic's names of the errors for values out of their range.
 _ERRORS = (
     "greater_than_equal",
     "greater_than",
@@ -34,15 +36,18 @@ _ERRORS = (
     "multiple_of",
     "finite_number",
 )
-# Bounds of 32 and 64 bits are easier to read as powers.
+# Large bounds are easier to read as powers of 2.
 _POWERS = {1 << power: f"2^{power}" for power in range(31, 64)}
 
 
 class Section:
-    """Base of the dataclasses of settings: no other keys, no conversions, and instances are checked
-    like files."""
+    """The base class of all sections.
 
-    # `check_ranges` passes instances, which pydantic trusts unless they are to be validated again.
+    Unknown keys are errors, and values are not converted to other types. Objects that were built in
+    Python are checked like those that are read from files.
+    """
+
+    # Without `revalidate_instances`, pydantic would not check the objects that `check_ranges` gets.
     __pydantic_config__: ClassVar[ConfigDict] = {
         "extra": "forbid",
         "strict": True,
@@ -52,13 +57,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers a setting may be.
+    """The range of numbers that a setting may have.
 
     Attributes:
-        low: smallest value; itself not allowed if `above`.
-        high: largest value; itself not allowed if `below`. `MOST` counts as no limit worth
-            mentioning.
-        multiple: number of which it must be a multiple; 1 for any.
+        low: the lower bound.
+        above: whether the lower bound itself is not allowed.
+        high: the upper bound. If it is `MOST`, texts do not mention it.
+        below: whether the upper bound itself is not allowed.
+        multiple: the number of which the value must be a multiple.
     """
 
     low: float = 0
@@ -69,7 +75,7 @@ class Range:
 
     @classmethod
     def of(cls, annotated: Any) -> "Range | None":
-        """The range of an annotated type; None of a type without one.
+        """Returns the range of an annotated type; None if the type has no range.
 
         >>> Range.of(Count), Range.of(str)
         (Range(low=1, above=False, high=1000000000000, below=False, multiple=1), None)
@@ -90,7 +96,7 @@ class Range:
         return cls(**limits) if limits else None
 
     def requirement(self, value: float) -> str:
-        """What a value that is out of the range must be.
+        """Returns the requirement that a value out of the range does not meet, for messages.
 
         >>> Range.of(Count).requirement(0), Range.of(Share).requirement(2)
         ('must be at least 1', 'must be in [0, 1]')
@@ -100,7 +106,7 @@ class Range:
         if self.high != MOST:
             return f"must be in {self.interval}"
 
-        # Without an upper limit worth mentioning, only the bound that is exceeded is named.
+        # If the upper bound is `MOST`, only the bound that the value violates is mentioned.
         if value > self.high:
             return f"must be at most {self.high:,}"
         if self.above:
@@ -133,17 +139,18 @@ class Range:
         return text
 
     def _is_between(self, value: float) -> bool:
-        """Whether a value is between the bounds."""
+        """Returns whether a value is between the bounds."""
         if value < self.low or value > self.high:
             return False
         return not (self.above and value == self.low) and not (self.below and value == self.high)
 
 
 def check_ranges(settings: Section, name: str = "") -> None:
-    """Checks the types and ranges of settings that were built in Python.
+    """Checks the ranges of settings that were built in Python.
 
     Args:
-        name: the section that they are, as "model"; "" for a whole configuration.
+        settings: a section, or a whole configuration.
+        name: the name of the section, such as "model"; "" for a whole configuration.
 
     Raises:
         UserError: a value is out of its range.
@@ -151,7 +158,7 @@ def check_ranges(settings: Section, name: str = "") -> None:
     try:
         adapter(type(settings)).validate_python(settings)  # type: ignore[arg-type]
     except ValidationError as error:
-        # Types are checked where text is read; code has a type checker of its own.
+        # Wrong types are ignored here: the type checker finds them in Python code.
         problems = [problem for problem in error.errors() if is_of_range(problem)]
         if problems:
             message = explain_range(type(settings), problems[0])
@@ -160,21 +167,24 @@ def check_ranges(settings: Section, name: str = "") -> None:
 
 @functools.cache
 def adapter(section: type[Any]) -> TypeAdapter[Any]:
-    """Reads and checks a dataclass of settings. Built once: that takes as long as reading it a
-    thousand times."""
+    """Returns pydantic's adapter, which reads and checks a dataclass of settings.
+
+    It is created only once, because this takes as long as reading a thousand configurations.
+    """
     return TypeAdapter(section)
 
 
 def is_of_range(problem: Any) -> bool:
-    """Whether pydantic's error is about a range, not about a type."""
+    """Returns whether pydantic's error is about a range and not about a type."""
     return problem["type"] in _ERRORS
 
 
 def explain_range(section: type[Any], problem: Any) -> str:
-    """One line about pydantic's error: the key, the value, and what the value must be.
+    """Returns one line about pydantic's error: the key, the value and the requirement.
 
     Args:
         section: the dataclass that was read.
+        problem: pydantic's description of the error.
     """
     key = shortened(".".join(map(str, problem["loc"])), 200)
     value = shortened(str(problem["input"]))
@@ -185,21 +195,26 @@ def explain_range(section: type[Any], problem: Any) -> str:
 
 
 def is_section(kind: Any) -> TypeGuard[type[Section]]:
-    """Whether the type of a field is a section with fields of its own."""
+    """Returns whether the type of a field is a section, which has fields itself."""
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def types_of(section: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Names and annotated types of a section's fields, in order."""
+    """Yields the name and the annotated type of each field of a section, in order."""
     hints = get_type_hints(section, include_extras=True)
     for field in fields(section):
         yield field.name, hints[field.name]
 
 
 def _type_at(section: type[Any], location: Sequence[str | int]) -> Any:
-    """The annotated type of a value, which pydantic finds by field names and keys of
-    dictionaries."""
-    # Fields are followed by name, keys of dictionaries by the type of their values.
+    """Returns the annotated type of a value.
+
+    Args:
+        section: the dataclass that contains the value.
+        location: pydantic's path to the value: names of fields, and keys of dictionaries.
+    """
+    # For a field, this continues with the field's type. For a key of a dictionary, it continues
+    # with the type of the dictionary's values.
     kind: Any = section
     for part in location:
         if is_section(kind):
@@ -210,4 +225,5 @@ def _type_at(section: type[Any], location: Sequence[str | int]) -> Any:
 
 
 def _written(bound: float) -> str:
+    """Returns the text of a bound, as a power of 2 if that is shorter."""
     return _POWERS.get(int(bound), f"{bound}")

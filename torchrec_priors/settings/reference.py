@@ -1,4 +1,4 @@
-"""The reference of all configuration keys, written from the dataclasses and their docstrings."""
+"""Writes the reference of all configuration keys, from the dataclasses and their docstrings."""
 
 import inspect
 import re
@@ -14,8 +14,8 @@ _INTRODUCTION = """\
 Written by `make docs-keys` from the types and docstrings in `torchrec_priors/settings/`: change
 the source, not this file. [Configuration](configuration.md) explains how to use the sections.
 
-Numbers are finite. `[0, 1)` includes 0 and excludes 1; a number without an upper limit may be at
-most 10^12; anything larger is taken for a typo. In TOML text is quoted.
+Numbers are finite. `[0, 1)` includes 0 and excludes 1. A number without an upper limit may be at
+most 10^12, because a larger one is probably a typo. In TOML, text is quoted.
 """
 _HEAD = """\
 | key | value | default | meaning |
@@ -24,12 +24,12 @@ _HEAD = """\
 
 
 def key_reference(configuration: type[Any]) -> str:
-    """A Markdown document with a table for each section of a configuration.
+    """Returns a Markdown document with a table for each section of a configuration.
 
     Args:
-        configuration: dataclass of which the fields are keys, or sections that are dataclasses.
+        configuration: a dataclass. Its fields are keys, or sections, which are dataclasses, too.
     """
-    # In TOML, keys without a section come before all sections.
+    # Keys without a section come first, as in TOML.
     rows = []
     sections = []
     meanings = attributes(configuration)
@@ -43,21 +43,21 @@ def key_reference(configuration: type[Any]) -> str:
 
 
 def attributes(section: type[Any]) -> dict[str, str]:
-    """What the docstring of a dataclass says of each field, by name."""
+    """Returns the descriptions of the fields in the docstring of a dataclass, by name."""
     _, _, text = (inspect.getdoc(section) or "").partition("Attributes:\n")
 
-    # An entry is `name: text`; lines that continue it are indented more.
+    # An entry has the form `name: text`, and its further lines are indented more.
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
 def introduction(section: type[Any]) -> str:
-    """What the docstring of a dataclass says before its fields."""
+    """Returns the part of a dataclass's docstring before the descriptions of the fields."""
     return (inspect.getdoc(section) or "").partition("Attributes:\n")[0].strip()
 
 
 def value_in_words(kind: Any) -> str:
-    """The type and range of a field as the table shows them.
+    """Returns the type and range of a field as the table shows them.
 
     >>> value_in_words(Literal["dot", "cosine"]), value_in_words(list[str])
     ('`dot`, `cosine`', 'list of texts')
@@ -84,7 +84,7 @@ def _rows(section: type[Any], prefix: str) -> Iterator[str]:
         key = f"{prefix}.{name}"
         yield _row(_field(section, name), kind, key, meanings[name])
 
-        # A table of tables, as `sharding.tables`: its keys follow it.
+        # The keys of a dictionary of sections, such as `sharding.tables`, get rows of their own.
         if get_origin(kind) is dict and is_section(get_args(kind)[1]):
             yield from _rows(get_args(kind)[1], f"{key}.NAME")
 
@@ -99,7 +99,7 @@ def _field(section: type[Any], name: str) -> "Field[Any]":
 
 
 def _default(field: "Field[Any]") -> str:
-    """The default as TOML writes it."""
+    """Returns the default as it is written in TOML."""
     if field.default is MISSING:
         assert field.default_factory is not MISSING
         return f"`{field.default_factory()}`"

@@ -1,7 +1,7 @@
-"""The section `[sharding]`: how tables are cut over the ranks.
+"""The section `[sharding]`: how tables are divided among the ranks.
 
-These are settings only: `embedding/distribute.py` asks TorchRec's planner for a plan within them,
-or reads a given one, and carries it out.
+This module only has the settings. `embedding/distribute.py` asks TorchRec's planner for a plan that
+fits them, or reads a given plan, and distributes the tables.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ UVM = ("fused_uvm", "fused_uvm_caching")
 _KERNELS = ("fused", *UVM)
 _COMMUNICATION = ("fp32", "fp16", "bf16")
 _AUTO = "auto"
-# TorchRec has these types, too, but they cannot be used here.
+# TorchRec also has these types, but they cannot be used here. The messages say why.
 _REJECTED = {
     "data_parallel": "TorchRec's copies of a table on every rank have no fused optimizer, and fail "
     "at their first lookup on a CPU: use table_wise for small tables",
@@ -34,12 +34,12 @@ _REJECTED = {
 
 @dataclass
 class TableSharding(Section):
-    """A table that is cut differently from the rest; what is empty is as for all tables.
+    """The settings of one table, if they differ from those of all tables.
 
     Attributes:
-        type: as `sharding.type`, for this table.
-        kernel: as `sharding.kernel`, for this table.
-        cache_load_factor: as `sharding.cache_load_factor`, for this table; 0 is as for all.
+        type: `sharding.type` for this table; empty if it does not differ.
+        kernel: `sharding.kernel` for this table; empty if it does not differ.
+        cache_load_factor: `sharding.cache_load_factor` for this table; 0 if it does not differ.
     """
 
     type: str = ""
@@ -49,26 +49,27 @@ class TableSharding(Section):
 
 @dataclass
 class ShardingConfig(Section):
-    """Which rank holds which part of the tables in training.
+    """How the tables are divided among the ranks in training.
 
-    What only reads a checkpoint reads it row-wise. Losses are the same for every type up to what
-    float32 rounds; columns that are cut apart learn as whole rows do (`embedding/whole_rows.py`).
+    Commands that only read a checkpoint always divide the tables by rows. Losses are the same for
+    every type, except for the rounding of float32: a row that is divided by columns is trained like
+    a whole row (`embedding/whole_rows.py`).
 
     Attributes:
-        type: `row_wise` (each rank a block of rows), `table_wise` (each table on one rank),
-            `column_wise` (each rank some columns of all rows) or `auto` (what TorchRec's planner
-            estimates to be fastest, a choice for each table).
-        kernel: `fused` (in the device's memory), `fused_uvm` (in the host's, read by a GPU),
-            `fused_uvm_caching` (the same with a cache of rows on the GPU) or `auto` (the planner's
-            choice).
-        columns: width of column-wise shards, a multiple of 4 (FBGEMM's kernels) that divides
-            `model.dim`; 0 for the narrowest with which a rank has at most one of each table.
-        cache_load_factor: share of the rows that the cache of `fused_uvm_caching` has room for.
-        tables: tables that are cut differently, by name: `item`, and `feature_NAME` for a feature
-            of the encoder.
-        plan: file of a plan that a run has written (its `sharding.json`), to be carried out again.
-        dedup: whether a step looks up each id once and copies its vector: less to send if ids
-            repeat, for the price of a sort.
+        type: `row_wise` (each rank has a block of rows), `table_wise` (each table is on one rank),
+            `column_wise` (each rank has some columns of all rows) or `auto` (for each table, the
+            type that TorchRec's planner estimates to be fastest).
+        kernel: `fused` (the table is in the device's memory), `fused_uvm` (it is in the host's
+            memory, and a GPU reads it there), `fused_uvm_caching` (the same, with a cache of rows
+            on the GPU) or `auto` (the planner chooses).
+        columns: width of column-wise shards, which divides `model.dim`; FBGEMM's kernels need a
+            multiple of 4. 0 takes the smallest width at which no rank has two shards of a table.
+        cache_load_factor: share of the rows that fit into the cache of `fused_uvm_caching`.
+        tables: settings of single tables, by the name of the table: `item`, or `feature_NAME` for a
+            feature of the encoder.
+        plan: a file `sharding.json` that a run has written; the tables are divided in the same way.
+        dedup: whether a step looks up each id only once and then copies its vector. If ids repeat,
+            ranks send less, but the ids must be sorted.
         communication: precision of the vectors and gradients that a lookup sends between ranks:
             `fp32`, `fp16` or, on GPUs, `bf16`.
     """
@@ -83,10 +84,11 @@ class ShardingConfig(Section):
     communication: str = "fp32"
 
     def check(self) -> None:
-        """Raises UserError if a value is out of its range, unknown, or does not fit another."""
+        """Raises UserError if a value is out of its range or unknown, or if two contradict."""
         check_ranges(self, "sharding")
 
-        # As code, not as types: the messages name the nearest valid value, or what to use instead.
+        # These checks are code, not types of the fields, because their messages suggest a valid
+        # value.
         _check_type("sharding.type", self.type)
         _check_one_of("sharding.kernel", self.kernel, (*_KERNELS, _AUTO))
         _check_one_of("sharding.communication", self.communication, _COMMUNICATION)
@@ -98,7 +100,7 @@ class ShardingConfig(Section):
             if table.kernel:
                 _check_one_of(f"{key}.kernel", table.kernel, (*_KERNELS, _AUTO))
 
-        # A plan has all of these, so a value next to it would be ignored.
+        # A plan contains values for these settings, so given values would be ignored.
         if self.plan:
             decided = [
                 name for name in ("type", "kernel", "columns", "tables") if self._given(name)
@@ -112,9 +114,9 @@ class ShardingConfig(Section):
         """Raises UserError if the settings do not fit the model's tables.
 
         Args:
-            tables: names of the tables.
-            dim: width of the tables.
-            managed: the table of which TorchRec manages the rows, if there is one.
+            tables: the names of the tables.
+            dim: the width of the tables.
+            managed: the name of the table with managed collisions; None if there is none.
         """
         names = list(tables)
         for name in self.tables:
@@ -140,8 +142,8 @@ class ShardingConfig(Section):
             )
 
     def check_device(self, device: str) -> None:
-        """Raises UserError if a device ("cpu" or "cuda") cannot do what the settings say."""
-        # GPUs can do everything that the settings offer.
+        """Raises UserError if a device ("cpu" or "cuda") does not support the settings."""
+        # GPUs support all settings.
         if device != "cpu":
             return
 
@@ -157,41 +159,44 @@ class ShardingConfig(Section):
             )
 
     def type_of(self, table: str) -> str:
-        """The sharding type of a table."""
+        """Returns the sharding type of a table."""
         return self._settings_of(table).type or self.type
 
     def types_of(self, table: str) -> list[str]:
-        """Types that the planner may choose from."""
+        """Returns the types that the planner may choose from for a table."""
         chosen = self.type_of(table)
         if chosen == _AUTO:
             return list(TYPES)
         return [chosen]
 
     def kernels_of(self, table: str) -> list[str] | None:
-        """Kernels that the planner may choose from; None for any."""
+        """Returns the kernels that the planner may choose from for a table; None for any."""
         chosen = self._settings_of(table).kernel or self.kernel
         if chosen == _AUTO:
             return None
         return [chosen]
 
     def load_factor_of(self, table: str) -> float:
-        """The share of a table's rows that its cache has room for."""
+        """Returns the share of a table's rows that fit into its cache."""
         return self._settings_of(table).cache_load_factor or self.cache_load_factor
 
     def for_reading(self, device: str) -> "ShardingConfig":
-        """The settings for reading a checkpoint: each rank holds a block of rows, on GPUs in the
-        same memory as in training."""
+        """Returns the settings with which a command reads a checkpoint.
+
+        Each rank has a block of rows. On GPUs, the tables are in the same memory as in training.
+        """
         if device == "cpu":
             return ShardingConfig()
 
-        # A kernel decides where rows are stored, so a table that needs the host's memory keeps it.
+        # The kernel decides in which memory a table is. A table that is too large for the device's
+        # memory must keep its kernel.
         tables = {name: replace(table, type="") for name, table in self.tables.items()}
         return ShardingConfig(
             kernel=self.kernel, cache_load_factor=self.cache_load_factor, tables=tables
         )
 
     def without_effect(self) -> list[str]:
-        """Keys that were given although nothing reads them."""
+        """Returns the keys that were given although they have no effect with the other settings."""
         types = {self.type, *(table.type for table in self.tables.values())}
         kernels = {self.kernel, *(table.kernel for table in self.tables.values())}
         unread = {
@@ -202,6 +207,7 @@ class ShardingConfig(Section):
         return [f"sharding.{name}" for name, idle in unread.items() if idle and self._given(name)]
 
     def _given(self, name: str) -> bool:
+        """Returns whether a setting has another value than its default."""
         return bool(getattr(self, name) != getattr(ShardingConfig(), name))
 
     def _settings_of(self, table: str) -> TableSharding:

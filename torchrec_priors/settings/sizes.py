@@ -1,4 +1,4 @@
-"""The paper's sizes of HSTU (its Table 5): what `model.size` means for keys that are not given."""
+"""The sizes of HSTU in the paper's Table 5, which `model.size` selects."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def with_size(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration's values, filled in with those of its `model.size`.
+    """Returns a configuration's values, with those of its `model.size` for keys that it lacks.
 
     Raises:
         UserError: the size does not exist.
@@ -22,11 +22,11 @@ def with_size(values: dict[str, Any]) -> dict[str, Any]:
     model = values.get("model")
     size = model.get("size", "") if isinstance(model, dict) else ""
     if size == "" or not isinstance(size, str):
-        return values  # what is no text is rejected with all other types
+        return values  # a wrong type is rejected later, together with all other wrong types
     if size not in SIZES:
         raise UserError(f"model.size = '{size}': {nearest(size, SIZES)}")
 
-    # Values that are given win over those of the size.
+    # Values that are given are kept.
     filled = dict(values)
     for section, defaults in SIZES[size].items():
         given = values.get(section, {})

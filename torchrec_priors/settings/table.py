@@ -14,9 +14,9 @@ class TableConfig(Section):
 
     Attributes:
         learning_rate: peak learning rate of the fused row-wise Adagrad.
-        init_std: standard deviation of the first values.
-        pretrained: Parquet file of item vectors (`item_id`, `vector`) that are the first values of
-            their rows; empty for none.
+        init_std: standard deviation of the initial values.
+        pretrained: a Parquet file with vectors of items (columns `item_id` and `vector`), which
+            become the initial values of the items' rows; empty for none.
     """
 
     learning_rate: Amount = 0.05
@@ -29,7 +29,7 @@ class TableConfig(Section):
 
 
 def table_of_feature(name: str) -> str:
-    """The name of a feature's table.
+    """Returns the name of a feature's table.
 
     >>> table_of_feature("price:32")
     'feature_price'

@@ -1,4 +1,4 @@
-"""The section `[training]`: the training loop."""
+"""The section `[training]`: batches, the schedule, evaluations and checkpoints of training."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torchrec_priors.settings.ranges import (
     check_ranges,
 )
 
-# A run may be resumed with other values of these: none of them changes a number.
+# A run may be resumed with other values of these settings, because they do not change its results.
 MAY_CHANGE = (
     "max_loss",
     "checkpoint_seconds",
@@ -34,56 +34,58 @@ MAY_CHANGE = (
 
 @dataclass
 class TrainingConfig(Section):
-    """The training loop.
+    """Batches, the schedule, evaluations and checkpoints of training.
 
     Attributes:
-        batch: windows of a global batch, over all ranks; 0 if `batch_tokens` is given.
-        batch_tokens: most items of contexts in a global batch, instead of a number of windows:
-            batches of about the same work, whatever the lengths. An epoch has
-            ceil(its tokens / (batch_tokens - longest context + 1)) steps.
-        balance: how a batch is dealt to ranks: `length` gives each about the same attention cost,
-            `none` plain slices. The result is the same.
-        accumulate: parts in which every rank computes its share of a batch, one after another, to
-            need less memory. The result is that of the whole.
+        batch: number of windows in a global batch, over all ranks; 0 if `batch_tokens` is given.
+        batch_tokens: the largest number of context items in a global batch. It replaces `batch`, so
+            that all batches need about the same work, even if histories have different lengths. An
+            epoch has ceil(its tokens / (batch_tokens - longest context + 1)) steps.
+        balance: how a batch is divided among the ranks. `length` gives each rank about the same
+            cost of attention, `none` gives each the same number of windows. The result is the same.
+        accumulate: number of parts into which every rank divides its share of a batch. The parts
+            are computed one after another, which needs less memory. The result is the same.
         precision: `fp32`, or `bf16` for the encoder's matrix products in training.
-        steps: length of the schedule; early stopping may end it sooner.
+        steps: length of the schedule; training may stop earlier (`patience`).
         learning_rate: peak learning rate of AdamW, for the dense parameters.
         weight_decay: weight decay of AdamW.
-        warmup: share of the steps over which both learning rates rise linearly; then they fall to 0
-            as a cosine.
-        clip_norm: largest norm of the dense gradient.
-        max_loss: loss from which on training counts as diverged and stops, as a multiple of
-            log(items), the loss of guessing; 0 allows any. A loss or gradient that is not finite
-            always stops it.
-        evaluate_every: steps between evaluations on the validation split.
-        patience: evaluations without a better ndcg@10 after which training stops; 0 never stops
-            early.
-        log_every: steps between lines of `metrics.jsonl`.
-        checkpoint_seconds: seconds between checkpoints; every evaluation that is the best so far
-            writes one, too.
-        checkpoint_async: whether checkpoints are written while training continues, from a copy of
+        warmup: share of the steps in which both learning rates rise linearly. After that they fall
+            to 0 as a cosine.
+        clip_norm: the largest norm of the dense gradient; a larger gradient is scaled down to it.
+        max_loss: the largest loss, as a multiple of log(items), which is the loss of random
+            guessing. If the loss is larger, training has diverged and stops. 0 allows any loss. A
+            loss or gradient that is not finite always stops training.
+        evaluate_every: number of steps between evaluations on the validation split.
+        patience: number of evaluations without a better ndcg@10 after which training stops; 0 never
+            stops early.
+        log_every: number of steps between lines of `metrics.jsonl`.
+        checkpoint_seconds: seconds between checkpoints. An evaluation with the best result so far
+            also writes one.
+        checkpoint_async: whether training continues while a checkpoint is written, from a copy of
             this rank's share.
-        keep_last: number of newest checkpoints that are kept.
-        keep_best: number of best checkpoints that are kept in addition.
+        keep_last: number of the newest checkpoints that are kept.
+        keep_best: number of the best checkpoints that are kept in addition.
         timeout_seconds: how long a process waits for the others before it reports an error.
-        workers: threads that decode the sequences ahead, per rank; 0 decodes them when they are
-            needed.
-        prefetch: batches that a thread prepares before they are needed; 0 prepares each when it is.
-        pipeline: how batches come to their steps. `sparse-dist` copies the next one to the device
-            and sends its ids to the ranks that hold their rows while a step computes; `prefetch`
-            brings the rows into a GPU's cache, too; `plain` does neither; `auto` is, on GPUs,
-            `prefetch` if a table has a cache, otherwise `sparse-dist`, and `plain` on CPUs and for
-            managed tables. The result is the same.
-        shuffled_row_groups: row groups of the prepared data that are shuffled together; twice as
-            many are in memory (once without workers).
-        moving_windows: whether histories are cut into windows at other places in every epoch, so an
-            item is seen at other positions, after other pasts of its window; a history of up to
-            `model.context` items is always one window. The number of windows stays.
-        shuffle_ties: whether interactions of a user at the same time, of which the log does not
-            know the order, are trained on in a new order in every epoch. Needs times.
-        fit_all: as `--fit-all`: whether validation and test interactions are trained on, too, for a
-            model to be served: then nothing is left to evaluate on, and the last checkpoint counts
-            as the best.
+        workers: number of threads on each rank that decode sequences before they are needed; 0
+            decodes them when they are needed.
+        prefetch: number of batches that a thread prepares before they are needed; 0 prepares each
+            batch when it is needed.
+        pipeline: what is done for later batches while a step computes. `sparse-dist` copies them to
+            the device and sends their ids to the ranks that hold the rows. `prefetch` also brings
+            the rows into a GPU's cache. `plain` does neither. `auto` is `plain` on CPUs and for
+            managed tables. On GPUs it is `prefetch` if a table has a cache, otherwise
+            `sparse-dist`. The result is the same.
+        shuffled_row_groups: number of row groups of the prepared data that are shuffled together.
+            Twice as many are in memory (without workers, only these).
+        moving_windows: whether histories are cut into windows at different places in every epoch.
+            An item is then trained on at different positions, after different parts of its past. A
+            history of up to `model.context` items is always one window. The number of windows stays
+            the same.
+        shuffle_ties: whether interactions of a user with the same time are trained on in a new
+            order in every epoch, because their real order is unknown. The data set must have times.
+        fit_all: whether validation and test interactions are trained on, too, as with `--fit-all`.
+            This is for a model that will be served. Nothing is left to evaluate on, so the last
+            checkpoint counts as the best.
     """
 
     # Batches
@@ -123,10 +125,10 @@ class TrainingConfig(Section):
     fit_all: bool = False
 
     def check(self) -> None:
-        """Raises UserError if a value is out of its range or two do not fit."""
+        """Raises UserError if a value is out of its range, or if two contradict each other."""
         check_ranges(self, "training")
 
-        # A batch is one of the two: 0 means that the other decides.
+        # Either `batch` or `batch_tokens` gives the size of a batch, and the other one must be 0.
         if self.batch_tokens > 0 and self.batch > 0:
             raise UserError(
                 f"training.batch = {self.batch} and training.batch_tokens = {self.batch_tokens}: "
@@ -136,7 +138,10 @@ class TrainingConfig(Section):
             raise UserError("training.batch = 0 must be at least 1 (or give training.batch_tokens)")
 
     def largest_loss(self, items: int) -> float:
-        """The largest loss of a step that does not count as diverged.
+        """Returns the largest loss at which a step does not count as diverged.
+
+        Args:
+            items: the number of items in the data set.
 
         >>> round(TrainingConfig().largest_loss(1000), 1)
         69.1
@@ -148,13 +153,13 @@ class TrainingConfig(Section):
         return self.max_loss * max(1.0, math.log(items))
 
     def rate(self, step: int) -> float:
-        """Factor on the learning rates at a step: linear warm-up, then a cosine to 0.
+        """Returns the factor of both learning rates at a step: a linear rise, then a cosine to 0.
 
         >>> [round(TrainingConfig(steps=10, warmup=0.2).rate(step), 3) for step in (0, 1, 2, 6, 9)]
         [0.5, 1.0, 1.0, 0.5, 0.038]
         """
-        # Steps count from 0: the first has a rate above 0, and the last of the warm-up the whole
-        # one.
+        # Steps are numbered from 0, so 1 is added: the first step then has a factor above 0, and
+        # the last step of the warm-up has the factor 1.
         warmup = round(self.warmup * self.steps)
         if step < warmup:
             return (step + 1) / warmup
