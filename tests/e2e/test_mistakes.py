@@ -248,7 +248,7 @@ def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monke
     monkeypatch.setattr(package, "level", package.level)  # which the app changes
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(command, "_RANK_0_SPEAKS_WITHIN", 0.01)
+    monkeypatch.setattr(command, "_RANK_0_REPORTS_WITHIN", 0.01)
     with pytest.raises(SystemExit) as ended:
         command.run(read, [])
     assert ended.value.code == 2
@@ -273,7 +273,7 @@ def test_what_a_launcher_cannot_have_meant_is_said_at_once(
 
     package = logging.getLogger("torchrec_priors")
     monkeypatch.setattr(package, "level", package.level)
-    monkeypatch.setattr(command, "_RANK_0_SPEAKS_WITHIN", 1000.0)
+    monkeypatch.setattr(command, "_RANK_0_REPORTS_WITHIN", 1000.0)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""Command-line apps, one file each.
+"""The command-line apps, with one file for each app.
 
-Run one with `python -m torchrec_priors.apps.<app>` or `torchrec-priors <app>`.
+Run an app with `python -m torchrec_priors.apps.<app>` or `torchrec-priors <app>`.
 """

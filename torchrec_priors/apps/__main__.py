@@ -1,4 +1,6 @@
-"""`torchrec-priors <app> ...` runs `python -m torchrec_priors.apps.<app> ...` in this process."""
+"""The command `torchrec-priors <app> ...`, which does the same as
+`python -m torchrec_priors.apps.<app> ...`.
+"""
 
 import importlib
 import sys
@@ -9,7 +11,7 @@ from torchrec_priors.errors import nearest
 
 
 def main() -> None:
-    """Entry point of the `torchrec-priors` command."""
+    """Runs the `torchrec-priors` command."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         sys.stdout.write(
@@ -25,14 +27,15 @@ def main() -> None:
         sys.stderr.write(one_line(message) + "\n")
         sys.exit(2)
 
-    # The app then parses its arguments, and names itself, as if it had been started directly.
+    # With these arguments, the app behaves as if it had been started directly. Its messages use
+    # the name "torchrec-priors <app>".
     sys.argv = [f"torchrec-priors {name}", *sys.argv[2:]]
     importlib.import_module(f"torchrec_priors.apps.{name}").main()
 
 
 def apps() -> list[str]:
     """Returns the names of all apps: the files of this folder that define `main`."""
-    # Read as text, since importing all apps would take seconds.
+    # The files are read as text, because importing all apps would take seconds.
     files = Path(__file__).parent.glob("[a-z]*.py")
     return sorted(file.stem for file in files if "\ndef main(" in file.read_text(encoding="utf8"))
 

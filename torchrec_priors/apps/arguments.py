@@ -1,4 +1,4 @@
-"""Checks of arguments that hold for every option of every app."""
+"""Checks that apply to the arguments of all apps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,13 @@ from typing import Any
 from torchrec_priors.errors import UserError
 from torchrec_priors.remote.uri import refuse_uri
 
-_LARGEST = 2**63 - 1  # what files and columns can hold
-_RENAMED = {("report", "--baseline"): "--reference"}  # app and its old option -> the new option
+_LARGEST = 2**63 - 1  # the largest number that files and columns can contain
+# The new name of each renamed option, by the app and the old name.
+_RENAMED = {("report", "--baseline"): "--reference"}
 
 
 def check_texts(arguments: Sequence[str]) -> None:
-    """Raises UserError if an argument is not UTF-8, the encoding of every file we write."""
+    """Raises UserError if an argument is not UTF-8, which is the encoding of all written files."""
     for argument in arguments:
         try:
             argument.encode("utf8")
@@ -25,7 +26,7 @@ def check_texts(arguments: Sequence[str]) -> None:
 
 
 def check_renamed(app: str, arguments: Sequence[str]) -> None:
-    """Raises UserError that names the new option if an argument is an option that was renamed."""
+    """Raises UserError if an argument is an option that was renamed, with the new name."""
     for argument in arguments:
         option = argument.partition("=")[0]
         if (app, option) in _RENAMED:
@@ -33,18 +34,20 @@ def check_renamed(app: str, arguments: Sequence[str]) -> None:
 
 
 def check_values(options: Mapping[str, Any]) -> None:
-    """Raises UserError if an option has an invalid value.
+    """Raises UserError if an option has a value that no option may have.
 
-    Invalid are a URI instead of a path, a number of more than 64 bits, and one that is not finite.
+    These are a URI instead of a path, a number of more than 64 bits, and a number that is not
+    finite.
 
     Args:
-        options: values by the name of the app's parameter. Options that also take URIs are texts.
+        options: the values by the names of the app's parameters. Options that may be URIs have
+            values of type str, all other paths have type `Path`.
     """
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, Path):
             refuse_uri(value, option)
-        # Larger integers fail late, deep in libraries, with messages that name no option.
+        # Libraries would reject larger integers later, with messages that do not name the option.
         if isinstance(value, int) and abs(value) > _LARGEST:
             raise UserError(f"{option} = {value} is beyond 64 bits: give a smaller number")
         if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Speed and memory: our path, the plain dense reference and the machine's limit, in one run."""
+"""The app `bench`: measures speed and memory, and compares them with a dense reference."""
 
 import os
 import platform
@@ -32,21 +32,24 @@ def bench(
     ] = False,
     only: Annotated[
         list[str] | None,
-        Option(help="Measure only this variant, in addition to ours. Can be repeated."),
+        Option(help="Measure only this variant, in addition to `ours`. Can be repeated."),
     ] = None,
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON object with `rows` instead of the table.")
     ] = False,
     profile: Annotated[
         Path | None,
-        Option(help="Also write a trace of our path to this file (chrome://tracing or Perfetto)."),
+        Option(
+            help="Also write a trace of the variant `ours` to this file, for chrome://tracing or "
+            "Perfetto."
+        ),
     ] = None,
 ) -> None:
-    """Measures a shape: our path, the dense reference and the machine's limit.
+    """Measures a shape: this package, the dense reference and the machine's limit.
 
-    Every variant runs in a process of its own, one after another.
+    Every variant runs in a separate process, one after another.
     """
-    # Imported here, as they import torch, which --help does not need.
+    # These modules import torch, which takes seconds and which --help does not need.
     from torchrec_priors.bench import ablations as optimisations
     from torchrec_priors.bench import markdown, rows
 
@@ -68,14 +71,16 @@ def bench(
 
     if shape in PARTS:
         if only or ablations or profile is not None:
-            raise UserError(f"--shape {shape} goes without --only, --ablations and --profile")
+            raise UserError(
+                f"--shape {shape} cannot be combined with --only, --ablations and --profile"
+            )
         with stage_bar() as bar:
             measured = _measure_part(shape, repeats, cores, bar.set_description_str)
         print_rows(measured)
         return
 
     described = SHAPES[shape]
-    # --only may name an optimisation without --ablations, so all of them are variants then, too.
+    # --only may name an optimisation without --ablations, so with --only they all are variants.
     names_of_ablations = optimisations.NAMES if ablations or only else ()
     variants = rows.variants_of(described, names_of_ablations)
     if only:
@@ -83,7 +88,7 @@ def bench(
         for name in only:
             if name not in names:
                 raise UserError(f"--only: there is no variant '{name}': {', '.join(names)}")
-        # The others are compared with ours, so it is always measured.
+        # The other variants are compared with "ours", so it is always measured.
         variants = [variant for variant in variants if variant.name in ("ours", *only)]
 
     with stage_bar() as bar:
@@ -100,7 +105,7 @@ def bench(
 def _measure_part(
     shape: str, repeats: int, threads: int, report: Callable[[str], None]
 ) -> list[Row]:
-    """Measures one of `PARTS`, which have rows of their own instead of variants."""
+    """Measures one of `PARTS`, shapes that have special rows instead of variants."""
     from torchrec_priors.bench import attention, data_path, scaling, sharding
 
     if shape == "attention":

@@ -1,4 +1,4 @@
-"""Runs an app: its function becomes a command, a user's mistake one line on standard error."""
+"""Runs the function of an app as a command, and prints errors of users as one line."""
 
 import logging
 import os
@@ -34,11 +34,13 @@ TRUST = (
     "with them here."
 )
 
-_RANK_0_SPEAKS_WITHIN = 20.0  # seconds
-# Seconds between ranks of a machine that report the same error; the first to exit ends the others.
-_APART = 0.5
-# Exit code when the reader of our output has closed it, as `head` does.
-_READER_HAS_GONE = 128 + signal.SIGPIPE
+# Seconds in which rank 0 should report an error, before other ranks do.
+_RANK_0_REPORTS_WITHIN = 20.0
+# Seconds between the reports of ranks on the same machine. When the first rank exits, the launcher
+# ends the others, so that only one rank reports.
+_BETWEEN_REPORTS = 0.5
+# The exit code if the reader of the output has closed it, as `head` does.
+_READER_HAS_CLOSED = 128 + signal.SIGPIPE
 
 
 def run(
@@ -47,22 +49,22 @@ def run(
     *,
     single_process: bool = False,
 ) -> None:
-    """Runs an app on command-line arguments and exits.
+    """Runs an app with command-line arguments and exits.
 
-    The exit code is 0 if it is done, 2 if the user's input is wrong, 128 plus the number of the
-    signal that ended it, and 1 for anything else. Under torchrun, what would fail again in the
-    same way is not tried again.
+    The exit code is 0 after success, 2 if the user's input is wrong, 128 plus the number of the
+    signal if a signal ended the app, and 1 after other errors. If an error would happen again,
+    torchrun is kept from starting the ranks again.
 
     Args:
         function: the app.
-        arguments: its command line; None for that of this process.
-        single_process: whether the app is a single process, which several of a launcher would
-            disturb.
+        arguments: the arguments; None for those of this process.
+        single_process: whether the app must run in a single process. An error is then raised if a
+            launcher has started several.
     """
     open_streams()
     if arguments is None:
         arguments = sys.argv[1:]
-    # The `--` keeps torchrun from reading our options (launch/builtins/dist.py).
+    # The `--` keeps torchrun from reading the app's options (launch/builtins/dist.py).
     if arguments[:1] == ["--"]:
         arguments = arguments[1:]
 
@@ -75,7 +77,7 @@ def run(
     try:
         check_texts(arguments)
         check_renamed(function.__name__, arguments)
-        # Standalone, Typer would print errors, over several lines, and exit by itself.
+        # In standalone mode, Typer would print errors on several lines and exit itself.
         code = app(arguments, standalone_mode=False)
         _flush()
     except StoppedError as error:
@@ -98,21 +100,22 @@ def run(
         _report(launch, str(error))
         code = 1
     except BrokenPipeError:
-        code = _READER_HAS_GONE
+        code = _READER_HAS_CLOSED
     except Exception as error:
         code = _explain(launch, error)
 
     _discard_unwritten_output()
     if code == 1 and isinstance(launch, Launch) and launch.rank == 0 and launch.world > 1:
-        # At once, so that the launcher ends the others before they report a lost rank.
+        # This exits at once, so that the launcher ends the other ranks before they report that rank
+        # 0 is lost.
         os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _set_up_logging(leads: bool) -> None:
-    """Logs bare messages; ranks other than the first log errors only."""
+    """Sets logging up to print only messages, and on ranks other than 0 only errors."""
     logging.basicConfig(level=logging.WARNING)
-    # A library may have installed its handler first; then basicConfig did nothing.
+    # If a library has already installed a handler, `basicConfig` does nothing.
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("%(message)s"))
@@ -123,18 +126,18 @@ def _set_up_logging(leads: bool) -> None:
 
 
 def _explain(launch: Launch | UserError | None, error: Exception) -> int:
-    """Reports what the system refused, or what is wrong with the command line.
+    """Reports an error of the operating system or of the command line.
 
     Returns:
         The exit code.
 
     Raises:
-        Exception: the error itself, if it is neither.
+        Exception: the error itself, if it has another cause.
     """
     explained = explain(error) or out_of_memory(error)
     if explained is not None:
         message = str(explained)
-    elif hasattr(error, "format_message"):  # typer's own errors about the command line have it
+    elif hasattr(error, "format_message"):  # Typer's errors about the command line have this
         message = f"{error.format_message()} (--help explains every option)"
     else:
         raise error
@@ -145,16 +148,16 @@ def _explain(launch: Launch | UserError | None, error: Exception) -> int:
 
 
 def _flush() -> None:
-    """Writes out what was printed, while an error can still be reported."""
+    """Writes the buffered output now, while an error of writing can still be reported."""
     with naming(Path("standard output")):
         if sys.stdout is not None:
             sys.stdout.flush()
 
 
 def _discard_unwritten_output() -> None:
-    """Keeps the interpreter from writing again, at its end, what could not be written.
+    """Discards output that could not be written.
 
-    It would complain about it in its own words.
+    Otherwise the interpreter would try again when it ends, and print an error message of its own.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -168,9 +171,9 @@ def _discard_unwritten_output() -> None:
 
 
 def _read_launch(app: str, *, single_process: bool) -> Launch | UserError | None:
-    """Returns the launcher's variables, or the error that makes them invalid.
+    """Returns the launcher's variables, or an error if they are invalid.
 
-    The error is returned, since it can be raised only where it becomes one line.
+    The error is returned and not raised, because `run` can print it only after logging is set up.
     """
     try:
         launch = read_launch()
@@ -190,7 +193,7 @@ def _with_checks(
 ) -> Callable[..., Any]:
     """Wraps an app so that invalid variables of a launcher and invalid options are rejected.
 
-    A closed output is handled here, too, as Typer would turn it into a plain failure.
+    The wrapper also handles a closed output, because Typer would exit with code 1 after it.
     """
 
     @wraps(function)
@@ -201,46 +204,48 @@ def _with_checks(
         try:
             return function(**options)
         except BrokenPipeError:
-            return _READER_HAS_GONE
+            return _READER_HAS_CLOSED
 
     return checked
 
 
 def _report(launch: Launch | UserError | None, message: str) -> None:
-    """Writes the error's line, from rank 0 if it has the same error.
+    """Prints the message of an error, on only one rank if several have the same error.
 
-    A launcher ends all ranks as soon as one exits. So the others give rank 0 the time to write,
-    which ends them. One that is still alive then has an error that rank 0 has not (e.g. in a file
-    that only it reads) and writes its own line.
+    A launcher ends all ranks as soon as one of them exits. So the other ranks wait until rank 0 has
+    printed its message and has exited, which ends them. If a rank is still running after that, rank
+    0 does not have the error: for example, only this rank reads the damaged file. Then this rank
+    prints its own message.
     """
     if isinstance(launch, Launch) and launch.rank:
-        time.sleep(_RANK_0_SPEAKS_WITHIN + _APART * (launch.local_rank or 0))
+        time.sleep(_RANK_0_REPORTS_WITHIN + _BETWEEN_REPORTS * (launch.local_rank or 0))
         message = f"{message} (rank {launch.rank})"
     _write(f"error: {message}")
 
 
 def _write(message: str) -> None:
-    # Nobody may read it, or the disk may be full: then the exit code has to do.
+    # If standard error cannot be written, for example because the disk is full, only the exit code
+    # shows the error.
     with suppress(OSError):
         sys.stderr.write(one_line(message) + "\n")
         sys.stderr.flush()
 
 
 def _end_restarts() -> None:
-    """Ends torchrun if it would start the ranks again: no exit code tells it not to."""
+    """Ends torchrun if it would start the ranks again. No exit code could prevent that."""
     restarts = _number_in_environment("TORCHELASTIC_RESTART_COUNT")
     if restarts >= _number_in_environment("TORCHELASTIC_MAX_RESTARTS"):
         return
 
-    # Without /proc the parent is unknown, and is not ended.
+    # Without /proc it is unknown whether the parent is torchrun, so it is not ended.
     with suppress(OSError):
         parent = os.getppid()
         command = Path(f"/proc/{parent}/cmdline").read_bytes()
-        # The parent may also be a shell in which the variables are left over.
+        # The parent may also be a shell with variables that are left from an earlier launcher.
         if b"torchrun" in command or b"torch.distributed" in command:
             os.kill(parent, signal.SIGTERM)
 
 
 def _number_in_environment(name: str) -> int:
-    """Returns a launcher's number; 0 if it is not set."""
+    """Returns the number in an environment variable of the launcher; 0 if it is not set."""
     return whole_number(os.environ.get(name, "")) or 0

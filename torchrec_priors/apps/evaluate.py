@@ -1,4 +1,4 @@
-"""Full-catalogue evaluation of a run's best checkpoint."""
+"""The app `evaluate`: evaluates a run's best checkpoint against the whole catalogue."""
 
 import logging
 import re
@@ -34,7 +34,7 @@ _PRINTED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverag
 
 
 class Leaked(StrEnum):
-    """What to do with users that have targets which an ancestor of the run was trained on."""
+    """How to treat users with targets that an ancestor of the run was trained on."""
 
     refuse = "refuse"
     leave_out = "leave-out"
@@ -48,7 +48,7 @@ class Split(StrEnum):
 
 def evaluate(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
-    split: Annotated[Split, Option(help="Which interactions are the targets.")],
+    split: Annotated[Split, Option(help="Split with the interactions that are the targets.")],
     data: Annotated[
         str | None,
         Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
@@ -56,35 +56,36 @@ def evaluate(
     name: Annotated[
         str | None,
         Option(
-            help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings "
-            "apart."
+            help="Write to eval/<split>-<NAME>/ instead, so that evaluations with other settings "
+            "are not overwritten."
         ),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     leaked: Annotated[
         Leaked,
         Option(
-            help="What to do if a run that this one started from was trained on targets of some "
-            "users: refuse to evaluate, leave these users out, or keep them. The metrics say which."
+            help="What to do if the run started from another run that was trained on targets of "
+            "some users: refuse to evaluate, leave these users out, or keep them. The metrics "
+            "record this."
         ),
     ] = Leaked.refuse,
     overrides: Annotated[
         list[str] | None,
         Argument(
             metavar="[KEY=VALUE]...",
-            help="Changes to the run's `evaluation` settings, and only to these.",
+            help="Changes to the run's settings evaluation.*; other settings cannot be changed.",
         ),
     ] = None,
 ) -> None:
-    """Scores every user against the whole catalogue.
+    """Evaluates the recommendations for every user against the whole catalogue.
 
-    Writes eval/<split>/metrics.json and predictions.parquet, and if the model has heads for
-    events, predictions_event_given.parquet, too.
+    It writes eval/<split>/metrics.json and predictions.parquet. If the model has heads for events,
+    it also writes predictions_event_given.parquet.
     """
     opened = open_run(run, data, trust=trust)
     opened = replace(opened, config=_with_overrides(opened.config, overrides or []))
 
-    # What would make the evaluation useless is rejected before the ranks meet.
+    # Options that are wrong are rejected before the ranks meet.
     folder = opened.folder
     config = opened.config
     prepared = opened.data
@@ -115,8 +116,8 @@ def evaluate(
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         path_names = [path.name for path in built.model.tree.paths]
         out = folder.evaluation(split.value, name)
-        # The index comes first: where rows are managed, making it refreshes which items have one,
-        # and what follows reads that.
+        # The index comes first: for a managed table, building it updates the set of items that have
+        # rows, which `Reach` reads.
         index = built.fetch_index()
         reach = Reach.of(built.model, config.evaluation)
 
@@ -153,7 +154,7 @@ def evaluate(
                 progress=progress,
             )
 
-        # All numbers were added up over ranks; one of them writes the files.
+        # All ranks have the same sums, so only one rank writes the files.
         if not ranks.leads:
             return
 
@@ -174,7 +175,7 @@ def evaluate(
             **noted_of(out / "predictions.parquet"),
         }
         with_targets = result["users"]
-        if leaks is not None:  # users that were left out have targets, too
+        if leaks is not None:  # includes the users that were left out, who have targets, too
             with_targets = leaks.users
         if with_targets < prepared.users:
             about["users_without_targets"] = prepared.users - with_targets
@@ -205,7 +206,7 @@ def _print_leaks(leaks: Leaks | None, ancestry: Ancestry, *, leave_out: bool) ->
 
 
 def _print_reach(reach: Reach, result: Mapping[str, Any]) -> None:
-    """Prints which targets could be found at all, and warns about those that could not."""
+    """Prints how many targets could be found at all, and warns about the others."""
     reached = reach.in_words()
     if reached is not None:
         print(reached)
@@ -223,7 +224,7 @@ def _print_reach(reach: Reach, result: Mapping[str, Any]) -> None:
 
 
 def _with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:
-    # Other settings would describe another model than the one that was trained.
+    # Changes of other settings would not fit the trained model.
     changes = [read_override(override) for override in overrides]
     for key, _ in changes:
         if not key.startswith("evaluation."):
@@ -234,13 +235,15 @@ def _with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:
 
 
 def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: Leaked) -> None:
-    """Rejects a split that the run was trained on, unless --leaked says what to do with it.
+    """Rejects a split if ancestors of the run were trained on its targets.
 
-    Warns if it cannot be known whether the run was.
+    With --leaked leave-out or keep, the split is accepted.
+
+    If it is unknown whether they were, a warning is logged.
 
     Raises:
-        UserError: targets were trained on and --leaked does not say what to do with their users,
-            or leaves out all of them.
+        UserError: ancestors were trained on targets, and --leaked is "refuse"; or --leaked leaves
+            out all users.
     """
     if leaks is None:
         return

@@ -1,4 +1,4 @@
-"""A matrix of runs from one file: trained, evaluated and compared."""
+"""The app `experiment`: trains, evaluates and compares the runs that one file describes."""
 
 import logging
 import shlex
@@ -36,14 +36,16 @@ def experiment(
     out: Annotated[
         Path | None,
         Option(
-            help="Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]"
+            help="Folder for the runs and the files <split>/results.parquet and .md. "
+            "[experiments/<name>]"
         ),
     ] = None,
     split: Annotated[
-        Split | None, Option(help="What to evaluate on. [the file's; validation]")
+        Split | None, Option(help="Split to evaluate on. [the file's; validation]")
     ] = None,
     at_once: Annotated[
-        int | None, Option(min=1, max=MOST_AT_ONCE, help="Runs at a time. [the file's; 1]")
+        int | None,
+        Option(min=1, max=MOST_AT_ONCE, help="Number of runs at the same time. [the file's; 1]"),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -52,16 +54,16 @@ def experiment(
     scheduler: Annotated[
         str | None,
         Option(
-            help="TorchX scheduler to run on, such as local_cwd. [a process for each run, on this "
-            "machine, on one thread]"
+            help="TorchX scheduler to run on, such as local_cwd. [each run is a process with one "
+            "thread on this machine]"
         ),
     ] = None,
     ranks: Annotated[
         str,
-        Option("-j", "--ranks", help="With --scheduler: nodes x processes per node, of each run."),
+        Option("-j", "--ranks", help="With --scheduler: nodes x processes per node for each run."),
     ] = "1x1",
     no_keep: Annotated[
-        bool, Option("--no-keep", help="Remove a run's checkpoints once it is evaluated.")
+        bool, Option("--no-keep", help="Remove a run's checkpoints after it is evaluated.")
     ] = False,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     search: Annotated[
@@ -74,7 +76,7 @@ def experiment(
         ),
     ] = False,
 ) -> int:
-    """Runs what is missing of an experiment, and writes a table of all results."""
+    """Runs the missing runs of an experiment, and writes a table of all results."""
     described = read_experiment(file)
     if search and described.search is None:
         raise UserError(f"--search: {file} has no section [search]")
@@ -99,12 +101,13 @@ def experiment(
         raise UserError(f"{file}: {error}") from error
     names = [cell.name for cell in cells]
 
-    # Runs in child processes keep the lock, too, so it outlives this process if they do.
+    # Child processes inherit the lock. So if this process is killed, the folder stays locked until
+    # their runs have ended.
     held = lock(out)
     launcher: Launcher = InPlace([held])
     if scheduler is not None:
         launcher = OnScheduler(scheduler, ranks, out / "logs")
-    # A SIGTERM ends the experiment as Ctrl-C does: running trainings are ended, and can be resumed.
+    # SIGTERM ends the experiment like Ctrl-C: trainings that are running end, and can be resumed.
     signal.signal(signal.SIGTERM, _interrupt)
     at_once = at_once or described.at_once
     try:
@@ -140,7 +143,7 @@ def experiment(
 
     results = collect(out, runs, names, prepared, evaluated_on, failures)
 
-    # The table names the command that writes it again.
+    # The table contains the command that writes it again.
     options: list[str] = []
     if data is not None:
         options += ["--data", data]
@@ -175,8 +178,9 @@ def _search(
     data: str | None,
     **options: Any,
 ) -> int:
-    """Searches, prints the table and the command that runs the best, and returns the exit code."""
-    from torchrec_priors.experiment.search.search import search  # Optuna takes half a second
+    """Runs the search, prints its table and the next command, and returns the exit code."""
+    # Importing Optuna takes half a second, so it is imported only for a search.
+    from torchrec_priors.experiment.search.search import search
 
     given = []
     if data is not None:
@@ -192,20 +196,25 @@ def _search(
 def _runs_of_cells(
     runs: list[PlannedRun], cells: list[str], only: list[str] | None
 ) -> list[PlannedRun]:
-    """Returns the runs of the requested cells, with only the evaluations of these."""
+    """Returns the runs of the requested cells, with only the evaluations of these cells.
+
+    Args:
+        cells: the names of all cells.
+        only: the names of the requested cells; all cells if empty or None.
+    """
     for name in only or []:
         if name not in cells:
             raise UserError(f"--only: there is no cell '{name}': {nearest(name, cells)}")
     if not only:
         return runs
 
-    # A run may serve several cells, as its evaluations differ; those without a cell are left out.
+    # A run may belong to several cells, which evaluate it with different settings.
     restricted = [run.only(only) for run in runs]
     return [run for run in restricted if run.evaluations]
 
 
 def _exit_code(results: Results) -> int:
-    """Returns the exit code, after a line on standard error that names the failed cells."""
+    """Returns the exit code, and prints the names of failed cells to standard error."""
     failed = [
         f"{row['cell']} (seed {row['seed']})"
         for row in results.rows

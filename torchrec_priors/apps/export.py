@@ -1,4 +1,4 @@
-"""A trained run as plain files: item vectors, weights, configuration."""
+"""The app `export`: writes a trained run as plain files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """Writes the best checkpoint as plain files.
 
-    Item vectors are written as Parquet, with original ids, other weights as safetensors.
+    Item vectors are written as Parquet with original ids, and other weights as safetensors.
     """
     # A folder that cannot be written is rejected before the model is loaded.
     check_out(out)

@@ -1,4 +1,4 @@
-"""Memory, time and cost of sharded tables on machines that one does not have."""
+"""The app `plan`: estimates memory, time and cost of sharded tables on machines that you lack."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,13 +26,17 @@ def plan(
     items: Annotated[
         str | None,
         Option(
-            help="Rows of the item table, such as 1255665, 1.26M or 10B; several, with commas: a "
-            "sweep."
+            help="Rows of the item table, such as 1255665, 1.26M or 10B. Several values, separated "
+            "by commas, give a sweep."
         ),
     ] = None,
     dim: Annotated[int | None, Option(help="Width of the rows.")] = None,
     ranks: Annotated[
-        str, Option(help="Devices, over all nodes; several, with commas: a sweep.")
+        str,
+        Option(
+            help="Number of devices, over all nodes. Several values, separated by commas, give a "
+            "sweep."
+        ),
     ] = "8",
     device: Annotated[
         str,
@@ -47,60 +51,67 @@ def plan(
         str | None, Option(help="Memory of a device, such as 141GB or 80GiB. [as published]")
     ] = None,
     host_memory: Annotated[
-        str | None, Option(help="Memory of the host, a GPU's share of it. [as published]")
+        str | None, Option(help="Memory of the host for each GPU. [as published]")
     ] = None,
     memory_bandwidth: Annotated[
         str | None, Option(help="Bytes per second of a device's memory, such as 4.8TB.")
     ] = None,
     host_bandwidth: Annotated[
-        str | None, Option(help="Bytes per second of the host's memory, a GPU's share.")
+        str | None, Option(help="Bytes per second of the host's memory for each GPU.")
     ] = None,
     host_link_bandwidth: Annotated[
         str | None, Option(help="Bytes per second between a GPU and its host, one way.")
     ] = None,
     node_bandwidth: Annotated[
-        str | None, Option(help="Bytes per second of a rank to others of its node, one way.")
+        str | None,
+        Option(help="Bytes per second from a rank to other ranks of its node, one way."),
     ] = None,
     network_bandwidth: Annotated[
-        str | None, Option(help="Bytes per second of a rank to other nodes, one way.")
+        str | None, Option(help="Bytes per second from a rank to other nodes, one way.")
     ] = None,
     ranks_per_node: Annotated[
-        int | None, Option(help="Ranks of each node. [8 GPUs, 2 CPUs]")
+        int | None, Option(help="Number of ranks on each node. [8 GPUs, 2 CPUs]")
     ] = None,
     batch: Annotated[
-        int | None, Option(help=f"Windows of a rank in a step. [{DEFAULTS.batch}]")
+        int | None, Option(help=f"Number of windows of a rank in a step. [{DEFAULTS.batch}]")
     ] = None,
     context: Annotated[
         int | None,
         Option(
-            help=f"Items of a window, including those it is trained to predict. "
+            help=f"Number of items in a window, including those that are predicted. "
             f"[{DEFAULTS.context}]"
         ),
     ] = None,
     negatives: Annotated[
         int | None,
-        Option(help=f"Negatives of a step, over all item sets and ranks. [{DEFAULTS.negatives}]"),
+        Option(
+            help=f"Number of negatives in a step, over all item sets and ranks. "
+            f"[{DEFAULTS.negatives}]"
+        ),
     ] = None,
     dense: Annotated[
         str | None, Option(help="Parameters of the dense model, such as 7.5M. [none]")
     ] = None,
     layers: Annotated[
         int | None,
-        Option(help="Layers of an HSTU encoder, to count its activations. [not counted]"),
+        Option(help="Number of layers of an HSTU encoder. [activations are not counted]"),
     ] = None,
     accumulate: Annotated[
         int | None,
-        Option(help="With --layers: parts into which a rank's windows are divided. [1]"),
+        Option(help="With --layers: number of parts that a rank's windows are divided into. [1]"),
     ] = None,
     recompute: Annotated[
-        bool, Option("--recompute", help="With --layers: layers are computed again in backward.")
+        bool, Option("--recompute", help="With --layers: compute layers again in backward.")
     ] = False,
     precision: Annotated[
         str | None, Option(help="With --layers: precision of the encoder, fp32 or bf16. [fp32]")
     ] = None,
     queries: Annotated[
         int | None,
-        Option(help="With --layers: paths of a prior tree in which a position has positives. [1]"),
+        Option(
+            help="With --layers: number of paths of the prior tree in which a position has "
+            "positives. [1]"
+        ),
     ] = None,
     optimizer: Annotated[
         str, Option(help="Optimizer of the tables: rowwise-adagrad, sgd, adagrad or adam.")
@@ -119,7 +130,8 @@ def plan(
     reserve: Annotated[
         float,
         Option(
-            help="Share of a device's memory for what is not counted: CUDA, the allocator, copies."
+            help="Share of a device's memory for uses that are not counted: CUDA, the allocator, "
+            "copies."
         ),
     ] = 0.15,
     config: Annotated[
@@ -139,11 +151,13 @@ def plan(
         bool,
         Option(
             "--measure",
-            help="With --device cpu: also run it on this machine, and print predicted and measured "
-            "values.",
+            help="With --device cpu: also run the step on this machine, and print predicted and "
+            "measured values.",
         ),
     ] = False,
-    repeats: Annotated[int, Option(help="With --measure: steps; the fastest counts.")] = 10,
+    repeats: Annotated[
+        int, Option(help="With --measure: number of steps; the fastest counts.")
+    ] = 10,
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON object instead of the table.")
     ] = False,
@@ -154,9 +168,9 @@ def plan(
         ),
     ] = None,
 ) -> None:
-    """Asks TorchRec's planner about a table, without creating the table.
+    """Asks TorchRec's planner how to shard a table, without creating the table.
 
-    Prints how it is sharded, what a rank holds and how long a step takes.
+    It prints how the table is sharded, the memory that a rank needs, and the duration of a step.
     """
     numbers = Numbers(
         dim=dim,
@@ -166,13 +180,13 @@ def plan(
         dense=dense,
         layers=layers,
         accumulate=accumulate,
-        recompute=recompute or None,  # a flag that is not given counts as nothing said
+        recompute=recompute or None,  # None means that the flag was not given
         precision=precision,
         queries=queries,
         sharding=sharding,
         kernel=kernel,
     )
-    # Every value is checked before the planner is asked, which may take minutes for a sweep.
+    # All values are checked before the planner runs, which may take minutes for a sweep.
     rank_counts = read_counts(ranks, "--ranks")
     item_counts: list[int] = []
     if items is not None:
@@ -228,7 +242,7 @@ def plan(
     elif several:
         show_points = show.sweep_as_json if as_json else show.show_sweep
         print(show_points(points))
-        # A sweep of which nothing fits is printed, too, before it is rejected.
+        # The table of a sweep is printed first, even if nothing fits and the sweep is rejected.
         check_any_fits(points)
         if plot is not None:
             plots.plot(points, plot)
@@ -246,7 +260,7 @@ def _request(
     trust: bool,
     **rest: Any,
 ) -> Request:
-    """Returns the request of the numbers, or of the configuration if one is given."""
+    """Returns the request for the planner, from the numbers or from a configuration."""
     if config is None:
         if data is not None:
             raise UserError("--data goes only with --config: give that, or leave it out")

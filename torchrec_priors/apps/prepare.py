@@ -1,4 +1,4 @@
-"""Raw files -> prepared data set."""
+"""The app `prepare`: turns raw files into a prepared data set."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -52,7 +52,7 @@ def prepare(
         str,
         Option(
             metavar="PATH|URI",
-            help="Folder of the prepared data set; written as a whole or not at all.",
+            help="Folder of the prepared data set; written completely or not at all.",
         ),
     ],
     dataset: Annotated[
@@ -65,7 +65,8 @@ def prepare(
     horizon: Annotated[
         int | None,
         Option(
-            help="E: a user's last E interactions are test, the E before validation. [the corpus's]"
+            help="E: the last E interactions of a user are the test part, and the E before them "
+            "the validation part. [the corpus's]"
         ),
     ] = None,
     seed: Annotated[
@@ -73,7 +74,7 @@ def prepare(
         Option(help="Seed of the permutation that numbers the rows, and of --generate. [0]"),
     ] = None,
     on_bad_row: Annotated[
-        OnBadRow, Option(help="Invalid rows: refuse the file, or drop and count them.")
+        OnBadRow, Option(help="Invalid rows: refuse the file, or drop and count the rows.")
     ] = (OnBadRow.refuse),
     option: Annotated[
         list[str] | None,
@@ -85,8 +86,8 @@ def prepare(
     split: Annotated[
         SplitName | None,
         Option(
-            help="By user: the last E of each are test. By time: for all users, what is after "
-            "--test-from is test. [user]"
+            help="By user: the last interactions of each user are the test part. By time: the "
+            "interactions of all users from --test-from on are the test part. [user]"
         ),
     ] = None,
     validation_from: Annotated[
@@ -101,7 +102,7 @@ def prepare(
         bool,
         Option(
             "--append",
-            help="Add the raw files to the data set in --out; other settings stay as they were.",
+            help="Add the raw files to the data set in --out; its settings stay as they were.",
         ),
     ] = False,
     keep_short: Annotated[
@@ -118,21 +119,21 @@ def prepare(
         int | None,
         Option(
             metavar="ROWS",
-            help="First make up a log of this number of rows in --raw, if the corpus can.",
+            help="First generate a log with this number of rows in --raw, if the corpus can.",
         ),
     ] = None,
     engine: Annotated[
         EngineName,
         Option(
-            help="What computes: DuckDB in this process, or Spark (an extra); the content is the "
-            "same."
+            help="Engine: DuckDB in this process, or Spark (an extra). The content of the data set "
+            "is the same."
         ),
     ] = EngineName.duckdb,
     memory: Annotated[
         str,
         Option(
-            help="Memory that the engine may use; beyond it, it spills to disk. For Spark: that of "
-            "the driver."
+            help="Memory that the engine may use; if it is full, the disk is used. For Spark: the "
+            "memory of the driver."
         ),
     ] = MEMORY,
     spark_master: Annotated[
@@ -191,8 +192,8 @@ def prepare(
                 keep,
             )
 
-            # Options are read first, so a mistake in them ends before anything is generated or
-            # downloaded.
+            # Options are read first, so that a mistake in them is found before anything is
+            # generated or downloaded.
             read_options(find_corpus(dataset), options)
             if generate is not None:
                 find_generator(dataset)(settings.raw, generate, settings.seed, report)
@@ -213,6 +214,7 @@ def prepare(
 
 
 def _refuse_with_append(options: Mapping[str, object]) -> None:
+    """Raises UserError if an option is given that cannot be combined with --append."""
     for option, value in options.items():
         if value:
             raise UserError(f"{option} does not go with --append: leave it out")

@@ -1,4 +1,4 @@
-"""Adds a prior to a prepared data set."""
+"""The app `prior`: adds a prior to a prepared data set."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -27,8 +27,8 @@ def prior(
     kind: Annotated[
         Kind,
         Argument(
-            help="graph: communities of items; user: communities of users, or --by, or --from; "
-            "item: --from."
+            help="graph: communities of items. user: communities of users, or groups from --by or "
+            "--from. item: groups from --from."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
@@ -38,39 +38,41 @@ def prior(
         Option(
             "--from",
             "--from-file",
-            help="CSV with a header or Parquet: item_id or user_id, and label.",
+            help="CSV file with a header, or Parquet file, with the columns item_id or user_id, "
+            "and label.",
         ),
     ] = None,
     by: Annotated[
-        str | None, Option(help="user: the user prior whose groups are taken, small ones merged.")
+        str | None, Option(help="user: take the groups of this user prior, and merge small ones.")
     ] = None,
     last: Annotated[
         int | None,
         Option(
-            help="Number of a user's latest training interactions that make edges. [graph: 50, "
-            "user: all]"
+            help="Number of each user's latest training interactions from which edges are made. "
+            "[graph: 50, user: all]"
         ),
     ] = None,
     unweighted: Annotated[
         bool,
         Option(
             "--unweighted/--weighted",
-            help="Every edge weighs 1, instead of the number that its ends share.",
+            help="Give every edge the weight 1, instead of the number of users or items that its "
+            "ends share.",
         ),
     ] = False,
     neighbours: Annotated[
         int | None,
         Option(
-            help="Strongest neighbours that each item or user keeps; an edge needs one end. "
-            "[graph: all, user: 20]"
+            help="Number of strongest neighbours that each item or user keeps; an edge stays if "
+            "one of its ends keeps it. [graph: all, user: 20]"
         ),
     ] = None,
     resolution: Annotated[
-        float | None, Option(help="Resolution of Leiden: the larger, the more communities. [1]")
+        float | None, Option(help="Resolution of Leiden; a larger one gives more communities. [1]")
     ] = None,
     groups: Annotated[
         int | None,
-        Option(help="Final number of groups; the resolution that gives it is searched for."),
+        Option(help="Final number of groups; a resolution that gives it is searched for."),
     ] = None,
     min_size: Annotated[
         int | None,
@@ -78,11 +80,15 @@ def prior(
     ] = None,
     users_per_item: Annotated[
         int | None,
-        Option(help="user: number of users, drawn at random, that an item joins at most. [2000]"),
+        Option(
+            help="user: largest number of users that are connected because of one item; they are "
+            "drawn at random. [2000]"
+        ),
     ] = None,
-    seed: Annotated[int, Option(help="Seed of Leiden and of what is drawn.")] = 0,
+    seed: Annotated[int, Option(help="Seed of Leiden and of random draws.")] = 0,
     memory: Annotated[
-        str, Option(help="Memory for counting who shares what; beyond it, that spills to disk.")
+        str,
+        Option(help="Memory for counting shared users or items; if it is full, the disk is used."),
     ] = MEMORY,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a prior of this name that was added before.")
@@ -90,7 +96,8 @@ def prior(
 ) -> None:
     """Adds a prior to a prepared data set.
 
-    It holds communities of the training log, an attribute, or a mapping of your own.
+    Its groups are communities found in the training log, the values of an attribute, or labels from
+    a file of yours.
     """
     request = PriorRequest(
         kind=kind.value,
@@ -108,7 +115,7 @@ def prior(
         memory=memory,
     )
     prepared = PreparedData(data)
-    # What would fail at the end is checked before the computation.
+    # Whether the result can be written is checked first, because the computation may take long.
     if isinstance(prepared.folder, Uri):
         Store(prepared.folder, "--data").require_writable()
     check_free(prepared.manifest, name, overwrite)
@@ -124,7 +131,7 @@ def prior(
                 prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
             )
 
-    # Read back from the manifest, which has the sizes of groups as they were written.
+    # The manifest has the sizes of the groups as they were written.
     info = manifest.prior(name)
     print("\n".join([*grouping.messages, prior_line(info)]))
     print(f"written to {prepared.folder / info.path}")

@@ -1,4 +1,4 @@
-"""Progress bars on standard error, which are shown only on a terminal."""
+"""Shows progress bars on standard error, if it is a terminal."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -9,12 +9,15 @@ T = TypeVar("T")
 
 
 def stage_bar() -> tqdm:
-    """Returns a line with the current stage, set by `set_description_str`, and its duration."""
+    """Returns a bar that shows the current stage and its duration.
+
+    The caller sets the name of the stage with `set_description_str`.
+    """
     return tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None)
 
 
 def with_progress(values: Iterable[T], total: int, unit: str, *, leads: bool) -> Iterable[T]:
-    """Counts values as they are taken, on the leading rank only."""
-    # None shows the bar if standard error is a terminal; False would show it always.
+    """Yields the same values, and shows on the leading rank how many have been taken."""
+    # None shows the bar if standard error is a terminal. False would always show it.
     disable = None if leads else True
     return tqdm(values, total=total, unit=unit, disable=disable)

@@ -1,4 +1,4 @@
-"""Recommendations with titles, scores and reasons: for one user, or for many into a file."""
+"""The app `recommend`: prints recommendations for one user, or writes those of many to a file."""
 
 import json
 import re
@@ -25,9 +25,9 @@ from torchrec_priors.serving.levers import MOST_SHARES, Levers
 from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
 from torchrec_priors.training.open_run import open_run
 
-_RUNNERS_UP = 3  # named after the head that won
+_RUNNERS_UP = 3  # the number of further heads that are named after the best head of an item
 _EVERYONE = "all"
-# Control characters, and those that reverse the direction of writing.
+# Control characters, and characters that reverse the direction of writing.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -37,16 +37,16 @@ def recommend(
     history: Annotated[
         str | None,
         Option(
-            help="Instead of --user: original item ids, oldest first, separated by commas; an id "
-            "that contains a comma in quotes."
+            help="Instead of --user: original item ids, oldest first, separated by commas. Put "
+            "an id that contains a comma in quotes."
         ),
     ] = None,
     users: Annotated[
         str | None,
         Option(
             metavar="FILE|all",
-            help="Many users at once, into --out: a file with an original user id per line, or "
-            "Parquet with a column user_id; `all` for every user of the data set.",
+            help="Recommend to many users and write to --out: a file with an original user id on "
+            "each line, or Parquet with a column user_id; `all` for every user of the data set.",
         ),
     ] = None,
     out: Annotated[
@@ -58,32 +58,33 @@ def recommend(
         Path | None,
         Option(
             metavar="FILE",
-            help="Recommend only these: a file with an original item id per line, or Parquet with "
-            "a column item_id.",
+            help="Recommend only these items: a file with an original item id on each line, or "
+            "Parquet with a column item_id.",
         ),
     ] = None,
     deny: Annotated[
-        Path | None, Option(metavar="FILE", help="Never recommend these: a file as for --allow.")
+        Path | None,
+        Option(metavar="FILE", help="Never recommend these items: a file as for --allow."),
     ] = None,
     only: Annotated[
         list[str] | None,
         Option(
             metavar="HEAD",
-            help="Let only these heads answer: a path ('long-term / Comedy'), the beginning of "
-            "one, a group of any level ('Comedy'), or a prior and its group ('genre: Comedy'). "
+            help="Use only these heads: a path ('long-term / Comedy'), the beginning of a path, a "
+            "group of any level ('Comedy'), or a prior and its group ('genre: Comedy'). "
             "Can be repeated.",
         ),
     ] = None,
     mute: Annotated[
         list[str] | None,
-        Option(metavar="HEAD", help="Do not let these heads answer. Can be repeated."),
+        Option(metavar="HEAD", help="Do not use these heads. Can be repeated."),
     ] = None,
     boost: Annotated[
         list[str] | None,
         Option(
             metavar="HEAD=X",
-            help="Multiply the probability that these heads give by X, above 0: log(X) is added to "
-            "their scores, which is exactly that if scores are calibrated "
+            help="Multiply the probabilities of these heads by X, above 0: log(X) is added to "
+            "their scores, which has exactly this effect if scores are calibrated "
             "(evaluation.calibrated). Factors of the same head multiply. Can be repeated.",
         ),
     ] = None,
@@ -91,7 +92,7 @@ def recommend(
         list[str] | None,
         Option(
             metavar="GROUP=SHARE",
-            help="Take at least this share of the -k items from a group of items, its best ones: "
+            help="Take at least this share of the -k items from the best items of a group: "
             f"'Documentary=0.3', for up to {MOST_SHARES} groups. Can be repeated.",
         ),
     ] = None,
@@ -102,12 +103,12 @@ def recommend(
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
-    """Recommends items from the whole history of a user, of many users, or from a given history."""
+    """Recommends items to one user, to many users, or for a given history."""
     _check_options(user, history, users, out, as_json)
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
             raise UserError(f"--out: '{out}' is the file of {name}: name another")
-    # Levers are parsed first: a mistake in them needs no run to be found.
+    # Levers are parsed first, because mistakes in them can be found without the run.
     levers = Levers.of(only, mute, _numbers(boost, "--boost"), _numbers(at_least, "--at-least"))
 
     opened = open_run(run, data, trust=trust)
@@ -130,7 +131,7 @@ def recommend(
     else:
         rows = catalogue.history(listed(history or ""))
     with LoadedRun(opened, catalogue) as loaded:
-        # A user's history has more than rows, e.g. times and events; a given one has only rows.
+        # A user's history also has times and events, for example. A given history only has rows.
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:
@@ -153,10 +154,10 @@ def _item_ids(file: Path | None, option: str) -> pa.Array | None:
 
 
 def _numbers(arguments: list[str] | None, option: str) -> dict[str, float]:
-    """Reads arguments of the form `NAME=X` into numbers by name."""
+    """Reads arguments of the form `NAME=X`; returns the numbers by name."""
     numbers: dict[str, float] = {}
     for text in arguments or []:
-        # The last `=` divides, since names may contain others.
+        # The text is divided at the last `=`, because names may contain `=`.
         name, equals, number = (part.strip() for part in text.rpartition("="))
         if not name or not equals:
             raise UserError(f"{option}: '{text}' has no number: write 'NAME=0.5'")
@@ -247,7 +248,7 @@ def _print_table(
 
 
 def _escaped(value: object) -> str:
-    """Returns a value of the data without the control characters that would break a table."""
+    """Returns a value of the data set as text, with escapes for characters that break a table."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(value))
 
 
@@ -264,8 +265,8 @@ def _print_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:
 
 
 def _reason(item: Recommendation) -> str:
-    """Returns the head that recommends an item, and the runners-up with their scores."""
-    # Heads of equal scores keep their order, since sorting is stable.
+    """Returns the best head of an item, and the next best heads with their scores."""
+    # Sorting is stable, so heads with equal scores keep their order.
     others = sorted(
         (head for head in item.head_scores if head != item.head),
         key=lambda head: -item.head_scores[head],

@@ -1,4 +1,4 @@
-"""One static page with the results of runs."""
+"""The app `report`: writes a static page with the results of runs."""
 
 import shlex
 import time
@@ -19,36 +19,36 @@ def report(
         list[Path],
         Option(
             metavar="DIR",
-            help="Folder of a run, of an experiment, or one that holds such. Can be repeated.",
+            help="Folder of a run or an experiment, or of several of them. Can be repeated.",
         ),
     ],
-    out: Annotated[Path, Option(help="Folder of the page, index.html.")],
+    out: Annotated[Path, Option(help="Folder for the page, which is called index.html.")],
     reference: Annotated[
         str | None,
         Option(
             metavar="LABEL",
-            help="Reference row, with which the others are compared. [one head, next item]",
+            help="Row that the others are compared with. [one head, next item]",
         ),
     ] = None,
     more: Annotated[
         list[Path] | None,
-        Argument(metavar="[DIR]...", help="More folders, so --runs DIR DIR ... can be written."),
+        Argument(metavar="[DIR]...", help="More folders, so that you can give --runs DIR DIR ..."),
     ] = None,
 ) -> None:
-    """Writes a page of all evaluations of some runs.
+    """Writes a page with all evaluations of some runs.
 
-    It shows what to turn on for whom, tables, figures and example users. The page needs no network:
-    send it, or open it from the disk.
+    The page says what to turn on for whom, and it shows tables, figures and example users. It needs
+    no network: you can send it, or open it from the disk.
     """
     started = time.monotonic()
-    # Reading many runs takes long, so the folder is checked first.
+    # Reading many runs takes a long time, so the folder is checked first.
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: '{out}' is a file: name a folder")
 
     folders = [*runs, *(more or [])]
     found = find(folders)
 
-    # The page shows the command that writes it again.
+    # The page contains the command that writes it again.
     arguments: list[str] = []
     for folder in folders:
         arguments += ["--runs", str(folder)]

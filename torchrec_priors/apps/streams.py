@@ -1,22 +1,25 @@
-"""Output of the apps, which may go to terminals, pipes and files of any encoding."""
+"""Writes the output of the apps to terminals, pipes and files of any encoding."""
 
 import io
 import sys
 
 from torchrec_priors.common.limits import shortened
 
-_LONGEST_WORD = 400  # characters; paths may be longer than a screen is wide, but not endless
+_LONGEST_WORD = 400  # the largest number of characters of a word, such as a path
 
 
 def open_streams() -> None:
-    """Writes characters that an encoding lacks as escapes, so no output can end a command."""
+    """Makes standard output and error write escapes for characters that their encoding lacks.
+
+    Otherwise printing such a character would end the command with an error.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def one_line(message: str) -> str:
-    """Returns a message as one line without control characters or endless words.
+    """Returns a message as one line, without control characters and with very long words shortened.
 
     >>> one_line("no  user\\n'a\\x1b[31m'")
     "no user 'a\\\\x1b[31m'"

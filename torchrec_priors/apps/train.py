@@ -1,4 +1,4 @@
-"""Trains a run, or resumes it."""
+"""The app `train`: trains a run, or resumes it."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -23,21 +23,24 @@ def train(
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
     run: Annotated[
         Path,
-        Option(help="Folder of the run; a run of the same configuration in it is resumed."),
+        Option(
+            help="Folder of the run. If it contains a run of the same configuration, that run is "
+            "resumed."
+        ),
     ],
     init_from: Annotated[
         Path | None,
         Option(
-            help="Folder of a run whose best weights this one starts from; items and heads are "
-            "matched by name."
+            help="Folder of another run. The new run starts from its best weights; items and heads "
+            "are matched by name."
         ),
     ] = None,
     fit_all: Annotated[
         bool,
         Option(
             "--fit-all",
-            help="Train on validation and test interactions, too: a model to serve, not to "
-            "evaluate.",
+            help="Also train on validation and test interactions. Such a model is for serving and "
+            "cannot be evaluated.",
         ),
     ] = False,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
@@ -50,7 +53,7 @@ def train(
 ) -> None:
     """Trains a run, or resumes it.
 
-    It trains on all ranks of the launcher (torchrun, TorchX), or without one in this process.
+    It trains on all ranks of a launcher (torchrun, TorchX), or without a launcher in this process.
     """
     changes = list(overrides or [])
     if fit_all:
@@ -62,8 +65,8 @@ def train(
     if init_from is not None:
         init_folder = RunFolder(init_from, trust)
 
-    # Checked before the ranks meet, so a mistake ends at once; and again in the claimed folder,
-    # which no other training can change any more.
+    # The folder is checked before the ranks meet, so that a mistake ends the command at once. It is
+    # checked again when it is claimed, because then no other training can change it any more.
     folder.check_same_run(settings, prepared)
     source_of(folder, init_folder)
     with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks, claimed(run, ranks):
