@@ -153,7 +153,7 @@ class RunConfig(Section):
 
 _DEEPEST_KEY = 8  # the largest number of sections in a dotted key; settings have at most four
 
-# Every field but the seed is a section, whose class is its default factory.
+# Every field except the seed is a section; its default factory is the class of the section.
 _SECTIONS: dict[str, Any] = {
     item.name: item.default_factory for item in dataclasses.fields(RunConfig) if item.name != "seed"
 }

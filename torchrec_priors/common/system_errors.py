@@ -190,7 +190,7 @@ def _message(error: BaseException, number: int, what: str | None) -> str:
             file = quoted[1]
     path = "" if file is None else _path_text(file)
 
-    # A hidden path is a temporary file of this project, whose name would not help the user.
+    # A hidden path is a temporary file of this project. Its name would not help the user.
     is_temporary = what is not None and any(part.startswith(".") for part in Path(path).parts)
     parts = [what or ""]
     if path and not is_temporary and path not in (what or ""):

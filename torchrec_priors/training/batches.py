@@ -89,7 +89,7 @@ class Batches:
         )
 
     def _make(self, stream: WindowStream, sampler: GroupSampler) -> Generator[Batch, None, None]:
-        """Yields batches whose negatives do not depend on earlier steps."""
+        """Yields batches of a table that is not managed; they do not depend on earlier steps."""
         device = self.built.ranks.device
         rows = self.built.model.item_rows
         with closing(iter(stream)) as windows_of_steps:

@@ -62,7 +62,7 @@ def train(
     """Trains or resumes a run; returns its summary, the same on every rank.
 
     Args:
-        init_from: the run whose weights a new run starts from.
+        init_from: the run from which a new run takes its initial weights.
 
     Raises:
         DivergedError: the loss or a gradient is not finite, or the loss is too large.
@@ -291,7 +291,7 @@ class _Run:
         return step % settings.evaluate_every == 0 or step == settings.steps
 
     def _evaluation_is_missing(self) -> bool:
-        """Whether the run was stopped after a step but before the evaluation that follows it."""
+        """Returns whether the run was stopped after a step, before the evaluation that follows."""
         progress = self.progress
         every = self.config.training.evaluate_every
         done = -(-progress.best_step // every) + progress.without_gain
