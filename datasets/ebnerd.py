@@ -284,6 +284,7 @@ def _user_priors(behaviours: ir.Table) -> list[Labels]:
         + (behaviours.age.cast("int32") + 9).cast("string"),
         "gender": behaviours.gender.cases(*_GENDERS),
     }
+
     return [
         Labels(name, _most_frequent(behaviours, label), f"unknown {name}")
         for name, label in labels.items()

@@ -33,7 +33,7 @@ def is_text(kind: dt.DataType) -> bool:
 
 
 def is_time(kind: dt.DataType) -> bool:
-    """Returns whether values of this type are times by themselves, without a unit."""
+    """Returns whether values of this type are times that need no unit, unlike numbers."""
     return kind.is_timestamp() or kind.is_date()
 
 
