@@ -124,7 +124,7 @@ class _Decoder:
         }
 
     def read_group(self, number: int, epoch: int, parts: Columns) -> None:
-        """Fills a row group's part of a chunk's columns."""
+        """Reads a row group into its slices of the columns of a chunk."""
         group = self.data.row_groups[number]
         self.data.read_into(group, parts)
         if self.ties is not None:
