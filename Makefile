@@ -2,7 +2,9 @@
 # make demo       generates a marketplace log, trains HSTU with and without prior heads, shows recommendations,
 #                 and writes a page of results; all files are in demo/ (under 10 minutes on 2 cores)
 # make test       runs the tests (10 to 15 minutes on 2 cores)
-# make test-slow  runs the longer tests
+# make test-slow  runs the tests that take longer
+# make test-campaigns  runs the tests that take many minutes or hours
+# make test-mutants  changes the core in 200 places, and looks whether a test notices
 # make test-extras  runs the tests that need Spark, S3, a browser, Triton, Kubernetes or Ray, in .venv-extras
 # make check      runs formatter, linter, import layers and type checker
 # make format     runs the formatter and the linter's automatic repairs
@@ -15,7 +17,7 @@
 RUN = .venv/bin/
 SOURCES = torchrec_priors datasets components tests tools
 
-.PHONY: install demo test test-slow test-extras check format docs-keys components clean
+.PHONY: install demo test test-slow test-campaigns test-mutants test-extras check format docs-keys components clean
 
 install: .venv/installed
 
@@ -26,10 +28,17 @@ demo: install
 	@$(RUN)python tools/demo.py
 
 test: install
-	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not slow and not campaign" -n 2 --dist worksteal
 
 test-slow: install
-	$(RUN)python -m pytest -m slow --timeout 3600
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m slow -n 2 --dist worksteal --timeout 1200
+
+test-campaigns: install
+	$(RUN)python -m pytest -m campaign --timeout 3600
+
+test-mutants: install
+	$(RUN)python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
+	OMP_NUM_THREADS=1 $(RUN)python tools/mutants.py
 
 test-extras: install
 	@sh tools/test_extras.sh
@@ -51,4 +60,4 @@ components: install
 	$(RUN)python tools/components.py
 
 clean:
-	rm -rf .venv .venv-extras .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf mutants .venv .venv-extras .pytest_cache .mypy_cache .ruff_cache .hypothesis

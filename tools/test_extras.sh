@@ -33,7 +33,7 @@ if ! command -v chromium > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get
     apt-get install -y -qq chromium > /dev/null 2>&1 || echo "not installed: chromium"
 fi
 
-OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow" -n 2 --dist worksteal --timeout 900 \
+OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n 2 --dist worksteal --timeout 900 \
     tests/preparation/test_spark.py \
     tests/e2e/test_stores.py \
     tests/report/test_browser.py \

@@ -60,7 +60,7 @@ def _cost(folder):
         return waited, busy, before, highest[0], _resident()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_checkpoint_every_two_minutes_takes_at_most_5_percent_and_one_copy_of_the_share(tmp_path):
     share = ITEMS * DIM * 4 / 2
     for waited, busy, before, highest, after in run_on_ranks(2, _cost, tmp_path):

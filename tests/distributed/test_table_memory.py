@@ -85,7 +85,7 @@ def _prepared(folder, items):
     return folder / "data"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_each_of_two_ranks_needs_half_the_table_and_what_a_tiny_one_needs(tmp_path):
     large, small = (
         run_on_ranks(2, _peak, _prepared(tmp_path / str(items), items)) for items in (ITEMS, 1_000)

@@ -5,7 +5,7 @@ import json
 import pytest
 from command_line import CONFIG, app
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1800)]
 
 DIM = 16
 FEW_STEPS = [

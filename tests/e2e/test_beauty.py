@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 def test_bulk_on_two_ranks_equals_one_user_after_another_and_never_violates_a_deny_list(
     run, tmp_path

@@ -185,7 +185,7 @@ def test_a_few_damages_of_a_data_set(small_data, tmp_path):
     _check(campaign([subject], 40, 0, tmp_path, print), 30)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 def test_a_thousand_damages_of_everything_that_is_read(made, tmp_path):
     _check(campaign(_subjects(made), 1250, 0, tmp_path, print), 1000)

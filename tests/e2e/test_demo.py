@@ -14,7 +14,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(1200)
 def test_the_demo_ends_well_twice_and_names_a_failing_step(tmp_path):
     demo = [sys.executable, REPOSITORY / "tools/demo.py", "--folder", tmp_path / "demo", "--rows"]

@@ -138,7 +138,7 @@ def test_searched_on_validation_and_the_best_on_test_without_training_again(
     }
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(1200)
 def test_an_experiment_that_was_killed_ends_as_one_that_was_not(small_data, tmp_path, write):
     file, whole, killed = write(LARGE), tmp_path / "whole", tmp_path / "killed"
@@ -165,7 +165,7 @@ def test_an_experiment_that_was_killed_ends_as_one_that_was_not(small_data, tmp_
     ).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(1200)
 def test_on_a_scheduler_with_two_ranks_a_run(small_data, tmp_path, write):
     file = write(SMALL)

@@ -1,4 +1,4 @@
-"""Every app with a full disk, without permission, and killed: see `campaign`. The long form is `make test-slow`'s."""
+"""Every app with a full disk, without permission, and killed: see `campaign`. `make test-campaigns` runs the long form."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ def test_no_permission_and_a_kill_in_short(base):
     in_a_room(campaign.kill, named("prior item"), base, 1, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_full_disk(scenario, base):
@@ -67,7 +67,7 @@ def test_a_full_disk(scenario, base):
     assert said, "the disk was never full"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_no_permission(scenario, base):
@@ -82,7 +82,7 @@ def test_no_permission(scenario, base):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_kills(scenario, base):

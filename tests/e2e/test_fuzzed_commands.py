@@ -127,14 +127,14 @@ def test_a_few(ground):
     assert _try(range(_FEW), ground) == []
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 def test_many(ground):
     wrong = _try(range(COMMANDS), ground)
     assert wrong == [], f"{len(wrong)} of {COMMANDS}:\n" + "\n".join(wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(1800)
 def test_in_processes_of_their_own_under_odd_environments(ground):
     wrong = []

@@ -133,7 +133,7 @@ def test_torchrun_goes_on_with_it_where_a_rank_is_killed(
     assert _losses_shown(run) == list(range(1, 61))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_it_is_the_same_after_twenty_kills(config, tmp_path):
     """At random moments of steps, evaluations, writing checkpoints and starting, on a data set with longer ones."""
     steps, every, kills = 500, 20, 20

@@ -18,7 +18,7 @@ from torchrec_priors.training.run.config_file import write_config
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.origin import read_origin, write_origin
 
-pytestmark = pytest.mark.slow  # a few hundred commands
+pytestmark = pytest.mark.campaign  # a few hundred commands
 
 SMALL = "torchx_configs/small.toml"
 LEAST = [*TINY, "model.context=12", "negatives.per_set=20"]

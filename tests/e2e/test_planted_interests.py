@@ -11,7 +11,7 @@ ROWS = 120_000
 TOP = 10
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(1200)
 def test_the_head_that_explains_a_hit_is_that_of_the_interest_that_was_planted(tmp_path):
     raw, data, run = tmp_path / "raw", tmp_path / "data", tmp_path / "run"

@@ -34,7 +34,7 @@ def runs(ml_raw, tmp_path_factory):
     return [folder / str(ranks) for ranks in (1, 2, 3, 4)]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_losses_agree_to_1e_4_and_metrics_to_1e_3(runs):
     lines = [logged(run) for run in runs]
     losses = np.array([[line["loss"] for line in of_run if "loss" in line] for of_run in lines])

@@ -6,7 +6,7 @@ from questions import request_of
 from torchrec_priors.planning.measure import measure, show_cases
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_two_ranks_take_about_half_each():
     request = request_of(
         1, 1, dim=64, device="cpu", numbers={"batch": 4, "context": 50, "negatives": 64}

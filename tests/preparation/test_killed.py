@@ -72,7 +72,7 @@ def test_ranges_of_users_do_not_change_the_content(log, tmp_path, monkeypatch):
     assert made.content_sha256 == expected
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.campaign)])
 def test_a_killed_process_leaves_nothing_that_is_taken_for_a_data_set(kills, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     generate(raw, 100_000, 0)

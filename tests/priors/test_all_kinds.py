@@ -131,9 +131,7 @@ def test_users_may_use_the_paths_of_their_own_groups(case, users):
     counts = [
         [
             math.prod(
-                len(with_heads[n])
-                if user < 0
-                else max(1, len(set(case.levels[n].of_user(user))))
+                len(with_heads[n]) if user < 0 else max(1, len(set(case.levels[n].of_user(user))))
                 for n in path.levels
                 if case.levels[n].of_user is not None
             )

@@ -51,7 +51,7 @@ def _tokens(stream: WindowStream, sampler) -> tuple[int, float]:
     return tokens, time.monotonic() - started
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_one_process_reads_twenty_times_faster_than_it_trains(marketplace):
     config = parse(CONFIG)
     with join() as ranks:
@@ -89,7 +89,7 @@ def test_one_process_reads_twenty_times_faster_than_it_trains(marketplace):
     assert ratio > 20
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_training_hardly_waits_for_data(marketplace, tmp_path):
     config = parse({**CONFIG, "training": {**CONFIG["training"], "steps": 3 * STEPS}})
     with join() as ranks:
@@ -120,7 +120,7 @@ batches.close()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_memory_does_not_grow_over_epochs(marketplace):
     """An epoch has 5 MB of items, times and events."""
     ran = subprocess.run(
