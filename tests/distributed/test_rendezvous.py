@@ -57,7 +57,7 @@ def test_who_does_not_come_is_named(told, rank, missing):
     message = _refused(LostRanksError)
     assert time.monotonic() - started < 30
     assert message.startswith(missing)
-    assert "did not come within 1 s (training.timeout_seconds)" in message
+    assert "did not join within 1 s (training.timeout_seconds)" in message
     assert "`unset RANK WORLD_SIZE`" in message
 
 

@@ -162,7 +162,7 @@ def test_a_boost_of_muted_heads_is_said(loaded, caplog):
         ({"only": ["Comdy"]}, "only: no head is named 'Comdy': did you mean 'Comedy'?"),
         ({"mute": ["short / Comedy"]}, "mute: no head is named 'short / Comedy'"),
         ({"only": "Comedy"}, "only: 'Comedy' is one name: give a list of names"),
-        ({"only": []}, "only: names no head"),
+        ({"only": []}, "only: it is empty"),
         ({"mute": ["short-term", "long-term"]}, "no head is left"),
         ({"only": ["Comedy"], "mute": ["Comedy"]}, "no head is left"),
         ({"boost": {"Comedy": 0}}, "boost: 'Comedy' = 0 must be a number above 0"),

@@ -178,7 +178,7 @@ def show_cases(cases: Sequence[Case]) -> str:
         if link:
             between = f", {link / 1e9:.2f} GB/s between them"
         copied = min(values.memory_bandwidth for values in measured)
-        lines.append(f"\n{ranks} at work: memory {copied / 1e9:.1f} GB/s each{between}")
+        lines.append(f"\n{ranks} working: memory {copied / 1e9:.1f} GB/s each{between}")
     return "\n".join(lines)
 
 

@@ -114,7 +114,7 @@ class _Waiting:
     def _lost(self, missing: list[int]) -> LostRanksError:
         """Creates the error that names the missing ranks."""
         return LostRanksError(
-            f"{self._in_words(missing)} did not come within {self.seconds:g} s "
+            f"{self._in_words(missing)} did not join within {self.seconds:g} s "
             f"(training.timeout_seconds): start {self._launch.world} processes, with torchrun or "
             f"TorchX; for one process, {for_one_process()}",
             speaks=self._reports(missing),

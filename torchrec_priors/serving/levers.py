@@ -61,14 +61,14 @@ class Levers:
     def __post_init__(self) -> None:
         # An empty list would exclude every head, which is certainly a mistake.
         if self.only is not None and not self.only:
-            raise UserError("only: names no head: name one, or leave it out")
+            raise UserError("only: it is empty: name at least one head, or leave it out")
         for name, factor in self.boost.items():
             if not (_is_number(factor) and 0 < factor < math.inf):
                 raise UserError(f"boost: '{name}' = {factor} must be a number above 0")
         for name, share in self.at_least.items():
             if not (_is_number(share) and 0 < share <= 1):
                 raise UserError(
-                    f"at-least: '{name}' = {share} must be a share above 0 and at most 1, as 0.3"
+                    f"at-least: '{name}' = {share} must be a share above 0 and at most 1, such as 0.3"
                 )
         if len(self.at_least) > MOST_SHARES:
             raise UserError(f"at-least: {len(self.at_least)} groups: give {MOST_SHARES} at most")
@@ -94,7 +94,7 @@ class Levers:
             is_used_K &= ~names.find(name, "mute").path_K
         if not is_used_K.any():
             raise UserError(
-                "only, mute: no head is left that may answer: name fewer in mute, or more in only"
+                "only, mute: no head is left: name fewer heads in mute, or more in only"
             )
 
         # The logarithms of several factors are added up in float64, and rounded to float32 once.

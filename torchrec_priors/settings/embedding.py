@@ -59,7 +59,7 @@ class UnseenConfig(Section):
                 "that are shared"
             )
         if self.unseen == "hashed" and not self.hashed_rows:
-            raise UserError(f"{policy} needs embedding.hashed_rows, as 1000")
+            raise UserError(f"{policy} needs embedding.hashed_rows, such as 1000")
         if self.unseen == "managed":
             self._check_managed(policy)
 
