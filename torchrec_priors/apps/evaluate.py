@@ -29,8 +29,18 @@ from torchrec_priors.training.run.ancestry import Ancestry, read_ancestry
 
 log = logging.getLogger(__name__)
 
-_PRINTED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10",
-            "event_given/recall@10", "event_given/ndcg@10")  # fmt: skip
+# The metrics on the terminal. All others are only in metrics.json.
+_PRINTED = (
+    "recall@5",
+    "recall@10",
+    "ndcg@5",
+    "ndcg@10",
+    "entropy@10",
+    "coverage@10",
+    "novelty@10",
+    "event_given/recall@10",
+    "event_given/ndcg@10",
+)
 
 
 class Leaked(StrEnum):

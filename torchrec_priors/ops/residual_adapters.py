@@ -1,4 +1,4 @@
-"""The step of Eq. 2 and 4 for the rows of many adapters, as a grouped GEMM.
+"""The step of Eq. 2, 4 and 5 for the rows of many adapters, as a grouped GEMM (b is e of Eq. 5).
 
     y_r = x_r + SiLU(W[g(r)] x_r) + b[g(r)],    x_r = z[row_r]
 

@@ -68,7 +68,8 @@ class Levers:
         for name, share in self.at_least.items():
             if not (_is_number(share) and 0 < share <= 1):
                 raise UserError(
-                    f"at-least: '{name}' = {share} must be a share above 0 and at most 1, such as 0.3"
+                    f"at-least: '{name}' = {share} must be a share above 0 and at most 1,"
+                    " such as 0.3"
                 )
         if len(self.at_least) > MOST_SHARES:
             raise UserError(f"at-least: {len(self.at_least)} groups: give {MOST_SHARES} at most")
