@@ -31,8 +31,8 @@ class Ranks:
         side: a separate process group for this project's own collectives, so that they never
             interleave with those of TorchRec and DDP.
         timeout: the time after which a collective fails if other ranks do not join it.
-        attempt: the name of this start of all processes. After a launcher has restarted them, the
-            name is another one.
+        attempt: a name for this start of all processes; it changes each time a launcher restarts
+            them.
         where: what this rank is doing; code that runs a collective notes it here.
     """
 

@@ -1,12 +1,12 @@
 """Opens the store through which the ranks of a launcher find each other.
 
 A store is a small key-value server. torchrun keeps one store for all its attempts to start the
-ranks, with everything that ranks have written to it. After a restart, ranks would find addresses of
-processes that have ended. So rank 0 opens a new store for each attempt, and the launcher's store
-only contains the port of the new one.
+ranks, with everything that ranks have written to it. If ranks used that store after a restart,
+they would find addresses of processes that have ended. So rank 0 opens a new store for each
+attempt, and the launcher's store contains only the port of the new one.
 
-Each rank writes to the new store that it has joined. If ranks are missing, they are named, after 10
-seconds in a warning and at the timeout in an error.
+Each rank notes in the new store that it has joined. Ranks that are missing are named in a warning
+after 10 seconds, and in an error at the timeout.
 """
 
 import itertools
@@ -29,7 +29,7 @@ _JOINED = "torchrec_priors/here"
 
 # Numbers the stores of this process; every rank opens the same stores in the same order.
 _opened = itertools.count()
-_LOOK_AGAIN = 0.05  # seconds between two looks
+_LOOK_AGAIN = 0.05  # seconds between two checks
 _SAY_AFTER = 10.0  # seconds of waiting until a warning
 _SOON = 20.0  # seconds to wait for an address that should exist already
 _LINGER = 2.0  # seconds that rank 0 gives other ranks to read why the start fails
@@ -84,8 +84,8 @@ class _Waiting:
         Raises:
             LostRanksError: some ranks did not join in time.
         """
-        # Most waits are short, so the first pauses are. They grow so that a long wait does not load
-        # the store with requests.
+        # Most waits are short, so the pauses begin short. They grow so that a long wait does not
+        # load the store with requests.
         pause = 0.001
         while not is_over():
             waited = time.monotonic() - self._started
@@ -143,7 +143,7 @@ class _Waiting:
 def _store_at_launchers_address(
     launch: Launch, timeout: timedelta, waiting: _Waiting
 ) -> dist.TCPStore:
-    """Opens the store at the launcher's address, where the launcher itself has no store.
+    """Opens a store at the launcher's address, for a launcher that has no store there itself.
 
     Only this attempt uses the address.
     """
@@ -159,7 +159,7 @@ def _store_at_launchers_address(
 def _store_named_by_agent(
     launch: Launch, timeout: timedelta, waiting: _Waiting, key: str
 ) -> dist.TCPStore:
-    """Opens the store of this attempt; the store of torchrun's agent contains its port.
+    """Opens the store of this attempt, whose port is in the store of torchrun's agent.
 
     Args:
         key: the key of the port in the agent's store.
@@ -237,7 +237,8 @@ def _open_at(launch: Launch, port: int, timeout: timedelta) -> dist.TCPStore:
 def _wait_for_all(store: dist.Store, key: str, launch: Launch, waiting: _Waiting) -> None:
     """Waits until every rank has joined.
 
-    A rank joins by writing the number of ranks that its launcher gave it. These must be equal.
+    A rank joins by writing the number of ranks that its launcher gave it. All ranks must write the
+    same number.
 
     Raises:
         LostRanksError: some ranks did not join in time.
@@ -247,7 +248,7 @@ def _wait_for_all(store: dist.Store, key: str, launch: Launch, waiting: _Waiting
     missing = list(range(launch.world))
 
     def is_over() -> bool:
-        # The ranks are checked in their order, so a look usually costs only one request.
+        # The ranks are checked in their order, so a check usually costs only one request.
         while missing and store.check([f"{key}/{missing[0]}"]):
             world = int(store.get(f"{key}/{missing[0]}"))
             if world != launch.world:
@@ -267,7 +268,7 @@ def _wait_for_all(store: dist.Store, key: str, launch: Launch, waiting: _Waiting
 
 
 def _let_others_see(store: dist.Store, key: str, launch: Launch, other: int) -> None:
-    """Keeps rank 0 alive until the other rank has seen the different number of ranks.
+    """Keeps rank 0 alive until the other rank has seen that the numbers differ.
 
     The other rank reads the number from rank 0's store, which ends together with rank 0.
     """

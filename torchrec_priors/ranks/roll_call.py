@@ -1,4 +1,4 @@
-"""Explains why a collective failed, by a roll call: it names the ranks that do not answer.
+"""Explains why a collective failed, by a roll call that finds the ranks that do not answer.
 
 A rank that is stuck or has ended cannot report this itself. But on the other ranks, a collective
 fails with an error. Each of them then writes an answer to the launcher's store, and waits a few
@@ -20,9 +20,9 @@ _TIMED_OUT = ("timed out", "timeout")
 _OF_A_COLLECTIVE = ("gloo/", "gloo ", "nccl")
 # Seconds to wait for answers: after a timeout (True), and after a lost connection (False).
 _ANSWER_WITHIN = {True: 5.0, False: 2.0}
-_LOOK_AGAIN = 0.05  # seconds between two looks
-# Seconds that the rank with the message gets to print it. When another rank ends, the launcher ends
-# that rank, too.
+_LOOK_AGAIN = 0.05  # seconds between two checks
+# Seconds that the rank with the message gets to print it. The launcher ends this rank as soon as
+# another one has ended.
 _SPEAKER_NEEDS = 1.0
 
 
@@ -75,7 +75,7 @@ class _Answer:
 def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
     """Returns the error to raise if `error` comes from a collective; otherwise None.
 
-    It holds a roll call, which may take some seconds.
+    To write the message, it holds a roll call, which may take some seconds.
     """
     text = str(error).lower()
     of_a_collective = isinstance(error, dist.DistError) or any(
@@ -90,8 +90,8 @@ def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
     timed_out = any(words in text for words in _TIMED_OUT)
     answers, missing = _call(_Answer(str(ranks.where), timed_out), ranks)
 
-    # Only one rank prints the message. The others wait before they end, because the launcher then
-    # ends all ranks.
+    # Only one rank prints the message. The others wait before they end, because the launcher ends
+    # all ranks as soon as one has ended.
     speaks = ranks.rank == min(answers)
     if not speaks:
         time.sleep(_SPEAKER_NEEDS)

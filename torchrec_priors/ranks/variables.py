@@ -1,8 +1,8 @@
 """Reads the environment variables by which a launcher (torchrun, TorchX) tells a process its rank.
 
 They also contain the number of all ranks, and the address at which the ranks meet. If they are
-incomplete or invalid, the user has set them, or they are left from an earlier launcher. The message
-then explains what to do.
+incomplete or invalid, either the user has set them, or they are left over from an earlier launcher.
+The error message then explains what to do.
 """
 
 import os
@@ -16,7 +16,7 @@ from torchrec_priors.errors import UserError
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _MOST = 1 << 20  # the largest number of ranks, plus 1
-_PORTS = 1 << 16  # the largest number of a port, plus 1
+_PORTS = 1 << 16  # the largest port number, plus 1
 
 
 @dataclass(frozen=True)
