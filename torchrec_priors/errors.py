@@ -38,7 +38,7 @@ class OutsideError(Exception):
 class LostRanksError(OutsideError):
     """Other ranks did not answer.
 
-    All ranks that are left raise this error, with the same message.
+    All remaining ranks raise this error, with the same message.
 
     Attributes:
         speaks: whether this is the rank that prints the message.
@@ -89,7 +89,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Returns a value of a file as a message shows it: quoted, on one line, and short.
+    """Returns a value from a file in the form that messages show: quoted, on one line, and short.
 
     >>> shown("two\\nlines")
     "'two\\\\nlines'"

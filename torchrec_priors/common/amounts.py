@@ -47,7 +47,7 @@ def in_bytes(amount: str, option: str = "--memory") -> int:
 
 
 def as_text(number: float) -> str:
-    """Returns a number of bytes as a text.
+    """Returns a number of bytes as text, in GB.
 
     >>> as_text(1_500_000_000), as_text(25_200_000_000_000)
     ('1.5GB', '25,200GB')

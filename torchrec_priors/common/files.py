@@ -118,7 +118,7 @@ def check_no_link(folder: Path, root: Path) -> None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Replaces the content of `file` by `text` at once.
+    """Replaces the content of `file` by `text` in one step.
 
     A reader never sees a part of the text, even if the process is killed while it writes.
     """
@@ -144,8 +144,8 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
 def json_text(values: Mapping[str, Any]) -> str:
     """Returns the text that `write_json` writes."""
     assert CHECKSUM not in values
-    # The checksum is that of the values as a reader will see them: keys are texts, and tuples have
-    # become lists.
+    # The checksum is computed from the values as a reader will see them: keys are strings, and
+    # tuples have become lists.
     content = json.loads(json.dumps(values))
     signed = {**content, CHECKSUM: _checksum(content)}
     return json.dumps(signed, indent=1, ensure_ascii=False) + "\n"
@@ -154,11 +154,11 @@ def json_text(values: Mapping[str, Any]) -> str:
 def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
     """Reads the object that `write_json` has written, and checks its checksum.
 
-    A file of an earlier version has no checksum and is read without a check.
+    A file that an earlier version wrote has no checksum and is read without a check.
 
     Args:
         file: the file to read.
-        remedy: the end of the message if the file is damaged: what the user can do.
+        remedy: what the user can do if the file is damaged, for the end of the message.
 
     Raises:
         UserError: the file is missing, cannot be read, is not a JSON object, or does not match its
@@ -175,7 +175,7 @@ def take_checksum(values: dict[str, Any], name: str, *, remedy: str) -> bool:
     Args:
         values: the result of `parse_json`.
         name: the name of the file, for messages.
-        remedy: the end of the message: what the user can do.
+        remedy: what the user can do, for the end of the message.
 
     Returns:
         Whether the values had a checksum.
@@ -195,7 +195,7 @@ def parse_json(content: bytes, name: str, *, remedy: str) -> dict[str, Any]:
     Args:
         content: the content of a file.
         name: the name of the file, for messages.
-        remedy: the end of the message: what the user can do.
+        remedy: what the user can do, for the end of the message.
 
     Raises:
         UserError: the content is not a JSON object.
@@ -218,11 +218,11 @@ def check_name(name: str, what: str) -> str:
 
     Args:
         name: the name.
-        what: the option or object that has the name, for messages: "--name", "prior".
+        what: the option or object that has the name, for messages, such as "--name" or "prior".
 
     Raises:
-        UserError: a file with this name could be hidden or in another folder, or some file systems
-            do not allow the name.
+        UserError: a file with this name could be hidden or end up in another folder, or some file
+            systems do not allow the name.
     """
     problem = None
     if not name or name != name.strip():

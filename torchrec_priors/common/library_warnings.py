@@ -1,4 +1,4 @@
-"""Silences warnings of libraries if users of this package can do nothing about them."""
+"""Silences library warnings that users of this package can do nothing about."""
 
 import logging
 import threading
@@ -22,8 +22,8 @@ def silence_library_warnings() -> None:
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     """Prints the traceback of a thread that failed, except for errors with a message of one line.
 
-    An example is TensorBoard's thread when the disk is full. The main thread gets the same error at
-    its next write, and the command ends with that one line.
+    For example, TensorBoard's thread fails when the disk is full. The main thread gets the same
+    error at its next write, and the command ends with its one-line message.
     """
     if failed.exc_value is None or one_line(failed.exc_value) is None:
         _default_excepthook(failed)

@@ -36,7 +36,7 @@ def check_most(name: str, value: float, most: int = MOST) -> None:
     """Raises UserError if a setting or an option is larger than its limit.
 
     Args:
-        name: the name of the setting or option for the message: "model.context", "--seed".
+        name: the name of the setting or option for the message, such as "--seed".
         value: the value that the user gave.
         most: the limit.
     """

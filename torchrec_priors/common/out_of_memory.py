@@ -1,4 +1,4 @@
-"""Turns the error of a library that memory has run out into a message of one line.
+"""Turns the out-of-memory errors of libraries into messages of one line.
 
 The largest amounts of memory are checked before they are allocated (`training/fits_memory.py`).
 This module is for all other allocations.

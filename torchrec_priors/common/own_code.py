@@ -7,8 +7,8 @@ runs only under two conditions:
 1. Its content has the checksum that the run or export recorded.
 2. This user has trained with a file of the same content before, or gives `--trust`.
 
-For the second condition, training records the SHA-256 of each content, as the name of an empty file
-in a folder of the user's configuration. Nobody else may be able to write to this folder.
+For the second condition, training records the SHA-256 of each file's content. This becomes the name
+of an empty file in a folder of the user's configuration, to which nobody else may be able to write.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from torchrec_priors.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# The name of the folder with the checksums of contents that this user has trained with.
+# The name of the folder with the checksums of the files that this user has trained with.
 _NAMED = "trusted"
 # The folder of a run or an export has one of these files next to `config.toml`.
 _RECORDS = ("data.json", "export.json")
@@ -66,13 +66,13 @@ def check_trusted(
     trust: bool,
     made: str = "trained",
 ) -> None:
-    """Allows the files of a run or an export to run in this process, if they fulfil the conditions.
+    """Allows the files of a run or an export to run here, under the two conditions above.
 
     They may run only with their present content.
 
     Args:
         files: the files that the run or export names.
-        recorded: the checksums that it recorded, by file.
+        recorded: the checksums that the run or export recorded, by file.
         place: the folder of the run or export.
         trust: whether the user gave `--trust`.
         made: how the run or export was created, for messages.
@@ -107,8 +107,8 @@ def check_trusted(
 def check_given(config: Path, files: Iterable[Path], *, trust: bool) -> None:
     """Checks the files that a configuration names, if it is in the folder of a run or an export.
 
-    Such a configuration may have come from somebody else, like the folder. So its files need to be
-    trusted, although the user has named the configuration.
+    Like the folder, such a configuration may have come from somebody else. So its files must be
+    trusted, even though the user has named the configuration.
 
     Args:
         config: the file of the configuration.
@@ -129,14 +129,14 @@ def check_given(config: Path, files: Iterable[Path], *, trust: bool) -> None:
 
 
 def require_expected(file: Path, content: bytes) -> None:
-    """Raises UserError if `check_trusted` has allowed another content than this one to run."""
+    """Raises UserError if `check_trusted` has allowed the file to run only with other content."""
     expected = _expected.get(file.absolute())
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise UserError(f"'{file}' was changed while it was opened: run this again")
 
 
 def _keep(checksum: str) -> None:
-    """Records the checksum of a content that this user trains with."""
+    """Records the checksum of a file that this user trains with."""
     folder = config_folder() / _NAMED
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_private(folder):
@@ -149,7 +149,7 @@ def _keep(checksum: str) -> None:
 
 
 def _is_known(checksum: str) -> bool:
-    """Returns whether this user has trained with a content before."""
+    """Returns whether this user has trained with a file with this checksum before."""
     try:
         folder = config_folder() / _NAMED
         return is_private(folder) and is_private(folder / checksum)

@@ -89,7 +89,7 @@ def own_file(specification: str) -> Path | None:
 
 
 def absolute(specification: str) -> str:
-    """Returns a specification with the absolute path of its file, which is valid in any folder."""
+    """Makes the path in a specification absolute, so that the result is valid in any folder."""
     file = own_file(specification)
     if file is None:
         return specification
@@ -97,7 +97,7 @@ def absolute(specification: str) -> str:
 
 
 def where_it_failed(error: Exception, file: Path) -> str:
-    """Returns a text with a custom file, the line that raised an exception, and its message."""
+    """Returns the name of a custom file, the line that raised an exception, and its message."""
     return f"'{file}'{_line(error, file)}: {_message(error)}"
 
 

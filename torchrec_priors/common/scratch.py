@@ -1,7 +1,7 @@
 """Creates folders for temporary files.
 
-If a process is killed, its folder stays. The next process that creates one in the same place
-removes it. A lock shows which folders are still in use.
+If a process is killed, its folder stays. The next process that creates a folder in the same place
+removes the old one. A lock shows which folders are still in use.
 """
 
 import os

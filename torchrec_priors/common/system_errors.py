@@ -57,12 +57,12 @@ _LIBRARIES = ("_duckdb", "duckdb", "pyarrow", "safetensors_rust")
 # The number as Arrow and Rust write it.
 _NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
 
-# If one of these errors has caused another exception, it is the reason for the other one.
+# If one of these errors has caused another exception, this cause is the error that is reported.
 _CAUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO}
 
 
 def one_line(error: BaseException, what: str | None = None) -> UserError | OutsideError | None:
-    """Returns an error with a message of one line; None if `error` is not one of the system.
+    """Returns an error with a message of one line; None if `error` is not the system's.
 
     Args:
         what: the beginning of the message, such as "--out: cannot write 'x'". By default the
@@ -76,7 +76,7 @@ def one_line(error: BaseException, what: str | None = None) -> UserError | Outsi
 
 
 def cannot(what: str, error: BaseException) -> UserError | OutsideError:
-    """Returns an error with a message of one line, for an error that certainly is of the system.
+    """Returns an error with a message of one line, for an error that is certainly the system's.
 
     Args:
         what: the beginning of the message.
@@ -88,9 +88,9 @@ def cannot(what: str, error: BaseException) -> UserError | OutsideError:
 
 
 def blame_the_system(error: BaseException, what: str) -> None:
-    """Raises an error of one line if permissions, limits or the disk are the cause.
+    """Raises an error with a message of one line if permissions, limits or the disk are the cause.
 
-    If the content of a file is the cause, it does nothing.
+    If the content of a file is the cause, this function does nothing.
     """
     # If a file is missing, the caller itself says so.
     if number_of(error) not in (None, errno.ENOENT):
@@ -108,7 +108,7 @@ def is_in_vain(error: BaseException) -> bool:
 
 @contextmanager
 def explaining(what: str) -> Iterator[None]:
-    """Turns the system's errors in this block into errors of one line that begins with `what`."""
+    """Turns the system's errors in this block into one-line errors that begin with `what`."""
     try:
         yield
     except Exception as error:
@@ -132,7 +132,7 @@ def naming(file: Path) -> Iterator[None]:
 
 
 def number_of(error: BaseException) -> int | None:
-    """Returns the system's number (`errno`) of an error; None if the error has no remedy here."""
+    """Returns the system's number (`errno`) of an error; None if this module has no remedy."""
     if isinstance(error, UserError | OutsideError):
         return None
 
@@ -155,7 +155,7 @@ def _own_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in _REMEDIES else None
 
-    # Other exceptions may use the same words with another meaning, so only some numbers count.
+    # Other exceptions may use the same words with another meaning, so only `_CAUSES` count.
     number = _number_in(str(error))
     is_of_system = isinstance(error, OSError) or _is_of_library(error)
     if is_of_system or number in _CAUSES:
