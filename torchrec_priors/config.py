@@ -162,7 +162,7 @@ _SECTIONS: dict[str, Any] = {
 def load_config(
     file: Path | str, overrides: Iterable[str] = (), *, trust: bool = False
 ) -> RunConfig:
-    """Reads the configuration of a TOML file, and changes it by overrides.
+    """Reads the configuration in a TOML file and applies overrides to it.
 
     Args:
         file: the TOML file.
@@ -176,7 +176,8 @@ def load_config(
     values = read_toml(Path(file), "--config")
     config = with_changes(values, map(read_override, overrides))
 
-    # Only custom files that the TOML file names must be trusted. The user typed those of overrides.
+    # Only custom files that the TOML file names must be trusted. The user has typed those that
+    # overrides name.
     in_file: list[Path] = []
     if config.own_files():
         in_file = with_changes(values, ()).own_files()
@@ -205,7 +206,8 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
 
     Args:
         values: nested dictionaries, as TOML gives them.
-        changes: pairs of a dotted key and its value. If a key has several, the last one counts.
+        changes: pairs of a dotted key and its value. If a key occurs several times, the last value
+            counts.
 
     Returns:
         The configuration, in which all files have absolute paths.
@@ -293,7 +295,7 @@ def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
 
     Args:
         error: pydantic's error.
-        what: the word for a key of the file in the message.
+        what: the word for a key in the message, such as "configuration key".
         valid: the valid keys.
     """
     key, problem = first_mistake(error)

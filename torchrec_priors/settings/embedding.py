@@ -1,4 +1,4 @@
-"""The section `[embedding]`: how items are treated that occur rarely or never in training."""
+"""The section `[embedding]`: how items that occur rarely or never in training are treated."""
 
 from dataclasses import dataclass
 from typing import Literal

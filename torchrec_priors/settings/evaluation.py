@@ -49,7 +49,8 @@ class RetrievalConfig(Section):
     def check(self) -> None:
         """Raises UserError if a value is out of its range."""
         check_ranges(self, "evaluation")
-        # 0 means all rows. Small numbers are rejected, because no row of a small set may be drawn.
+        # 0 means all rows. Small numbers are rejected, because they could leave a small set without
+        # any row.
         if self.normaliser_rows and self.normaliser_rows < _FEWEST_ROWS:
             raise UserError(
                 f"evaluation.normaliser_rows = {self.normaliser_rows} must be at least "

@@ -50,7 +50,7 @@ def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
     """Returns nested values with some keys renamed.
 
     Args:
-        names: the new name of each key to rename, both dotted.
+        names: for each key to rename, its new name. Old and new names are dotted.
     """
     renamed = dict(values)
     for key, new_key in names.items():

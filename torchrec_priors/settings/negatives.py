@@ -55,7 +55,7 @@ class NegativesConfig(Section):
         return (self.total or self.per_set) - self.shared
 
     def check(self) -> None:
-        """Raises UserError if a value is out of its range, or a share rounds to nothing."""
+        """Raises UserError if a value is out of its range, or a share comes to no draw at all."""
         check_ranges(self, "negatives")
 
         # A share above 0 must give at least one draw from the catalogue, and a share below 1 at

@@ -62,7 +62,7 @@ class Range:
     Attributes:
         low: the lower bound.
         above: whether the lower bound itself is not allowed.
-        high: the upper bound. If it is `MOST`, texts do not mention it.
+        high: the upper bound. If it is `MOST`, messages and docs do not mention it.
         below: whether the upper bound itself is not allowed.
         multiple: the number of which the value must be a multiple.
     """

@@ -46,7 +46,7 @@ def attributes(section: type[Any]) -> dict[str, str]:
     """Returns the descriptions of the fields in the docstring of a dataclass, by name."""
     _, _, text = (inspect.getdoc(section) or "").partition("Attributes:\n")
 
-    # An entry has the form `name: text`, and its further lines are indented more.
+    # An entry has the form `name: text`, and its continuation lines are indented further.
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 

@@ -14,7 +14,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def with_size(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns a configuration's values, with those of its `model.size` for keys that it lacks.
+    """Returns a configuration's values; keys that it lacks get the values of its `model.size`.
 
     Raises:
         UserError: the size does not exist.
