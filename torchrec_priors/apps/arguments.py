@@ -26,7 +26,7 @@ def check_texts(arguments: Sequence[str]) -> None:
 
 
 def check_renamed(app: str, arguments: Sequence[str]) -> None:
-    """Raises UserError if an argument is an option that was renamed, with the new name."""
+    """Raises UserError if an argument is a renamed option; the message gives the new name."""
     for argument in arguments:
         option = argument.partition("=")[0]
         if (app, option) in _RENAMED:
@@ -36,12 +36,12 @@ def check_renamed(app: str, arguments: Sequence[str]) -> None:
 def check_values(options: Mapping[str, Any]) -> None:
     """Raises UserError if an option has a value that no option may have.
 
-    These are a URI instead of a path, a number of more than 64 bits, and a number that is not
+    Such values are a URI instead of a path, a number of more than 64 bits, and a number that is not
     finite.
 
     Args:
-        options: the values by the names of the app's parameters. Options that may be URIs have
-            values of type str, all other paths have type `Path`.
+        options: the values of the options, by the names of the app's parameters. Options that may
+            be URIs have values of type str; all other paths have type `Path`.
     """
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"

@@ -80,7 +80,8 @@ def bench(
         return
 
     described = SHAPES[shape]
-    # --only may name an optimisation without --ablations, so with --only they all are variants.
+    # --only may name an optimisation even without --ablations, so all optimisations are variants
+    # then.
     names_of_ablations = optimisations.NAMES if ablations or only else ()
     variants = rows.variants_of(described, names_of_ablations)
     if only:
@@ -105,7 +106,7 @@ def bench(
 def _measure_part(
     shape: str, repeats: int, threads: int, report: Callable[[str], None]
 ) -> list[Row]:
-    """Measures one of `PARTS`, shapes that have special rows instead of variants."""
+    """Measures one of `PARTS`: the shapes that have rows of their own kind, but no variants."""
     from torchrec_priors.bench import attention, data_path, scaling, sharding
 
     if shape == "attention":

@@ -1,4 +1,4 @@
-"""Runs the function of an app as a command, and prints errors of users as one line."""
+"""Runs the function of an app as a command, and prints users' errors as one line each."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ TRUST = (
     "with them here."
 )
 
-# Seconds in which rank 0 should report an error, before other ranks do.
+# Seconds that rank 0 has to report an error before other ranks report it.
 _RANK_0_REPORTS_WITHIN = 20.0
 # Seconds between the reports of ranks on the same machine. When the first rank exits, the launcher
 # ends the others, so that only one rank reports.
@@ -52,8 +52,8 @@ def run(
     """Runs an app with command-line arguments and exits.
 
     The exit code is 0 after success, 2 if the user's input is wrong, 128 plus the number of the
-    signal if a signal ended the app, and 1 after other errors. If an error would happen again,
-    torchrun is kept from starting the ranks again.
+    signal if a signal ended the app, and 1 after other errors. If the same error would occur after
+    a restart, torchrun is kept from starting the ranks again.
 
     Args:
         function: the app.
@@ -106,14 +106,14 @@ def run(
 
     _discard_unwritten_output()
     if code == 1 and isinstance(launch, Launch) and launch.rank == 0 and launch.world > 1:
-        # This exits at once, so that the launcher ends the other ranks before they report that rank
-        # 0 is lost.
+        # This exits immediately, so that the launcher ends the other ranks before they report that
+        # rank 0 is lost.
         os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _set_up_logging(leads: bool) -> None:
-    """Sets logging up to print only messages, and on ranks other than 0 only errors."""
+    """Sets up logging to print bare messages; ranks other than 0 print only errors."""
     logging.basicConfig(level=logging.WARNING)
     # If a library has already installed a handler, `basicConfig` does nothing.
     for handler in logging.getLogger().handlers:
@@ -148,7 +148,7 @@ def _explain(launch: Launch | UserError | None, error: Exception) -> int:
 
 
 def _flush() -> None:
-    """Writes the buffered output now, while an error of writing can still be reported."""
+    """Writes the buffered output now, while a write error can still be reported."""
     with naming(Path("standard output")):
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -193,7 +193,7 @@ def _with_checks(
 ) -> Callable[..., Any]:
     """Wraps an app so that invalid variables of a launcher and invalid options are rejected.
 
-    The wrapper also handles a closed output, because Typer would exit with code 1 after it.
+    The wrapper also handles a closed output, because otherwise Typer would exit with code 1.
     """
 
     @wraps(function)

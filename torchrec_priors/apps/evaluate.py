@@ -126,8 +126,8 @@ def evaluate(
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         path_names = [path.name for path in built.model.tree.paths]
         out = folder.evaluation(split.value, name)
-        # The index comes first: for a managed table, building it updates the set of items that have
-        # rows, which `Reach` reads.
+        # The index is built first, because for a managed table this updates the set of items that
+        # have rows, which `Reach` reads.
         index = built.fetch_index()
         reach = Reach.of(built.model, config.evaluation)
 
@@ -247,9 +247,8 @@ def _with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:
 def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: Leaked) -> None:
     """Rejects a split if ancestors of the run were trained on its targets.
 
-    With --leaked leave-out or keep, the split is accepted.
-
-    If it is unknown whether they were, a warning is logged.
+    With --leaked leave-out or keep, the split is accepted. If it is unknown whether ancestors were
+    trained on its targets, a warning is logged.
 
     Raises:
         UserError: ancestors were trained on targets, and --leaked is "refuse"; or --leaked leaves

@@ -1,4 +1,8 @@
-"""The app `experiment`: trains, evaluates and compares the runs that one file describes."""
+"""The app `experiment`: trains, evaluates and compares the runs that one file describes.
+
+The configurations that an experiment compares are called cells. Each cell has a run for each seed;
+cells that differ only in their evaluation share runs.
+"""
 
 import logging
 import shlex
@@ -102,12 +106,12 @@ def experiment(
     names = [cell.name for cell in cells]
 
     # Child processes inherit the lock. So if this process is killed, the folder stays locked until
-    # their runs have ended.
+    # the child processes have ended.
     held = lock(out)
     launcher: Launcher = InPlace([held])
     if scheduler is not None:
         launcher = OnScheduler(scheduler, ranks, out / "logs")
-    # SIGTERM ends the experiment like Ctrl-C: trainings that are running end, and can be resumed.
+    # SIGTERM ends the experiment like Ctrl-C: runs that are being trained stop, and can be resumed.
     signal.signal(signal.SIGTERM, _interrupt)
     at_once = at_once or described.at_once
     try:
@@ -143,7 +147,7 @@ def experiment(
 
     results = collect(out, runs, names, prepared, evaluated_on, failures)
 
-    # The table contains the command that writes it again.
+    # The table contains the command that reproduces it.
     options: list[str] = []
     if data is not None:
         options += ["--data", data]

@@ -1,4 +1,4 @@
-"""The app `plan`: estimates memory, time and cost of sharded tables on machines that you lack."""
+"""The app `plan`: estimates memory, time and cost of sharded tables on machines you do not have."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -182,7 +182,7 @@ def prepare(
                 raise UserError("--dataset: name a corpus, or the file of your own")
             settings = Settings(
                 dataset,
-                # The mirror of a URI replaces this, once the settings have been checked.
+                # For a URI, the local copy replaces this path after the options are checked.
                 source if isinstance(source, Path) else Path(),
                 horizon,
                 seed or 0,

@@ -48,7 +48,7 @@ def report(
     folders = [*runs, *(more or [])]
     found = find(folders)
 
-    # The page contains the command that writes it again.
+    # The page contains the command that reproduces it.
     arguments: list[str] = []
     for folder in folders:
         arguments += ["--runs", str(folder)]

@@ -9,7 +9,7 @@ _LONGEST_WORD = 400  # the largest number of characters of a word, such as a pat
 
 
 def open_streams() -> None:
-    """Makes standard output and error write escapes for characters that their encoding lacks.
+    """Makes both standard streams write escapes for characters that their encoding lacks.
 
     Otherwise printing such a character would end the command with an error.
     """

@@ -65,8 +65,8 @@ def train(
     if init_from is not None:
         init_folder = RunFolder(init_from, trust)
 
-    # The folder is checked before the ranks meet, so that a mistake ends the command at once. It is
-    # checked again when it is claimed, because then no other training can change it any more.
+    # The folder is checked before the ranks meet, so that a mistake ends the command early. It is
+    # checked again once it is claimed, because from then on no other training can change it.
     folder.check_same_run(settings, prepared)
     source_of(folder, init_folder)
     with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks, claimed(run, ranks):
