@@ -1,9 +1,9 @@
-"""Writes checkpoints during training, and checks and loads them; on `torch.distributed.checkpoint`.
+"""Writes, checks and loads the checkpoints of a run, with `torch.distributed.checkpoint`.
 
-A checkpoint contains the model, the states of both optimizers, and the progress with the best score
-(`keys.py`). Learning rates, the position in the data, negatives and dropout are not saved, because
-they follow from the configuration and the step. Training draws nothing from a global random state,
-so none is saved. A checkpoint can be loaded on any number of ranks.
+A checkpoint contains the model, the states of both optimizers, and the progress, which includes the
+best score (`keys.py`). Learning rates, the position in the data, negatives and dropout are not
+saved, because they follow from the configuration and the step. Training draws nothing from a global
+random state, so none is saved. A checkpoint can be loaded on any number of ranks.
 
     save      copy the state, if it is written while training continues    `staging.py`
               write the files and their checksums into `step-N.partial`    `files.py`
@@ -11,8 +11,8 @@ so none is saved. A checkpoint can be loaded on any number of ranks.
               note it if it is the best so far; remove old checkpoints     `folder.py`
     resume    find the newest checkpoint that is whole                     `check.py`
               load it, in the form in which it was saved                   `row_wise_state.py`
-              rename newer ones, which are damaged; remove notes of the    `folder.py`
-              best checkpoints after it
+              rename newer ones, which are damaged; remove later           `folder.py`
+              checkpoints from the list of the best ones
 """
 
 import dataclasses
@@ -93,9 +93,9 @@ class Checkpoints:
     def save(self, built: Built, optimizers: Optimizers, progress: Progress, *, best: bool) -> None:
         """Writes a checkpoint of the model as it is now, perhaps in the background.
 
-        It waits first until the previous checkpoint is written. If a checkpoint cannot be written,
+        It first waits until the previous checkpoint is written. If a checkpoint cannot be written,
         this is logged and training continues, because the next checkpoint may succeed. Only the
-        best checkpoint so far must not be lost: it raises an error.
+        best checkpoint so far must not be lost, so if it cannot be written, an error is raised.
 
         Raises:
             OutsideError: the best checkpoint so far could not be written. This is either the
@@ -314,7 +314,7 @@ class Checkpoints:
         return self._group
 
     def _update_folder(self, progress: Progress, best: bool) -> None:
-        """Notes a complete checkpoint if it is the best; removes old ones. Only rank 0 does it."""
+        """Notes a complete checkpoint if it is the best; removes old ones; only on rank 0."""
         if not self.ranks.leads:
             return
         if best:

@@ -1,6 +1,6 @@
 """Lists a run's checkpoints, records which are the best, and removes old ones.
 
-Only rank 0 changes the folder. It contains
+Only rank 0 changes the folder. The folder contains:
 
 step-N            a complete checkpoint
 step-N.partial    a checkpoint that is being written, or that was being written when the process was
@@ -84,7 +84,7 @@ class CheckpointFolder:
 
     def note_best(self, step: int, metric: float) -> None:
         """Records that from now on the checkpoint of `step` is the best."""
-        # After a resume, the same step may be noted for the second time.
+        # After a resume, the same step may be noted a second time.
         before = [best for best in self._bests() if best["step"] < step]
         self._write_bests([self._best(step, metric), *before])
 
@@ -128,7 +128,7 @@ class CheckpointFolder:
         kept = {*steps[-keep_last:], *(best["step"] for best in bests)}
 
         for step in set(steps) - kept:
-            # The folder is renamed first: no command must read a checkpoint while it is removed.
+            # The folder is renamed first, so that no command reads a checkpoint during its removal.
             partial = partial_of(self.place(step))
             remove_leftover(partial)
             self.place(step).rename(partial)
@@ -204,7 +204,7 @@ class CheckpointFolder:
 
 
 def _read_best(values: dict[str, Any]) -> Best:
-    """Converts an entry of `best.json`; raises an error if a value is missing or has no number."""
+    """Converts an entry of `best.json`; raises an error if a value is missing or not a number."""
     best: Best = {"step": int(values["step"]), _METRIC: float(values[_METRIC])}
     if _CHECKSUM in values:
         best[_CHECKSUM] = str(values[_CHECKSUM])

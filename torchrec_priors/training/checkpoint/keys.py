@@ -49,7 +49,7 @@ DATA_FILES = "rank-*.distcp"
 FORMAT_NUMBER = "format"
 FILES = "files"
 
-# The keys of the state, and the first format that has each.
+# The keys of the state, and for each key the first format that has it.
 MODEL = "model"
 OPTIMIZERS = "optimizers"
 PROGRESS = "progress"
@@ -59,7 +59,7 @@ State = dict[str, Any]
 
 
 class Part(Protocol):
-    """An object with a state that a checkpoint contains, under one key."""
+    """An object whose state a checkpoint contains under one key."""
 
     def state_dict(self) -> Any: ...
 
@@ -99,7 +99,7 @@ class Progress:
 
 
 def parts_of(built: Built, optimizers: Optimizers, progress: Progress) -> dict[str, Part]:
-    """Returns the objects with the states that a checkpoint contains, by their keys."""
+    """Returns the objects whose states a checkpoint contains, by key."""
     return {MODEL: built.parallel, OPTIMIZERS: optimizers.all, PROGRESS: progress}
 
 

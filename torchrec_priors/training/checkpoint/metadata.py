@@ -1,7 +1,7 @@
 """Reads the file `.metadata` of a checkpoint without running any code that the file names.
 
-`torch.distributed.checkpoint` writes the file as a pickle. Unpickling one normally may call any
-function that the pickle names. Here every name is replaced by an inert object, and names that do
+`torch.distributed.checkpoint` writes the file as a pickle. Ordinary unpickling may call any
+function that the pickle names. Here, every name is replaced by an inert object, and names that do
 not occur in this project's checkpoints are rejected. The metadata is then built from names, numbers
 and sizes that were checked one by one.
 """
@@ -83,8 +83,8 @@ class _StandIn:
         self.state = state
 
 
-# The base class is Python's unpickler in Python. The one in C would allocate as much memory as a
-# damaged file asks for.
+# The base class is the unpickler that is written in Python. The one in C would allocate as much
+# memory as a damaged file asks for.
 class _InertUnpickler(pickle._Unpickler):
     """Unpickles only stand-ins and the types of tensors."""
 

@@ -10,7 +10,7 @@ from torchrec.distributed.shards_wrapper import LocalShardsWrapper
 class Pieces(LocalShardsWrapper):
     """A rank's pieces of a tensor, in the CPU's memory.
 
-    To load a checkpoint into them, there must be at least one piece.
+    A checkpoint can only be loaded into `Pieces` that contain at least one piece.
 
     TorchRec's own wrapper has the offsets of the pieces, but it takes the size of the whole tensor
     from a `DTensor` around it. The `DTensor` would move the pieces to the device of its mesh. So

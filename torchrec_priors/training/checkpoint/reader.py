@@ -18,7 +18,8 @@ class Reader(FileSystemReader):
     """Reads one checkpoint.
 
     Attributes:
-        metadata: the names, types and sizes of its tensors, and their places in its files.
+        metadata: the names, types and sizes of the checkpoint's tensors, and their places in its
+            files.
 
     Raises:
         UserError: the file `.metadata` is missing, damaged or not from this project.
@@ -27,7 +28,7 @@ class Reader(FileSystemReader):
     def __init__(self, place: Path) -> None:
         super().__init__(place)
 
-        # The metadata is read at once, so that the error comes before any collective begins.
+        # The metadata is read here, so that an error is raised before any collective begins.
         try:
             self.metadata = read_metadata(place)
         except (ValueError, OSError) as error:

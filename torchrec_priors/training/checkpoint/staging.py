@@ -1,4 +1,4 @@
-"""Copies the state that a checkpoint saves, so training may continue while it is written."""
+"""Copies the state for a checkpoint, so that training can go on while the copy is written."""
 
 import copy
 from typing import Any
