@@ -67,7 +67,7 @@ class Ancestry:
         if not self.ancestors:
             return None
 
-        # If it is unknown what one ancestor was trained on, it may have been any target.
+        # If it is unknown what an ancestor was trained on, this may include any target.
         before = None
         if all(ancestor.known for ancestor in self.ancestors):
             before = self.part.only(self.part.before_N)
@@ -159,7 +159,7 @@ def as_text(ancestors: list[Ancestor]) -> str:
 
 
 def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
-    """Returns the ancestry of a run that starts from the run `source`, without its own training."""
+    """Returns the ancestry of a run that starts from `source`, before the new run is trained."""
     ancestry = read_ancestry(source)
     step = CheckpointFolder(source.checkpoints).best_step()
     checkpoint = "" if step is None else checkpoint_name(step)
@@ -168,7 +168,7 @@ def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
         return Ancestry(ancestors, ancestry.part)
 
     # An earlier version did not record what `source` was trained on. If `source` has no ancestors
-    # and its data set is unchanged, the data set still shows it.
+    # and its data set is unchanged, the data set still shows what this was.
     config, data = source.open(option="--init-from")
     if data.manifest.prepared_sha256 != source.origin().content_sha256:
         return Ancestry(ancestors, ancestry.part)
@@ -259,7 +259,7 @@ def _with_own(
 
         # A part of an ancestor can be left out if this run's part is at least as long and begins
         # with items of the same hash. If this run's part is shorter, the hash is computed over no
-        # items, because the history may end before the ancestor's part.
+        # items, because the history may be shorter than the ancestor's part.
         user, index = pasts.matches(before)
         items = before.items_N[index].astype(np.int64)
         is_short = items <= own_end[user]
@@ -277,7 +277,7 @@ def _with_own(
 
 
 def _summed(values: np.ndarray, ranks: Ranks) -> np.ndarray:
-    """Sums uint64 values over the ranks; at each index at most one rank has a value but 0."""
+    """Sums uint64 values over the ranks; at each index, at most one rank's value is not 0."""
     # torch cannot add uint64. As int64, a sum of one value and zeros keeps all bits.
     total = ranks.total(torch.from_numpy(values.view(np.int64)))
     summed: np.ndarray = total.numpy().view(np.uint64)

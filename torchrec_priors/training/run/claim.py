@@ -59,7 +59,7 @@ def _acquire(lock: FileLock, folder: Path) -> str | None:
 
     If the file system does not support locks, a warning is logged, and training starts without one.
     """
-    # The call does not wait, so the user learns at once that the folder is in use.
+    # The call does not wait, so the user learns immediately that the folder is in use.
     try:
         lock.acquire(blocking=False)
     except Timeout:

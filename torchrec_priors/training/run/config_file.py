@@ -25,7 +25,7 @@ def write_config(file: Path, config: RunConfig, run_id: str = "") -> None:
 
     Args:
         config: the configuration.
-        run_id: the id that `data.json` has, too. A reader can notice a file of another run by it.
+        run_id: the id that is also in `data.json`. It lets a reader notice a file of another run.
     """
     # The line with the id comes before the line with the checksum, so the checksum includes it.
     text = config.to_toml()

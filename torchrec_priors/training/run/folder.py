@@ -61,7 +61,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        trust: whether the user allows to run the files of custom code that the run names
+        trust: whether the user allows the files of custom code that the run names to be executed
             (`common/own_code.py`).
     """
 
@@ -116,7 +116,7 @@ class RunFolder:
 
     @property
     def was_started(self) -> bool:
-        """Whether the folder holds a run: its configuration is written last, so it must exist."""
+        """Whether the folder holds a run, i.e. has the configuration, which is written last."""
         return (self.path / CONFIG).is_file()
 
     def origin(self) -> Origin:
@@ -178,7 +178,7 @@ class RunFolder:
                 - The folder holds no run, or its files are damaged.
                 - The data set is not the one that the run was trained on.
                 - A prior that was added to the data set, or a file of custom code, has changed.
-                - This user has not allowed to run a file of custom code.
+                - This user has not allowed a file of custom code to be executed.
         """
         config, origin = self._recorded(option)
         self._check_own_files(config, origin, trust=self.trust)
@@ -366,7 +366,8 @@ class RunFolder:
         if not self.path.exists():
             return
 
-        # Checkpoints are written only after the configuration. So it existed and is missing now.
+        # Checkpoints are written only after the configuration. So if there are any, the
+        # configuration has been removed.
         has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         if (self.path / DATA).is_file() and has_checkpoints:
             raise UserError(

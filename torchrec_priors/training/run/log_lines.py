@@ -32,21 +32,20 @@ def to_line(values: Mapping[str, Any]) -> str:
 
 
 def length_and_checksum(file: Path) -> dict[str, Any]:
-    """Returns the length and checksum of a file when a training ends, for `check_beginning`."""
+    """Returns a file's length and checksum at the end of training, for `check_beginning`."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:
-    """Checks that a file still begins with the content that it had when a training ended.
+    """Checks that a file still begins with the content that it had at the end of training.
 
-    If a training is resumed after its end, it appends to the file. So only the beginning is
-    compared.
+    A run that is resumed after its end appends to the file. So only the beginning is compared.
 
     Args:
-        noted: the return value of `length_and_checksum` when the training ended.
+        noted: the return value of `length_and_checksum` at the end of training.
 
     Raises:
-        UserError: the file begins with another content, or is missing.
+        UserError: the file begins with other content, or is missing.
     """
     # A missing file is treated like an empty one, and fails the comparison.
     content = file.read_bytes() if file.is_file() else b""

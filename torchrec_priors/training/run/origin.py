@@ -58,8 +58,8 @@ class Origin:
             earlier version of this project recorded the run.
         own_files: the checksums of the user's own Python files, by path.
         files: the checksums of files of the run that contain no checksum themselves, by name.
-        run_id: an id that files which are written later contain, too, so that files of another run
-            are noticed; empty if an earlier version of this project recorded the run.
+        run_id: an id that is also written into the run's later files, so that a file of another
+            run is noticed; empty if an earlier version of this project recorded the run.
         format: the format of the run's files.
     """
 
@@ -117,5 +117,5 @@ def read_origin(file: Path) -> Origin:
 
 @functools.cache
 def _reader() -> TypeAdapter[Origin]:
-    """Creates the reader only once, because this takes much longer than to read a file."""
+    """Creates the reader only once, because this takes much longer than reading a file."""
     return TypeAdapter(Origin)

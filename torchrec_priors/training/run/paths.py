@@ -41,7 +41,7 @@ class Counted:
 
     @classmethod
     def of(cls, counts: Tensor) -> "Counted":
-        """Creates it from the tensor that `count_positives` returns."""
+        """Creates the counts from the tensor that `count_positives` returns."""
         positives_KT = counts[:-1]
         targets_T = counts[-1]
         return cls(positives_KT.sum(1), int(targets_T.sum()), (positives_KT, targets_T))
@@ -64,7 +64,7 @@ def count_positives(
 
     Args:
         training_end_U: the number of items in the training part of each user's history.
-        has_row_I: bool, whether each item has a row of the table; None if all have.
+        has_row_I: bool, whether each item has a row of the table; None if all items have one.
 
     Returns:
         int64 [K + 1, T]: for each offset the number of positives of each path, and in the last row
@@ -117,7 +117,7 @@ def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
 def write_paths(file: Path, tree: PriorTree, counted: Counted, depths: list[Depth] | None) -> None:
     """Records the number of training targets, and the name and training positives of each path.
 
-    If a path has no adapter of its own, the file also names the node of which it uses the query.
+    If a path has no adapter of its own, the file also names the node whose query the path uses.
 
     Args:
         depths: the nodes with adapters, for each depth; None for a baseline, which has no nodes.

@@ -48,7 +48,7 @@ class TrainedOn:
 
 
 def earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
-    """Returns the manifest's entry of the data set's state when a run was trained on it.
+    """Returns the manifest's entry for the state of the data set that a run was trained on.
 
     It is None if the data set has not grown since then, or if the run was trained on another one.
     """
@@ -67,7 +67,7 @@ def added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
 
     Added priors are those that the command `prior` has added to a prepared data set.
     """
-    # A level of the tree is the name of a prior, or a kind of prior with another one as its
+    # A level of the tree is the name of a prior, or a kind of prior with another prior as its
     # argument, such as "random:genre".
     names = {part for level in config.priors.tree for part in (level, *level.split(":"))}
     added = data.manifest.added_priors()

@@ -1,11 +1,11 @@
-"""Compares the settings of two runs, as far as these decide the results."""
+"""Compares those settings of two runs that decide the results."""
 
 import tomllib
 from typing import Any
 
 from torchrec_priors.settings.training import MAY_CHANGE
 
-# A run may be resumed with other values in these sections, and of these settings.
+# A run may be resumed with other values for these settings and for all settings of these sections.
 _NOT_DECISIVE = ("sharding",)
 _MAY_CHANGE = {f"training.{name}" for name in MAY_CHANGE}
 

@@ -1,8 +1,8 @@
 """Counts how often items occur in training, and records which occur often enough (`seen.parquet`).
 
 Items with fewer training interactions than `embedding.min_frequency` are called unseen. With some
-values of `embedding.unseen` they have no row of their own in the item table. A run counts when it
-starts and keeps the result in its folder.
+values of `embedding.unseen` they have no row of their own in the item table. A run counts
+interactions when it starts, and keeps the result in its folder.
 
 Shapes: I items.
 """
@@ -73,8 +73,8 @@ def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -
     if rows.own_row_I is None or frequency is None:
         return
 
-    # The log line also has the share of interactions, because many unseen items may have only few
-    # of all interactions.
+    # The log line also has the share of interactions, because many unseen items may account for
+    # only a small part of all interactions.
     unseen = ~rows.own_row_I
     share = frequency[unseen].sum() / max(frequency.sum(), 1)
     log.info(
