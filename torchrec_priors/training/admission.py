@@ -1,9 +1,10 @@
-"""Decides in training when a managed table admits items, and draws negatives from its items.
+"""Decides when a managed table admits items in training, and draws negatives from its items.
 
 A managed table has rows only for some items: it admits items that occur often in training, and
 evicts others to make room. Its rows are divided into blocks, and each id belongs to one block. Each
 rank notes the items of its batches. Every `embedding.eviction_interval` steps, before the step's
-negatives are drawn, the noted ids go to the ranks that have their blocks.
+negatives are drawn, the noted ids are sent to the ranks that have their blocks, which then decide
+what to admit.
 
 A checkpoint contains the state of the table, but not the items that were noted since the last
 admission. When a run resumes, these are read from the data set again.
@@ -61,7 +62,7 @@ class Admission:
         return (step - 1) // self.interval * self.interval
 
     def catch_up(self, stream: Iterator[Windows], step: int) -> None:
-        """Notes the items since the last admission again, when a run resumes at `step`.
+        """When a run resumes at `step`, notes the items since the last admission once more.
 
         Args:
             stream: this rank's windows, from the first step after the last admission.
@@ -72,7 +73,7 @@ class Admission:
             self._note(windows)
 
     def draw(self, windows: Windows) -> tuple[Draw, np.ndarray]:
-        """Draws the negatives of a step. If an admission is due, it comes first.
+        """Draws the negatives of a step. If an admission is due, the table admits items first.
 
         Returns:
             The draw, and the ids to look up in the table for this rank's part of the draw.
@@ -134,7 +135,7 @@ class Admission:
         """Returns the row ids, ascending, of the items that belong to this rank's blocks."""
         item = np.arange(items)
 
-        # `spread` maps row ids to well-mixed ids. A rank's blocks have one range of these ids.
+        # `spread` maps row ids to well-mixed ids. The ids of a rank's blocks form a single range.
         first, last = self.blocks.range_of_ids
         raw = spread(item)
         return item[(raw >= first) & (raw < last)]

@@ -14,8 +14,8 @@
          |
     Pipeline      on the device, ids perhaps sent ahead         `training/pipeline.py`
 
-The negatives of a managed table depend on the items that earlier steps have admitted. There, only
-windows are queued, and a batch is made when its step asks for it.
+The negatives of a managed table depend on the items that earlier steps have admitted. For such a
+table, only windows are queued, and a batch is made when its step asks for it.
 """
 
 from collections.abc import Generator

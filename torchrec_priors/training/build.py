@@ -191,7 +191,7 @@ def _prepare_parts(
     trained: TrainedOn | None,
     for_training: bool,
 ) -> _Parts:
-    """Prepares the parts of a model. If the run has recorded no counts, all ranks count."""
+    """Prepares the parts of a model. All ranks count what the run has not recorded yet."""
     has_heads = not config.baseline.name
     tree = tree_of(config, data, trained)
     if has_heads:

@@ -1,9 +1,9 @@
-"""Decides from which row of another run's item table each row of a new table is copied.
+"""Decides which row of another run's item table each row of a new table is copied from.
 
 Both runs may use any value of `embedding.unseen`:
 
-- The row of an item is copied from the row that the item had in the other run. That may be a row of
-  the item's own or one that items share.
+- The row of an item is copied from the row that the item had in the other run. In that run, the
+  item may have had a row of its own, or one that several items share.
 - Shared rows are copied from the same shared rows of the other run.
 - A managed table admits the items that had rows of their own in the other run. If there are more
   items than rows, the most frequent items are admitted.
@@ -36,7 +36,7 @@ from torchrec_priors.prepared.id_texts import id_texts
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.run.recorded_data import TrainedOn
 
-# Loads a tensor of the other run's checkpoint; the argument is how the tensor's name ends.
+# Loads a tensor of the other run's checkpoint; the argument is the end of its name.
 Load = Callable[[str], Tensor | None]
 
 
@@ -77,8 +77,8 @@ class OldRows:
         """Returns the row of each item in the other table; `NO_ROW` if it has none.
 
         An item that the other data set lacks gets a shared row of the other table, if there are
-        shared rows. It is chosen by the hash of the item's row id in the new data set. If the new
-        data set has grown from the other one, the other run would use the same shared row.
+        shared rows. The row is chosen by the hash of the item's row id in the new data set. If the
+        new data set has grown from the other one, the other run would choose the same row.
 
         Args:
             old_item: the items' row ids in the other data set; -1 for an item that it lacks.
@@ -130,7 +130,7 @@ def _rows_of_items(
         row_C = held.row_C[is_own_C]
     carried[row_C - own.first] = old.rows_of(old_item_I[item_C], item_C)
 
-    # Shared rows. If both runs have the same number of them, an item's hash leads to the same one.
+    # Shared rows. If both runs have equally many, an item's hash leads to the same row in both.
     if old.rows is not None and len(old.rows.shared_H) == len(rows.shared_H):
         is_own_H = (rows.shared_H >= own.first) & (rows.shared_H < own.last)
         carried[rows.shared_H[is_own_H] - own.first] = old.rows.shared_H[is_own_H]
@@ -178,8 +178,9 @@ def _admit(built: Built, config: RunConfig, data: PreparedData, wanted_I: np.nda
     first, last = blocks.range_of_ids
     item = item[(spread(item) >= first) & (spread(item) < last)]
 
-    # The table keeps the items that it is given most often. Each item is given about log2 of its
-    # frequency times: this keeps the order of the frequencies, but takes much less memory.
+    # The table keeps the items that it is given most often. Each item is given about
+    # log2(frequency) times: this preserves the order of the frequencies, and takes much less memory
+    # than the frequency itself would.
     times = 1 + np.floor(np.log2(frequency[item] + 1)).astype(np.int64)
     device = built.shard.rows.device
     rows, owners = blocks.admit(torch.from_numpy(np.repeat(spread(item), times)).to(device))

@@ -1,4 +1,4 @@
-"""Decides which columns of the sequences a run reads in addition to items: times, event codes."""
+"""Decides which columns of the sequences a run reads besides items: times and event codes."""
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError

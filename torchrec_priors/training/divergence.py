@@ -1,4 +1,4 @@
-"""Makes the message of a run that has diverged: its loss is NaN, infinite or too large.
+"""Writes the error message of a run that has diverged: its loss is NaN, infinite or too large.
 
 The message names the users and items of the step that went wrong. `step.py` detects that a step has
 diverged, and `loop.py` ends the run with this message.

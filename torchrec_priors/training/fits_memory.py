@@ -27,13 +27,13 @@ from torchrec_priors.ranks.process import Ranks
 
 _NUMBER = 4  # bytes of a float32
 _COPIES = 4  # numbers for each dense parameter in training: value, gradient, AdamW's two moments
-# The numbers that autograd keeps in each layer for every number of a state. HSTU keeps more.
+# How many numbers autograd keeps in each layer for one number of a state; HSTU keeps more.
 _KEPT_OF_A_LAYER = 5
 
 
 @dataclass(frozen=True)
 class Need:
-    """The memory that a rank needs at least for one purpose, such as its rows of the table.
+    """The least memory that a rank needs for one purpose, such as its rows of the table.
 
     Attributes:
         settings: the settings that decide the size, as text for messages.
@@ -79,7 +79,7 @@ def check_memory(
 
 
 def memory_of_rank(ranks: Ranks) -> int:
-    """Returns the most memory that this rank could use, in bytes: of its machine and its GPU."""
+    """Returns the most memory, in bytes, that this rank could use on its machine and its GPU."""
     # The launcher says how many ranks share this machine.
     local_ranks = whole_number(os.environ.get("LOCAL_WORLD_SIZE", "")) or 1
     of_gpu = 0
@@ -155,7 +155,7 @@ def _batch(config: RunConfig, data: PreparedData, world: int) -> Need:
 def _negatives(config: RunConfig, tree: PriorTree) -> Need:
     """Estimates the memory for the vectors of a step's negatives.
 
-    Every rank gathers the vectors of all of them.
+    Every rank gathers the vectors of all negatives.
     """
     negatives = config.negatives
     name = "negatives.total" if negatives.total else "negatives.per_set"

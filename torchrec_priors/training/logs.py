@@ -1,7 +1,7 @@
-"""Writes the logs of a run: `metrics.jsonl`, TensorBoard events and a progress bar; on rank 0.
+"""Writes the logs of a run on rank 0: `metrics.jsonl`, TensorBoard events and a progress bar.
 
-Lines of `metrics.jsonl` look like these two, which are shortened. Each number is also a point of
-TensorBoard's curve of the same name.
+Lines of `metrics.jsonl` look like the following two, which are shortened. Each number is also a
+point of TensorBoard's curve of the same name.
 
     {"step": 90, "loss": ..., "gradient_norm": ..., "rate": ..., "seconds": ..., "crc32": ...}
     {"step": 100, "validation/recall@5": ..., "validation/ndcg@5": ..., "crc32": ...}
@@ -61,7 +61,8 @@ class Logs:
             _keep_until(metrics, first_step, evaluated)
             self._lines = Lines(metrics)
             self._folder = events
-            # TensorBoard hides the earlier events from `purge_step` on: this run logs them again.
+            # TensorBoard hides earlier events of the steps from `purge_step` on, which are logged
+            # again now.
             self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
     def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:
@@ -75,7 +76,8 @@ class Logs:
         if not self.leads:
             return
 
-        # The line comes first: if the disk is full, the curves have no point that the file lacks.
+        # The line is written first. So if the disk is full, the curves have no point that the file
+        # lacks.
         numbers = {f"{prefix}{name}": value for name, value in values.items()}
         self._lines.add(to_line({"step": step, **numbers}) + "\n")
 
@@ -137,7 +139,7 @@ class Lines:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
         except OSError:
-            # A later line would follow a partial one, which the reader would report as damage.
+            # Otherwise the next line would follow a partial one, which the reader reports as damage.
             os.ftruncate(descriptor, length)
             raise
 

@@ -66,7 +66,7 @@ def train(
 
     Raises:
         DivergedError: the loss or a gradient is not finite, or the loss is too large.
-        StoppedError: a signal requested the end; everything is saved.
+        StoppedError: a signal asked the run to stop; everything is saved.
         LostRanksError: other ranks are stuck or have ended.
     """
     run = None
@@ -210,8 +210,8 @@ class _Run:
 
         timed = self._timed(batches)
         while progress.step < settings.steps and not self._out_of_patience():
-            # An evaluation looks rows up itself, which a batch that was sent ahead would disturb.
-            # So the pipeline is empty before each evaluation.
+            # A batch that was sent ahead would disturb the lookups of an evaluation. So the
+            # pipeline is empty before each evaluation.
             steps = self._steps_to_evaluation()
             with closing(self.trainer.ready(timed, steps)) as until_evaluation:
                 for batch in until_evaluation:
@@ -301,7 +301,7 @@ class _Run:
         progress = self.progress
         self._say_where("evaluation")
         model = self.built.model
-        # The index comes first: building it updates the set of items that `Reach` reads.
+        # The index is built first, because this updates the set of items that `Reach` reads.
         index = self.built.fetch_index()
         reach = Reach.of(model, self.config.evaluation)
         result = evaluate(

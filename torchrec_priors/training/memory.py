@@ -35,7 +35,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Returns the memory that the C library and Arrow have freed to the system, if they can."""
+    """Makes the C library and Arrow give freed memory back to the system, if they can."""
     pa.default_memory_pool().release_unused()
 
     if sys.platform.startswith("linux"):

@@ -41,7 +41,7 @@ class OldCheckpoint:
     Attributes:
         place: the checkpoint's folder.
         sizes: the sizes of the tensors in the checkpoint, by their names in the model.
-        report: phrases for a message, such as "3 of 4 heads at level 1", of what was copied.
+        report: phrases for a message about what was copied, such as "3 of 4 heads at level 1".
     """
 
     def __init__(self, place: Path, ranks: Ranks) -> None:
@@ -51,7 +51,7 @@ class OldCheckpoint:
         self.report: list[str] = []
 
     def copy_dense(self, built: Built) -> None:
-        """Copies the parameters that are copied as a whole; they are matched by their names.
+        """Copies the parameters that are not copied by slices or by rows, matched by their names.
 
         Raises:
             UserError: a parameter has another size in the checkpoint.

@@ -214,7 +214,7 @@ class _Staged:
         computing: Any = _NoStream()
         if self._cuda:
             computing = torch.cuda.current_stream(self._ranks.device)
-            # Rows are read on this stream. TorchRec would create another one for it.
+            # Rows are read on this stream. By default, TorchRec would create another one for that.
             sent._default_stream = computing
         else:
             sent.data_dist_stream = None  # as in TorchRec's own pipelines on CPUs
@@ -247,7 +247,7 @@ class _Staged:
         assert batch is self._present.batch, "each batch of `run` has its step before the next"
 
         looked_up = self._model.look_up(batch, self._present.ids)
-        # The tables have used the ids of this batch. From here on they may take those of the next.
+        # The tables have used the ids of this batch. From here on they may take the next batch's.
         self._sent.wait_sdd_fill_callback()
         return looked_up
 

@@ -15,8 +15,8 @@ from torchrec_priors.training.build import Built
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:
     """Creates the sampler for a table in which every item keeps its row.
 
-    For a managed table `Admission` creates the sampler. Every rank must call it, because ranks
-    exchange the number of items that they have in each item set.
+    For a managed table, `Admission` creates the sampler. Every rank must call this function,
+    because ranks exchange the number of items that they have in each item set.
     """
     rows = built.model.item_rows
     assert isinstance(rows, ItemRows), "the items of a managed table change: see `Admission`"
@@ -47,7 +47,7 @@ def sampler_over(
         own: the items of this rank.
         positives_S: the number of training positives of each item set.
     """
-    # Each rank fills in the sizes of its own sets; the sum over ranks then has the sizes of all.
+    # Each rank fills in its own sizes and leaves the others 0, so the sum has the sizes of all.
     sizes_S2 = torch.from_numpy(own.sizes())
     sizes_WS2 = torch.zeros(ranks.world, *sizes_S2.shape, dtype=torch.int64)
     sizes_WS2[ranks.rank] = sizes_S2

@@ -3,14 +3,14 @@
     1  set the learning rates of the step, clear the gradients        `Optimizers.prepare`
     2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
     3  loss and backward, part by part; DDP averages the dense        `_backward`
-       gradients, and those of rows gather in the looked-up vectors
+       gradients, and those of rows accumulate in the looked-up vectors
     4  sum loss, norms and flags over ranks (all-reduce); abort the step if a sum is not
        finite, or if the loss is too large
     5  send the gradients of rows to their tables (all-to-all),       `LookedUp.backward`
-       which update their rows at once
+       which update their rows immediately
     6  clip the dense gradients and update the dense parameters       `Optimizers.step`
 
-Nothing changes before 5, so an aborted step leaves the model as it was.
+The model does not change before 5, so an aborted step leaves it as it was.
 """
 
 import math
@@ -78,7 +78,8 @@ def step(
     Every rank must call it, with the same number of parts and of flags.
 
     Args:
-        flags: whether this rank raises each flag; `StepResult.counts` has the sums over ranks.
+        flags: for each flag, whether this rank raises it; `StepResult.counts` has the sums over
+            ranks.
         max_loss: a larger loss aborts the step.
         look_up: a function that looks rows up; the default is that of the model.
 

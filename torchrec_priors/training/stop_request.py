@@ -1,4 +1,4 @@
-"""Receives the signals that request the end of a run, which take effect at the end of a step.
+"""Receives the signals that ask a run to stop, which it does at the end of a step.
 
 A scheduler that needs the machine sends SIGTERM; Ctrl-C in a terminal sends SIGINT.
 """
@@ -27,8 +27,8 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Within this block, signals are noted and do not end the process.
 
-        A second Ctrl-C ends the process at once. Under a launcher it does not: there each Ctrl-C
-        arrives twice, once from the terminal and once from the launcher.
+        A second Ctrl-C ends the process immediately. Under a launcher it does not, because there
+        each Ctrl-C arrives twice, once from the terminal and once from the launcher.
         """
         # Python lets only the main thread handle signals.
         if threading.current_thread() is not threading.main_thread():
@@ -36,7 +36,7 @@ class StopRequest:
             return
 
         previous = {number: signal.signal(number, self._note) for number in SIGNALS}
-        # After the block a signal ends the process at once again.
+        # After the block, a signal again ends the process immediately.
         try:
             yield
         finally:

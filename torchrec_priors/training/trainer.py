@@ -1,7 +1,7 @@
 """A model in training: its batches, its optimizers and its steps, without the training loop.
 
 `batches` yields this rank's part of every global batch, `ready` moves the parts to the device, and
-`step` trains on one:
+`step` trains on one part:
 
     with join() as ranks:
         trainer = Trainer(config, data, ranks)
@@ -55,7 +55,7 @@ class Trainer:
     ) -> None:
         """
         Args:
-            trained: what the run recorded of its data when it first started; None for a new run.
+            trained: what the run recorded about its data when it first started; None for a new run.
 
         Raises:
             UserError: the configuration does not fit the data set or this machine.
@@ -98,7 +98,7 @@ class Trainer:
     def prepare_batches(self) -> None:
         """Creates the batches and the sampler of negatives.
 
-        The sampler draws from the rows that the table has at this moment, so `resume` comes first.
+        The sampler draws from the rows that the table has at this moment, so call `resume` first.
         """
         parts = (self.built, self.config, self.data, self.ranks)
         negatives: Admission | GroupSampler

@@ -77,7 +77,7 @@ class _OldRun:
         folder: the run's folder.
         config: the run's configuration.
         data: the data set that the run was trained on. It may have grown since then.
-        trained: what the run recorded of its data set when it started.
+        trained: what the run recorded about its data set when it started.
     """
 
     folder: RunFolder
@@ -127,8 +127,8 @@ def _copy_tables(
     checkpoint: OldCheckpoint, built: Built, config: RunConfig, data: PreparedData, old: _OldRun
 ) -> None:
     """Copies rows of the item table by original ids, and of the tables of features by values."""
-    # The other data set may have grown since that run started. Only values of the items that it had
-    # then have rows in the checkpoint.
+    # The other data set may have grown since that run started. Only values of items that existed at
+    # that time have rows in the checkpoint.
     old_values = _values(old.config, old.data, old.trained.items)
     values = _values(config, data)
 
