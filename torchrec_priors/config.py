@@ -1,8 +1,8 @@
 """Reads and checks the configuration of a run: a TOML file and `key=value` overrides.
 
-The value of a key comes from the first of these that contains the key:
+The value of a key comes from the first of these sources that contains the key:
 
-    an override      `training.steps=500`; the last one, if a key has several
+    an override      `training.steps=500`; the last one, if there are several for a key
     the TOML file    `steps = 500` in the section `[training]`
     `model.size`     for the keys that `settings/sizes.py` lists
     the default      in the dataclass of the section, such as `settings/training.py`
@@ -272,7 +272,7 @@ def read_override(override: str) -> tuple[str, Any]:
     except TomlError as error:
         raise UserError(f"'{shortened(override)}': {error}") from error
 
-    # If the text contains line breaks, it may define more keys than one.
+    # If the text contains line breaks, it may define more than one key.
     if list(parsed) != ["value"]:
         raise UserError(
             f"'{shortened(' '.join(override.split()))}' is not an override: give one key=value per "

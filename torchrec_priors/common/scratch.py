@@ -55,7 +55,7 @@ def _remove_left(parent: Path, kind: str) -> None:
 
 
 def _is_unused(folder: Path) -> bool:
-    """Returns whether no process uses the folder any more."""
+    """Returns whether the folder is no longer in use."""
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:

@@ -181,7 +181,7 @@ def _store_named_by_agent(
         nonlocal store_port
         if not agents_store.check([key]):
             return False
-        # This may still be the port of an earlier attempt, at which nothing listens any more.
+        # This may still be the port of an earlier attempt, at which nothing listens now.
         store_port = int(agents_store.get(key))
         return _listens(host, store_port)
 

@@ -64,7 +64,7 @@ class Range:
         above: whether the lower bound itself is not allowed.
         high: the upper bound. If it is `MOST`, messages and docs do not mention it.
         below: whether the upper bound itself is not allowed.
-        multiple: the number of which the value must be a multiple.
+        multiple: a number; the value must be a multiple of it.
     """
 
     low: float = 0

@@ -139,7 +139,7 @@ class Lines:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
         except OSError:
-            # Otherwise the next line would follow a partial one, which the reader reports as damage.
+            # Otherwise the next line would follow a partial one, which would be reported as damage.
             os.ftruncate(descriptor, length)
             raise
 

@@ -10,7 +10,7 @@ To add a value that training counts:
 
 To add the state of an object:
 
-1. Add a key for it, and the first format that has the key to `SINCE`.
+1. Add a key for it. Add the key to `SINCE`, with the first format that has it.
 2. Add the object to `parts_of`. It must be an attribute of `Built` or `Optimizers`; for any other
    object, extend `Checkpoints.save` and `resume`, and their calls in `loop.py` and `trainer.py`.
 3. Raise `FORMAT`.

@@ -57,7 +57,8 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
 def _acquire(lock: FileLock, folder: Path) -> str | None:
     """Takes the lock. If another training holds it, returns the message for the user.
 
-    If the file system does not support locks, a warning is logged, and training starts without one.
+    If the file system does not support locks, a warning is logged, and training starts without a
+    lock.
     """
     # The call does not wait, so the user learns immediately that the folder is in use.
     try:

@@ -50,7 +50,7 @@ class TrainedOn:
 def earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
     """Returns the manifest's entry for the state of the data set that a run was trained on.
 
-    It is None if the data set has not grown since then, or if the run was trained on another one.
+    It is None if the data set has not grown since then, or if the run was trained on other data.
     """
     if data.manifest.prepared_sha256 == origin.content_sha256:
         return None

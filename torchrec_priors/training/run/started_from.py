@@ -14,8 +14,8 @@ from torchrec_priors.training.run.origin import Origin
 def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
     """Returns the run that the run in `folder` takes its initial weights from.
 
-    It is None if there is no such run, or if the run in `folder` has a checkpoint and so does not
-    need it any more.
+    It is None if there is no such run, or if the run in `folder` has a checkpoint and so no
+    longer needs it.
 
     Args:
         folder: the folder of the run that is started or resumed.
@@ -23,7 +23,7 @@ def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
 
     Raises:
         UserError: `given` is not a run, or it is not the run that the run in `folder` was started
-            from. Or the initial weights are still needed, and their run does not exist any more.
+            from. Or the initial weights are still needed, but the run they come from is gone.
     """
     # A new run may start from any run that can be read.
     if not folder.was_started:
@@ -68,7 +68,7 @@ def _is_the_same(source: RunFolder, origin: Origin) -> bool:
     if origin.init_from_id is not None:
         return source.identity() == origin.init_from_id
 
-    # An earlier version recorded only the path. If the path does not exist any more, the run may
+    # An earlier version recorded only the path. If the path no longer exists, the run may
     # have been moved, and the run that the user names is accepted.
     assert origin.init_from is not None
     recorded = Path(origin.init_from)
