@@ -1,8 +1,8 @@
 """The k best items of each user so far, while a search goes through all items.
 
-The search offers each item with a score that reaches the user's threshold, the k-th best score so
-far. Offers are collected, and merged into the best items when there are many. An item that several
-heads offer is kept once, with its best score.
+The search offers each item whose score reaches the user's threshold, the k-th best score so far.
+Offers are collected, and merged into the best items when there are many. An item that several heads
+offer is kept once, with its best score.
 
 Shapes: B users, k results, c offers, W entries in the longest list of kept and offered items.
 """

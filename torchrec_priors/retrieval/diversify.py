@@ -1,7 +1,7 @@
-"""Diversifies lists after the search, which is common practice (paper 1).
+"""Diversifies lists after the search, which is common practice (section 1 of the paper).
 
 The best `CANDIDATES` items that were found for a user are the user's candidates. They are picked
-one after another. S are the items picked so far; the next is the candidate i with the largest
+one after another. If S is the set of items picked so far, the next is the i with the largest
 
     (1 - lambda) r_i + lambda (H(S + i) - H(S))
 
@@ -35,7 +35,7 @@ _GRID = 2.0**40
 def diversify_reference(
     scores: list[float], categories: list[list[int]], weight: float
 ) -> list[int]:
-    """Computes the order for one user as it is defined above, as the reference for tests.
+    """Computes the order for one user directly from the definition above, as a test reference.
 
     Args:
         scores: the scores of the user's candidates, in the order in which they were found.
@@ -126,13 +126,13 @@ class Diversifier:
         n_BJ = label_BX.new_zeros(users, self.categories + 1)
         order_BC = torch.empty_like(row_BC)
         for rank in range(candidates):
-            # The gain of H from one more item in each category. The last column stands for items
-            # with fewer than L categories, and adds nothing.
+            # `more_BJ` is the gain of H from one more item in each category. The last column stands
+            # for items with fewer than L categories, and adds nothing.
             terms_n = self._terms_mn[rank]
             more_BJ = self.weight * (terms_n[n_BJ + 1] - terms_n[n_BJ])
             more_BJ[:, -1] = 0.0
             more_BCL = more_BJ.gather(1, label_BX).view_as(label_BCL)
-            # Added one category after another, so the sum does not depend on L, i.e. on the batch.
+            # Categories are added one by one, so the sum does not depend on L, i.e. on the batch.
             gain_BC = sum(more_BCL.unbind(2), start=torch.zeros_like(worth_BC))
 
             best_B1 = ((worth_BC + gain_BC) * _GRID).round_().argmax(1, keepdim=True)

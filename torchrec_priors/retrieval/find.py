@@ -40,11 +40,11 @@ class Finder:
         """
         Args:
             model: the model.
-            index: the items that may be found, as far as this rank holds them.
+            index: the items on this rank that may be found.
             config: the settings of the search.
             device: the device of the model.
-            diversifier: reorders lists by the data set's categories; present exactly if
-                `config.diversify` is above 0.
+            diversifier: reorders lists by the data set's categories; it must be given if
+                `config.diversify` is above 0, and only then.
         """
         assert (diversifier is not None) == (config.diversify > 0)
         assert model.gate is not None or not config.calibrated, (
@@ -78,7 +78,7 @@ class Finder:
         data: PreparedData,
         device: torch.device,
     ) -> "Finder":
-        """Makes a finder; if lists are diversified, it is by the category prior of the data set."""
+        """Makes a finder. If lists are diversified, the data set's category prior is used."""
         diversifier = None
         if config.diversify:
             diversifier = Diversifier.of(data, config.diversify, device)
@@ -86,7 +86,7 @@ class Finder:
 
     @property
     def context(self) -> int:
-        """The number of last items of each history that `histories` needs.
+        """The number of most recent items of each history that `histories` needs.
 
         All items are needed if some have no row: `histories` leaves these out, and then takes the
         last items that remain.

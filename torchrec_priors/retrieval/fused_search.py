@@ -1,7 +1,8 @@
-"""Searches with any fusion, and sums up softmaxes; both compute all scores, one tile at a time.
+"""Searches with any fusion, and computes the normalisers of softmaxes, one tile at a time.
 
-Only the scores of one tile are in memory at a time. They are computed in matrix products of one
-shape, so a score does not depend on the other items or users in the product.
+Both need the scores of all items, but only those of one tile are in memory at a time. They are
+computed in matrix products that all have the same shape, so a score does not depend on the other
+items or users in the product.
 
 Shapes: B users, K paths, p paths of one item set, k results, T items of a tile, n some items of one
 item set, d width.
@@ -41,7 +42,7 @@ def search_fused(
         banned: the items that must not be found, as pairs of a user and a position among the
             candidates of the index.
         k: the number of items for each user.
-        fusion: how the scores of an item become one.
+        fusion: how the scores of an item are combined into one.
 
     Returns:
         Keys of the best items (`keys.py`) and the paths that contributed most to their scores:
@@ -96,7 +97,7 @@ def log_sums(
             among the candidates of the index; or None.
 
     Returns:
-        [B, K]; -inf for paths without items. For closed paths it may be the sum or -inf.
+        [B, K]; -inf for paths without items. For closed paths the value may be the sum or -inf.
     """
     sums_BK = torch.full(bias_BK.shape, -torch.inf, dtype=torch.float64, device=bias_BK.device)
     open_S = index.open_paths(vector_BKd, bias_BK)

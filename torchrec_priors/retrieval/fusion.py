@@ -1,4 +1,4 @@
-"""Fuses the scores that several heads give an item into one score (paper 3.5 and A.1.3).
+"""Fuses the scores that several heads give an item into one (sections 3.5 and A.1.3 of the paper).
 
 A fusion uses the heads k that may retrieve item i and that the user may use. s_k(i) is the score of
 head k (Eq. 3). The fused score is
@@ -7,8 +7,8 @@ head k (Eq. 3). The fused score is
     mean               the mean of s_k(i)
     hierarchical       the maximum of s_k(i) in each block of heads, then the mean over blocks. In
                        an additive tree, the heads of one level are a block. In any other tree, a
-                       block has the heads with the same groups at the levels that restrict neither
-                       items nor users, such as the same segment of time
+                       block has the heads that share their groups at the levels that restrict
+                       neither items nor users; for example, the heads of one segment of time
     inverse_variance   sum of s_k(i) / v_k, divided by sum of 1 / v_k, where v_k is the variance of
                        head k's loss in training
 
@@ -27,8 +27,8 @@ each label of the item and each segment of time. Heads of different events estim
 outcomes that exclude each other. In `mean` these are added up; the other fusions treat them like
 estimates of one probability.
 
-Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of one item set, n some
-rows of the set, c paths of one block.
+Shapes: B users, K paths, T rows of a tile, R branches (`priors/branch.py`), p paths of one item
+set, n some rows of the set, c paths of one block.
 """
 
 import math
@@ -45,7 +45,7 @@ from torchrec_priors.settings.evaluation import FusionKind
 
 @dataclass(frozen=True)
 class Fusion:
-    """The kind of fusion, and what it needs about the paths of the tree.
+    """The kind of fusion, and what it needs to know about the paths of the tree.
 
     Attributes:
         kind: one of the fusions above.
@@ -65,7 +65,7 @@ class Fusion:
     def accumulator(self, users: int, log_alternatives_RT: Tensor) -> "Accumulator":
         """Makes the accumulator for the scores of one tile.
 
-        `max` needs none: `max_search.py` does not compute the scores of all items.
+        `max` needs none: `max_search.py` does not keep the scores of all items.
 
         Args:
             users: the number of users.
@@ -261,7 +261,7 @@ class _Means:
 
 
 def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> tuple[float, int]:
-    """Fuses the scores of one item for one user as defined above, as the reference for tests.
+    """Fuses one item's scores for one user directly from the definition, as a test reference.
 
     Args:
         score_K: the scores of all paths; -inf if a path may not retrieve the item.

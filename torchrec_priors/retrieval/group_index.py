@@ -6,8 +6,8 @@ row has the same number as the item. If items share rows, or some items have no 
 
 A search goes through the candidates in tiles (all item sets at once) or in chunks (of one set).
 
-Shapes: C candidates of this rank, S item sets, R branches of the tree, K paths, n candidates of a
-chunk.
+Shapes: C candidates of this rank, S item sets, R branches (`priors/branch.py`), K paths, n
+candidates of a chunk.
 """
 
 import copy
@@ -38,8 +38,8 @@ class Tile:
     Attributes:
         first: the position of the tile's first candidate.
         size: the number of candidates.
-        columns: the number of each item set with candidates in the tile, and the positions of these
-            candidates, counted from `first`.
+        columns: for each item set that has candidates in the tile, its number and the positions of
+            these candidates, counted from `first`.
     """
 
     first: int
@@ -54,7 +54,8 @@ class GroupIndex:
         shard: the rows of the embedding table that this rank holds.
         item_C: the row ids of the candidates in the data set, ascending.
         set_sizes: the number of candidates of all ranks in each item set. At first, it is the
-            number of items in the set. If not all of them are candidates, the caller must set it.
+            number of items in the set. If not all of them are candidates, the caller must correct
+            it.
         paths_of_set: for each item set, the slice of its paths.
         most_open_S: for each item set, the largest number of its paths that are open to a user
             (see `open_paths.py`).
@@ -67,8 +68,8 @@ class GroupIndex:
         Args:
             tree: the prior tree, which defines the item sets.
             shard: the rows of the embedding table that this rank holds.
-            held: the candidates and their rows; by default each row is that of the candidate with
-                the same number.
+            held: the candidates and their rows; by default each row of the shard is that of the
+                item with the same number.
         """
         if held is None:
             held = Held.each_its_own(shard.first, shard.last)

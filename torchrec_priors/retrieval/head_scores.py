@@ -1,4 +1,4 @@
-"""Scores the items that were found with every head, to explain why they were found.
+"""Computes the scores that all heads give the found items, to explain why they were found.
 
 A search keeps only the fused score of each item and one path, as most items do not get into a list.
 The scores of all paths are computed afterwards, only for the k items of each user.

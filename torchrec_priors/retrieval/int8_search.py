@@ -7,7 +7,7 @@ q = s_q q8 + e_q and v = s_v v8 + e_v, where e is the rounding error. This bound
     c = (|q| max |e_v| / s_v + |e_q| max |v8|) / s_q
 
 An item is left out if the upper bound is below the user's threshold. The other items survive, a few
-in ten thousand. They are scored again in float32, so no item that belongs into a list is lost.
+in ten thousand. They are scored again in float32, so no item that belongs in a list is lost.
 
 Shapes: B users, p paths of an item set, U users of a product, n items of a chunk, N columns of a
 product, c survivors, R rows of the shard, d width.
@@ -62,7 +62,7 @@ class Quantised:
         step_R = torch.empty(len(rows_Rd), device=rows_Rd.device)
         rounding = 0.0
         length = 0.0
-        # In parts, as a second copy of all vectors in float32 may not fit into memory.
+        # This is done in parts, as a second copy of all vectors in float32 may not fit into memory.
         for first in range(0, len(rows_Rd), _ROWS_AT_ONCE):
             part = slice(first, first + _ROWS_AT_ONCE)
             vectors = score.items(rows_Rd[part])
@@ -108,7 +108,7 @@ def search_int8(
 
             for group in groups:
                 survivors = group.survivors(bytes_dN, step_N, len(row_n), best.threshold_B)
-                # In parts, as there may be many survivors while thresholds are low.
+                # They are scored in parts, as there may be many while thresholds are low.
                 parts = (values.split(_AT_ONCE) for values in survivors)
                 for user_c, column_c, path_c in zip(*parts, strict=True):
                     vectors_cd = score.items(index.shard.rows.index_select(0, row_n[column_c]))
@@ -138,7 +138,7 @@ class _Users:
     def __init__(self, first: int, users: int, paths: OpenPaths, quantised: Quantised) -> None:
         """
         Args:
-            first, users: the users, as the number of the first one and how many they are.
+            first, users: the number of the first user, and the number of users.
             paths: the queries of all users for the item set.
             quantised: the item vectors.
         """
@@ -149,14 +149,14 @@ class _Users:
         self.users = users
         self.step_U = step_U11[:, 0, 0]
 
-        # c of the bound above; its |q| is that of the user's longest query.
+        # This is c of the bound at the top of this module, with |q| of the user's longest query.
         longest_U = vector_Upd.norm(dim=2).amax(1)
         error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
         self.margin_U = _SLACK * (
             (longest_U * quantised.rounding + error_U * quantised.length) / self.step_U
         )
 
-        # Sorted by path, then by user, as `Reaching` expects.
+        # Queries are sorted by path, then by user, as `Reaching` expects.
         self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
         self._products = torch.empty(
             len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device

@@ -11,7 +11,7 @@ NOTHING = -(1 << 63)  # the key of a place in a list without an item
 
 
 def encode(score: Tensor, row: Tensor) -> Tensor:
-    """Returns the keys of float32 scores and row ids; the shapes of the two may broadcast.
+    """Returns the keys of float32 scores and row ids, which are broadcast against each other.
 
     The key of a score of -inf is `NOTHING`.
     """

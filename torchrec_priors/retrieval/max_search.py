@@ -63,9 +63,10 @@ class _Users:
     def __init__(self, first: int, users: int, paths: OpenPaths, rows: int) -> None:
         """
         Args:
-            first, users: the users, as the number of the first one and how many they are.
+            first, users: the number of the first user, and the number of users.
             paths: the queries of all users for the item set.
-            rows: the number of users in a product; it is padded with zeros after `users`.
+            rows: the number of users that a product has room for; places after `users` are padded
+                with zeros.
         """
         part = slice(first, first + users)
         self.first = first

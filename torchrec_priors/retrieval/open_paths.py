@@ -34,15 +34,15 @@ class OpenPaths:
 
 
 def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> OpenPaths:
-    """Picks the paths of one item set that each user has open.
+    """Picks the paths of one item set that are open to each user.
 
     Args:
         vector_BKd: the queries of all paths.
         bias_BK: added to the scores of a path; -inf for a closed path.
         paths: the paths of the item set, as a slice.
-        most: the largest number of open paths that a user of the data set has in the item set. This
-            number is taken for every user, so that computations for a user hardly ever depend on
-            the other users in the batch. If a user has more open paths, all paths are taken; an
+        most: the largest number of open paths that a user of the data set has in the item set. As
+            many paths are taken for every user, so that computations for a user hardly ever depend
+            on the other users in the batch. If a user has more open paths, all paths are taken; an
             unknown user may have more.
     """
     vector_Bpd = vector_BKd[:, paths]
@@ -51,7 +51,7 @@ def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> 
     is_open_Bp = ~torch.isneginf(bias_Bp)
 
     if most < bias_Bp.shape[1] and bool((is_open_Bp.sum(1) <= most).all()):
-        # The first `most` paths in an order with the open paths first. Closed paths may follow.
+        # Each user gets the first `most` paths in an order that begins with the open ones.
         first = is_open_Bp.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         column_Bp = first.sort(1).values
         bias_Bp = bias_Bp.gather(1, column_Bp)
@@ -68,8 +68,8 @@ def most_open(tree: PriorTree) -> list[int]:
         level.most_groups if isinstance(level, UserPrior) else 0 for level in tree.levels
     ]
 
-    # Among paths that differ only in groups of users, a user has those with the user's own groups.
-    # Their number is at most the product of the numbers of groups at these levels.
+    # Of paths that differ only in groups of users, those of the user's own groups are open. Their
+    # number is at most the product of the numbers of groups at these levels.
     ways: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
     for path, item_set in zip(tree.paths, tree.item_set_K, strict=True):
         pairs = zip(path.levels, path.groups, strict=True)

@@ -17,7 +17,7 @@ from torchrec_priors.retrieval.search_types import Found
 class PredictionWriter:
     """Collects the batches of all ranks on rank 0, which writes them round by round.
 
-    The file appears under its name only when it is complete.
+    In a round every rank adds one batch. The file appears under its name only when it is complete.
     """
 
     def __init__(

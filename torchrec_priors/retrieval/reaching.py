@@ -71,7 +71,7 @@ class Reaching:
                 _pointer(threshold_U),
             )
 
-        # The product without its padding.
+        # The padding of the product is cut off.
         score_pUn = score_pRN[:, :users, :items]
         if bias_pU is not None:
             score_pUn = score_pUn + bias_pU[..., None]

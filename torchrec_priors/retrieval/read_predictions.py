@@ -6,8 +6,8 @@ from typing import Any
 
 from torchrec_priors.parquet import ParquetReader, read_footer
 
-# The key in metrics.json of the checksum of the file's footer. The footer itself has the checksums
-# of everything else in the file.
+# The key under which metrics.json keeps the checksum of the file's footer. The footer itself has
+# the checksums of everything else in the file.
 NOTED = "predictions_sha256"
 
 

@@ -1,4 +1,4 @@
-"""Finds the k best items of the whole catalogue for a batch of users (paper 3.5).
+"""Finds the k best items of the whole catalogue for a batch of users (section 3.5 of the paper).
 
 Head k scores the items that it may retrieve; the bias b_k depends on the user and the head:
 
@@ -59,7 +59,7 @@ def search(
         queries: the queries of all paths for each user.
         excluded: the items to leave out, such as seen items; or None.
         k: the number of items for each user.
-        fusion: how the scores of an item become one.
+        fusion: how the scores of an item are combined into one.
         quantised: int8 copies of the index's vectors. They are used if the fusion is max and scores
             are plain dot products. The search is then faster, and its results are the same.
     """
@@ -89,8 +89,8 @@ def log_normalisers(
     Args:
         index: the candidates on this rank.
         score: turns stored vectors into the vectors that scores are computed with.
-        queries: the queries of all paths for each user. Of the biases, only -inf matters, which
-            closes a path.
+        queries: the queries of all paths for each user. A bias of -inf closes a path; other biases
+            are not used.
         excluded: the items that are left out of a user's sums, or None.
 
     Returns:
@@ -121,13 +121,14 @@ def search_reference(
     fusion: Fusion = Fusion(),
     alternatives_KV: Tensor | None = None,
 ) -> Found:
-    """Searches as it is defined, with all scores in memory, as the reference for tests.
+    """Searches directly from the definition, with all scores in memory, as a test reference.
 
     Args:
         table_Vd: the vectors that scores are computed with.
         eligible_KV: bool, whether a path may retrieve an item.
         queries, excluded, k, fusion: as for `search`.
-        alternatives_KV: c(i) of each item, in the branch of each path; 1 by default.
+        alternatives_KV: for each item and path, the number c(i) by which calibrated fusion divides
+            (see `fusion.py`); 1 by default.
     """
     score_BKV = queries.vector_BKd @ table_Vd.T + queries.bias_BK[..., None]
     score_BKV = torch.where(eligible_KV, score_BKV, -torch.inf)

@@ -42,7 +42,7 @@ class Exclusions:
 
     @classmethod
     def of(cls, items: np.ndarray, lengths: np.ndarray) -> "Exclusions":
-        """Makes exclusions from the row ids of one user after another, given their numbers."""
+        """Makes exclusions from row ids, user after user, and the number of ids of each user."""
         return cls(np.repeat(np.arange(len(lengths)), lengths), items)
 
 
@@ -62,7 +62,7 @@ class Queries:
         return len(self.bias_BK)
 
     def within(self, open_BK: Tensor) -> "Queries":
-        """Returns the same queries, with all paths closed that are not open in `open_BK`."""
+        """Returns the same queries, but closes every path that is not open in `open_BK`."""
         return Queries(self.vector_BKd, self.bias_BK.masked_fill(~open_BK, -torch.inf))
 
     @classmethod
