@@ -27,11 +27,11 @@ Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
 def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
     """Finds the given users in the data set.
 
-    The ids of all users in the data set are in memory once.
+    One copy of the ids of all users in the data set is held in memory.
 
     Args:
         data: the prepared data set.
-        ids: the original ids of the wanted users, one line each.
+        ids: the original ids of the wanted users. The position of an id is its line.
 
     Returns:
         int64, for each user of the data set, the line of `ids` with the user's id; -1 if there is
@@ -87,11 +87,11 @@ def recommend_in_bulk(
         in `levers.at_least`, the number of users with fewer items of the group than demanded.
 
     Raises:
-        UserError: the levers name no head, or leave nothing to recommend.
+        UserError: a lever names no head, or the levers leave nothing to recommend.
     """
     batch = run.config.evaluation.batch
     share = run.ranks.share
-    # Batches have the chosen users in file order, so this is also the order of `rows`.
+    # Batches contain the chosen users in the order of the data set, and so does `rows`.
     chosen = lines >= 0
     rows = lines[chosen]
     batches = history_batches(

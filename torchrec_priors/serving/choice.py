@@ -1,8 +1,8 @@
 """Chooses the best list in which each group has the number of items that it needs.
 
-Items are considered from best to worst. An item is chosen unless the needs could not be met by a
-list of k items that contains it. If there is one group, or if groups are disjoint or nested, this
-list also has the largest sum of scores.
+Items are considered from best to worst. An item is chosen if there is a list of k items that meets
+the needs and contains this item and all items chosen before. If there is one group, or if groups
+are disjoint or nested, the chosen list also has the largest sum of scores.
 
 Items that are in the same groups form a cell. A cell is identified by its mask: bit g of this
 number is 1 if the items are in group g.
@@ -37,7 +37,7 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
 
     Returns:
         The list; and for each group, the number of items that could be required. This is less than
-        the group needs if too few items exist, or if too few places are left by the groups before.
+        the group needs if too few items exist, or if earlier groups leave too few places.
     """
     # Needs are met in the order in which groups were given.
     left = {mask: len(items) for mask, items in cells.items() if items}
@@ -45,7 +45,7 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
     for wanted in need:
         met.append(_most_that_fit(met, wanted, len(need) - len(met) - 1, k, left))
 
-    # `open_need` are the needs that are not met yet. `plan` meets them with items that are left.
+    # `open_need` has the needs that are not met yet. `plan` meets them with items that are left.
     open_need = tuple(met)
     plan = smallest_plan(open_need, left)
     assert plan is not None

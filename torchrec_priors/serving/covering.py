@@ -4,8 +4,8 @@
 
 Items that are in the same groups form a cell m, from which x_m items are taken. The relaxation, in
 which x_m may be fractions, is solved as its dual, because the dual has an obvious first solution.
-Rounded up, the solution is a plan with at most one item for each group more than the best plan. So
-branch and bound has few branches to try. The result is exact.
+If its numbers are rounded up, the solution is a plan that has at most J items more than the best
+plan, one for each group. So branch and bound has few branches to try. The result is exact.
 
 Shapes: J groups (at most 5), M cells (at most 31).
 """
@@ -59,7 +59,7 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
     need_J = np.array(need, float).clip(0)
     best: np.ndarray | None = None
 
-    # A node bounds the items of each cell from below and above.
+    # A node of the search has a lower and an upper bound for the number of items of each cell.
     open_nodes = [(np.zeros(len(cells)), np.array([count for _, count in cells], float))]
     while open_nodes:
         least_M, most_M = open_nodes.pop()
@@ -92,7 +92,7 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
 def _thinned(
     taken_M: np.ndarray, least_M: np.ndarray, need_J: np.ndarray, has_MJ: np.ndarray
 ) -> np.ndarray:
-    """Removes items that no group needs from a plan, and returns it.
+    """Removes surplus items, which no group needs, from a plan, and returns the plan.
 
     Args:
         taken_M: the plan; it is changed in place.
@@ -138,8 +138,8 @@ def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.n
             plan_M: np.ndarray = cost[groups + cells : -1].clip(0, most_M)
             return plan_M
 
-        # Bland's rule, which never cycles: the first column, and of several rows with the smallest
-        # ratio, the one with the first variable of the basis.
+        # Bland's rule, which never cycles, picks the first of these columns. If several rows have
+        # the smallest ratio, it picks the row with the first variable of the basis.
         column = entering[0]
         rows = np.flatnonzero(table[:, column] > _NEARLY)
         ratios = table[rows, -1] / table[rows, column]

@@ -2,7 +2,7 @@
 
 items.parquet          a row for each item, in the order of the data set:
                        item_id, the original id; title;
-                       vector, with which scores are computed (null if the model has none);
+                       vector, with which scores are computed (null if the item has none);
                        item_sets, the numbers of the item sets that contain it;
                        input, the sum of vector and side features, which the encoder reads (only if
                        the run has side features)
@@ -62,7 +62,7 @@ def export(
 ) -> dict[str, Any]:
     """Exports a run into a folder.
 
-    Every rank must call it. Only rank 0 writes, some items at a time.
+    Every rank must call it. Only rank 0 writes, a block of items at a time.
 
     Args:
         run: the loaded run.
@@ -246,7 +246,7 @@ def _item_sets(run: LoadedRun, item: np.ndarray, may_retrieve: np.ndarray) -> pa
     Args:
         run: the loaded run.
         item: the row ids of the items, consecutive.
-        may_retrieve: bool, whether an item may be recommended. The list of other items is empty.
+        may_retrieve: bool, whether an item may be recommended. If not, its list is empty.
     """
     first = int(item[0])
     eligible = run.model.tree.eligible(first, first + len(item))

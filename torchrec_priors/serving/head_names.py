@@ -1,7 +1,7 @@
 """Finds heads by name.
 
-"short-term / Comedy" is the name of one head, and "Comedy" means all heads of this group. If
-several priors have such a group, "genre: Comedy" also names the prior.
+"short-term / Comedy" is the name of one head, and "Comedy" matches all heads of this group. If
+several priors have a group of this name, "genre: Comedy" says which of them is meant.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +19,10 @@ _SHOWN = 5  # groups of each level that a message names
 
 @dataclass(frozen=True)
 class Named:
-    """The heads that a name means.
+    """The heads that a name matches.
 
     Attributes:
-        path_K: bool, whether the name means this path's head.
+        path_K: bool, whether the name matches this path's head.
         restricts_items: whether any group in the name restricts items.
     """
 
@@ -33,7 +33,7 @@ class Named:
 class HeadNames:
     """The names of the heads of a tree.
 
-    A name is one of the following; if several apply, it is the first:
+    A name is one of the following. If several apply, the first of them counts:
 
         short-term / Comedy    a path, or the first groups of a path
         Comedy                 a group of any level
@@ -49,7 +49,7 @@ class HeadNames:
         self._group_LK = [tree.groups_at(number) for number in range(len(tree.levels))]
 
     def find(self, name: str, option: str) -> Named:
-        """Returns the heads that a name means.
+        """Returns the heads that a name matches.
 
         Args:
             name: the name.
@@ -62,8 +62,8 @@ class HeadNames:
         if not self._priors and name == "all":
             return Named(torch.ones(len(self.tree.item_set_K), dtype=torch.bool), False)
 
-        # First, the name as several groups of a path. A name of a single group is looked up below,
-        # at every level.
+        # First, the name is read as several groups of a path. A name of a single group is looked up
+        # below, at every level.
         for groups in self._beginnings(name):
             if len(groups) > 1:
                 path_K = self._through(list(enumerate(groups)))
@@ -74,7 +74,7 @@ class HeadNames:
         if len(matches) > 1:
             choices = " or ".join(f"'{self._priors[level]}: {name}'" for level in matches)
             raise UserError(f"{option}: '{name}' is a group of several priors: write {choices}")
-        # A name that is not that of a group may consist of a prior and a group.
+        # If the name is not that of a group, it may consist of a prior and a group.
         if not matches:
             matches = self._levels(lambda prior, group: f"{prior}: {group}" == name)
         for level, path_K in matches.items():
@@ -88,9 +88,9 @@ class HeadNames:
         raise UserError(f"{option}: no head is named {shown(name)}: {self._hint(name)}")
 
     def _beginnings(self, name: str, level: int = 0) -> Iterator[tuple[int, ...]]:
-        """Yields the groups, one of each of the first levels, that a name consists of.
+        """Yields the ways to read a name as groups of the first levels, one group of each level.
 
-        There may be several ways to read a name, as names of groups may contain " / ".
+        There may be several ways, as names of groups may contain " / ".
 
         Args:
             name: the name.
@@ -108,7 +108,7 @@ class HeadNames:
     def _is_without_head(self, name: str) -> bool:
         """Whether the name is that of a group, or of several groups of a path.
 
-        It is called for names that mean no head.
+        It is called for names that match no head.
         """
         if next(self._beginnings(name), None) is not None:
             return True
@@ -122,7 +122,7 @@ class HeadNames:
         """Finds the paths through groups with a given name.
 
         Args:
-            is_named: whether a prior and its group, given by their names, are meant.
+            is_named: given the names of a prior and of its group, says whether they match.
 
         Returns:
             bool [K] for each level with such paths: whether the path goes through the group.

@@ -21,13 +21,14 @@ class Levers:
     """The levers of a request. Heads are given by the names of `HeadNames`.
 
     Attributes:
-        only: the heads that may be used: those of any of the names. None allows all heads.
-        mute: the heads that may not be used, even if they are in `only`.
-        boost: a factor above 0 for the probabilities of the heads of each name. The logarithm of
+        only: names of heads that may be used. A head may be used if any of the names matches it.
+            None allows all heads.
+        mute: names of heads that may not be used, even if a name in `only` matches them.
+        boost: for each name, a factor above 0 for the probabilities of its heads. The logarithm of
             the factor is added to the scores; this multiplies probabilities if scores are
-            calibrated. If several names mean a head, their factors are multiplied.
-        at_least: for each name, the share of the k items, in (0, 1], that the heads of this name
-            must be able to retrieve.
+            calibrated. If several names match a head, their factors are multiplied.
+        at_least: for each name, the share of the k items, in (0, 1], that its heads must be able to
+            retrieve.
 
     Raises:
         UserError: a value is invalid.
@@ -81,7 +82,7 @@ class Levers:
         `only`, `mute` and `boost` are not used.
 
         Raises:
-            UserError: a name means no head, or no head is left.
+            UserError: a name matches no head, or no head is left.
         """
         if self.only is None and not self.mute and not self.boost:
             return None
@@ -108,10 +109,10 @@ class Levers:
         return bias_K.float().masked_fill(~is_used_K, -torch.inf)
 
     def shares(self, names: HeadNames) -> dict[str, Tensor]:
-        """Returns bool [K] for each name in `at_least`: whether the name means the head.
+        """Returns bool [K] for each name in `at_least`: whether the name matches the head.
 
         Raises:
-            UserError: a name means no head, or has no group that restricts items.
+            UserError: a name matches no head, or has no group that restricts items.
         """
         # A group that restricts no items, such as a segment of time, always has a share of 1.
         matches = {name: names.find(name, "at-least") for name in self.at_least}

@@ -36,7 +36,7 @@ def ask_each(finder: Finder, users: Histories) -> PathQueries:
         torch.cat([answer.query_BKd for answer in answers]),
         torch.cat([answer.log_group_BK for answer in answers]),
     )
-    # If there are no users, `histories` returns one history all the same; its query is removed.
+    # If there are no users, `histories` still returns one history; its query is removed.
     return whole.first(len(users))
 
 

@@ -1,6 +1,6 @@
 """A request: the items that may be recommended, and how heads are used, for any histories.
 
-Shapes: B users, K paths, J groups with a least share.
+Shapes: B users, K paths, J groups with a minimum share.
 """
 
 from dataclasses import dataclass

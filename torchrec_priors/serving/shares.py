@@ -1,7 +1,8 @@
 """Finds lists of k items in which given groups have at least their shares.
 
-Items that are in the same of these groups form a cell. The cells are searched one after another, so
-every item is scored once. Then each list is chosen from the best items of all cells (`choice.py`).
+Items that are in exactly the same of these groups form a cell. The cells are searched one after
+another, so every item is scored once. Then each list is chosen from the best items of all cells
+(`choice.py`).
 
 Shapes: B users, C candidates of the index, J groups, K paths, k items.
 """
@@ -19,7 +20,7 @@ from torchrec_priors.serving.choice import Candidate, choose, fewest
 
 
 class Shares:
-    """The groups, and the number of items that each list must have of each group.
+    """The groups, and the number of items from each group that each list must have.
 
     Every rank must create one, and make the same calls.
 
@@ -54,7 +55,7 @@ class Shares:
         self.need = [math.ceil(round(part * k, 9)) for part in share.values()]
 
         # The mask of an item has bit g if the item is in group g. Items with equal masks form a
-        # cell. Every rank searches each cell of which any rank has items.
+        # cell. Every rank searches each cell that has items on any rank.
         mask_C = torch.zeros(len(index), dtype=torch.int64, device=index.item_C.device)
         for group, name in enumerate(self.names):
             mask_C |= index.reach(path_K[name]).long() << group
@@ -90,7 +91,7 @@ class Shares:
         found_in_cell = {mask: search(index) for mask, index in self._cells.items()}
         candidates = {mask: _candidates(found) for mask, found in found_in_cell.items()}
 
-        # There is at least one cell, as a request without any items is rejected before.
+        # There is at least one cell, as a request without any items was rejected earlier.
         example = next(iter(found_in_cell.values()))
         device = example.row_Bk.device
         row_Bk = torch.full_like(example.row_Bk, -1)
