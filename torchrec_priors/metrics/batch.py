@@ -35,8 +35,8 @@ class RankedBatch:
     Attributes:
         users: the users' histories and targets.
         ranked: the users' lists, compared with their targets.
-        event_given: the same for a second list of each user. It is found only by the heads for the
-            events of the user's targets. None if the tree has no level of events.
+        event_given: the same for a second list of each user, which is found with only the heads for
+            the events of the user's targets. None if the tree has no level of events.
         reachable: the targets that can be found at all; None if they are not counted.
     """
 

@@ -11,7 +11,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.labels import compress
 
 Entity = Literal["item", "event", "user"]
-# The entities that a prior of each kind in a manifest labels.
+# For each kind of prior in a manifest, what a prior of this kind labels.
 _ENTITIES: dict[str, Entity] = {"item": "item", "graph": "item", "event": "event", "user": "user"}
 
 
@@ -97,7 +97,8 @@ class Categories:
         Returns:
             int64 [rows, groups].
         """
-        # Each pair of a row and a group is encoded as one number, so one `bincount` counts all.
+        # Each pair of a row and a group is encoded as one number, so one `bincount` counts all
+        # pairs.
         index, group = self.expand(of)
         cell = row[index] * len(self.groups) + group
         return np.bincount(cell, minlength=rows * len(self.groups)).reshape(rows, len(self.groups))

@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
         model: the model.
-        index: the items that may be recommended, as far as this rank holds them.
+        index: the items on this rank that may be recommended.
         data: the prepared data set.
         split: the split with the targets.
         config: the settings of the search.
@@ -54,8 +54,8 @@ def evaluate(
         device: the device of the model.
         columns: the columns of the sequences that the encoder reads in addition to items.
         chosen: bool for each user in file order, whether the user is evaluated; None for all users.
-        by_group: the names of priors for which metrics of single groups are reported, in addition
-            to the category prior; None for all priors.
+        by_group: the names of priors for which metrics of individual groups are reported, in
+            addition to the category prior; None for all priors.
         reach: the metric that counts which targets can be found with this model and these settings;
             it is made here if None.
         total: sums a tensor over ranks.
@@ -70,7 +70,7 @@ def evaluate(
     Raises:
         UserError: no user has targets in the split.
     """
-    # Checked before the search: without targets there would be no user to average over.
+    # This is checked before the search: without targets there is no user to average over.
     evaluated_U = users_of(data, split)
     if chosen is not None:
         evaluated_U = evaluated_U & chosen
@@ -133,7 +133,7 @@ def evaluate(
 
 
 def _other_priors(data: PreparedData, by_group: Sequence[str] | None) -> list[Categories]:
-    """Loads the priors for which single groups are reported, without the category prior."""
+    """Loads the priors whose individual groups are reported, except the category prior."""
     if by_group is None:
         by_group = [prior.name for prior in data.manifest.priors]
     return [

@@ -1,6 +1,6 @@
 """Recall, ndcg and entropy of the lists that are found when the events of the targets are given.
 
-Only the heads for these events are used to find them.
+These lists are found with only the heads for these events.
 """
 
 from typing import Any

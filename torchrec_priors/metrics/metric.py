@@ -49,7 +49,7 @@ class Metric(ABC):
         Args:
             total: sums a tensor over ranks.
         """
-        # In sorted order, so that all ranks sum the same name at the same time.
+        # Names are sorted, so that all ranks sum the same name at the same time.
         for name in sorted(self.sums):
             self.sums[name] = total(torch.from_numpy(self.sums[name])).numpy()
 

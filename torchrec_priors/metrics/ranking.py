@@ -44,9 +44,9 @@ class RankingMetrics:
             items: the number of items in the catalogue.
             frequency: the number of training interactions of each item, for novelty.
             category: the category prior, for entropy and newcomers. Its groups are reported.
-            others: further priors with groups that are reported.
-            event_given: whether users have a second list, found by the heads for the events of
-                their targets.
+            others: further priors whose groups are reported.
+            event_given: whether users have a second list, found with only the heads for the events
+                of their targets.
             reach: the metric that counts the targets that can be found; None to leave it out.
             own_row_I: bool, whether an item has its own row in the embedding table; None if all
                 items have one.
@@ -82,8 +82,8 @@ class RankingMetrics:
             users: the users, with the target columns that `needs` names.
             row_BR: row ids of the recommended items, best first, in at least `DEPTH` columns; -1
                 after the end of a shorter list.
-            row_given_BR: the same for the second list, found by the heads for the events of the
-                users' targets.
+            row_given_BR: the same for the second list, found with only the heads for the events of
+                the users' targets.
         """
         assert self.event_given == (row_given_BR is not None)
         # In the last rounds some ranks have no users.
