@@ -1,7 +1,7 @@
 """A training batch: the ids of one lookup, and the tensors that say which ids have which role.
 
-For example, a batch has two windows of 3 and 2 items with contexts of 2 and 1 items, and two
-negatives, n and m:
+Suppose a batch has two windows of 3 and 2 items with contexts of 2 and 1 items, and two negatives,
+n and m:
 
     ids           a b c d e n m    one jagged tensor, with the lengths 3, 2 and 2
     item_X        a b c d e

@@ -1,4 +1,4 @@
-"""Reads chunks of row groups; threads decode the next chunk while the present one is used."""
+"""Reads chunks of row groups; threads decode the next chunk while the current one is used."""
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,13 +62,13 @@ def read_chunks(
 ) -> Generator[tuple[Chunk, Columns], None, None]:
     """Yields every chunk with its columns, in the types in which they are stored.
 
-    With threads, the next chunk is decoded while the present one is used, so two chunks are in
+    With threads, the next chunk is decoded while the current one is used, so two chunks are in
     memory. Without threads, a chunk is decoded when it is requested, and only one is in memory.
     Every row group is decoded once. Close the iterator to end the threads.
 
     Args:
         data: the prepared data set.
-        chunks: the chunks, without end if there are threads.
+        chunks: the chunks. If there are threads, the iterator must not end.
         columns: the columns to read in addition to `items`.
         workers: the number of threads.
         ties: gives interactions at the same time a new order; None keeps the stored order.
@@ -87,7 +87,7 @@ def read_chunks(
             # Decoding of the next chunk starts before this chunk is used.
             pending = _PendingChunk(decoder, next(chunks), pool)
             yield chunk, values
-            # Freed here, so that at most two chunks are in memory.
+            # It is freed here, so that at most two chunks are in memory.
             del values
     finally:
         pool.shutdown(cancel_futures=True)
@@ -116,7 +116,7 @@ class _Decoder:
         names = {"items", *self.columns}
         if self.ties is not None:
             names.add("timestamps")
-        # In the order of COLUMN_TYPES, as the order of a set may change.
+        # Columns are in the order of COLUMN_TYPES, as a set has no fixed order.
         return {
             name: np.empty(sum(chunk.items), dtype)
             for name, dtype in COLUMN_TYPES.items()

@@ -1,4 +1,7 @@
-"""Batches of users for evaluation and serving, which do not depend on the number of ranks."""
+"""Batches of users for evaluation and serving, which do not depend on the number of ranks.
+
+Shapes: L most recent items of a history (the context), E targets (the horizon of the data set).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +24,8 @@ class Histories:
 
     Attributes:
         user_ids: the original ids of the users.
-        items, lengths: the last L items before the targets, and their number for each user.
+        items, lengths: for each user, the last L items before the targets, or all items if there
+            are fewer; and their number.
         seen, seen_lengths: all items before the targets, and their number for each user.
         targets, target_lengths: the items to be predicted, at most E for each user in time order,
             and their number. An item may occur several times.
@@ -61,7 +65,7 @@ class Histories:
             user_ids: the original ids of the users.
             seen: all items before the targets.
             targets: the items to be predicted.
-            context: L, the number of last items to keep in `items` and `columns`.
+            context: L, the number of most recent items to keep in `items` and `columns`.
             columns: other columns, in the order of `seen`.
             users: the numbers of the users; None if the users are unknown.
             target_columns: other columns, in the order of `targets`.
@@ -135,7 +139,7 @@ def history_batches(
     Args:
         data: the prepared data set.
         split: the part of the histories with the targets; None for whole histories without targets.
-        context: L, the number of last items of each history to keep in `items`.
+        context: L, the number of most recent items of each history to keep in `items`.
         batch: the number of users in a batch.
         share: this rank, and the number of ranks.
         columns: the columns of the sequences to read in addition to `items`.
@@ -168,7 +172,7 @@ def history_batches(
         pending = []
         number += 1
 
-        # A round ends when every rank had a batch, or when no users are left.
+        # A round ends when every rank has had a batch, or when no users are left.
         if turn == share.world - 1 or not users_left:
             yield own_batch
             own_batch = empty

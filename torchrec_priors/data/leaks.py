@@ -1,4 +1,4 @@
-"""Finds targets of a split that a model was trained on, and which spoil its evaluation."""
+"""Finds targets of a split that a model was trained on, which spoil its evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Leaks:
         trained_U: int32, for each user of the data set, the number of targets that the model was
             trained on.
         untold_U: bool, whether it is unknown if the model was trained on targets of the user. This
-            is so if the user's history differs from the one in training.
+            is the case if the user's history differs from the one in training.
         has_U: bool, whether the user has targets.
         targets: the number of targets of all users.
     """
@@ -42,7 +42,7 @@ class Leaks:
 
     @property
     def untold_users(self) -> int:
-        """The number of users for whom it is unknown."""
+        """The number of users for whom it is unknown if the model was trained on their targets."""
         return int(self.untold_U.sum())
 
     @property

@@ -76,7 +76,7 @@ class Chunk:
 
 
 class WindowOrder:
-    """The windows of all epochs, in chunks that can be requested from any step on."""
+    """The windows of all epochs, in chunks that can be requested starting at any step."""
 
     def __init__(
         self,
@@ -98,14 +98,14 @@ class WindowOrder:
             group_sizes: the number of users in each row group.
             context: L, the largest number of items in a context.
             horizon: tau, the largest number of items after a context.
-            training_end_U: the number of first items of each user that are trained on.
+            training_end_U: for each user, the index at which the items for training end.
             seed: the seed of the order.
             shuffled_row_groups: the number of row groups in a chunk.
             batch: the number of windows in a global batch; 0 if `batch_tokens` is given.
             batch_tokens: the largest number of context items in a global batch; 0 if `batch` is
                 given.
-            moving: whether histories are cut at other places in every epoch. The number of windows
-                stays the same.
+            moving: whether histories are cut at different places in every epoch. The number of
+                windows stays the same.
 
         Raises:
             ValueError: neither or both of `batch` and `batch_tokens` are given.
@@ -134,7 +134,7 @@ class WindowOrder:
         self._tokens_G, self._windows_G = np.array(tokens_and_windows, np.int64).T
 
         # A window is not divided between batches. So a batch may exceed its quota by the longest
-        # context less one, and the quota is smaller than the budget by as much. With a quota
+        # context less one, and the quota is smaller than the budget by this amount. With a quota
         # shorter than the longest context, a batch could be empty.
         self._quota = batch or batch_tokens - longest + 1
         if self._quota < longest and self._by_tokens:
@@ -262,7 +262,7 @@ class WindowOrder:
         )
 
     def _shifts(self, number_U: np.ndarray, room_U: np.ndarray, epoch: int) -> np.ndarray:
-        """Draws the number of items by which the context of each user's last window is shorter.
+        """Draws the number of items by which the context of each user's last window is shortened.
 
         It is drawn uniformly from 0 to the user's room, and depends only on seed, epoch and user.
         It is 0 if cuts do not move.

@@ -42,7 +42,7 @@ def ahead(values: Generator[T, None, None], most: int) -> Generator[T, None, Non
             if isinstance(value, _Failed):
                 raise value.error
             yield value  # type: ignore[misc]
-            # The value must not stay in memory while this waits for the next one.
+            # The value must not stay in memory while the loop waits for the next one.
             del value
     finally:
         closed.set()

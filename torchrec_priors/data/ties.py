@@ -1,8 +1,9 @@
-"""Shuffles ties in every epoch: interactions of a user at the same time, which have no order.
+"""Shuffles ties in every epoch.
 
-In MovieLens, with times in whole seconds, half of all neighbouring interactions are ties. Without
-shuffling, a model learns the order in which they happen to be stored. The new order depends only on
-seed, epoch, user and position, not on the rank or on the row groups in memory.
+Ties are interactions of one user at the same time, which have no order. In MovieLens, with times in
+whole seconds, half of all neighbouring interactions are ties. Without shuffling, a model learns the
+order in which they happen to be stored. The new order depends only on seed, epoch, user and
+position, not on the rank or on the row groups in memory.
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ class Ties:
 
     Attributes:
         data: the prepared data set.
-        training_end_U: the number of first items of each user that are trained on. Later items are
-            not shuffled.
+        training_end_U: for each user, the index at which the items for training end. Later items
+            are not shuffled.
         seed: the seed of the training run.
     """
 
@@ -46,18 +47,19 @@ class Ties:
         user_X = np.repeat(np.arange(group.users), length_U)
         end_X = (first_U + self.training_end_U[users])[user_X]
 
-        # Whether an interaction is tied with the one before. An entry for the end, False, follows.
+        # `tied_X` says whether an interaction is tied with the one before. Its last entry, False,
+        # is for the end.
         same_X = (np.diff(columns["timestamps"]) == 0) & (np.diff(user_X) == 0)
         tied_X = np.zeros(len(user_X) + 1, bool)
         tied_X[1:-1] = same_X & (np.arange(1, len(user_X)) < end_X[1:])
 
-        # All interactions in ties. A run of ties begins where an interaction is not tied with the
-        # one before.
+        # `chosen` has all interactions in ties. A run of ties begins where an interaction is not
+        # tied with the one before.
         chosen = np.flatnonzero(tied_X[:-1] | tied_X[1:])
         user = user_X[chosen]
         run = np.cumsum(~tied_X[chosen])
 
-        # Sorted by run, and by a random number within a run.
+        # Interactions are sorted by run, and within a run by a random number.
         key_U = of_epoch(np.arange(users.start, users.stop), self.seed ^ _TIES, epoch)
         draw = mix(key_U[user] + (chosen - first_U[user]).astype(np.uint64) * GOLDEN)
         order = chosen[np.lexsort((draw, run))]

@@ -188,7 +188,8 @@ def _pasts(data: PreparedData, group: RowGroup, item_I: np.ndarray) -> Pasts:
     users = data.read_users(group)
 
     # Each interaction has a term that depends on its item and position, and the hash of the first
-    # interactions is the sum of their terms. So prefix sums give it for any number of them.
+    # interactions is the sum of their terms. So prefix sums give the hash of any number of first
+    # interactions.
     position = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
     term = mix(item_I[users.items] + (position + 1).astype(np.uint64) * GOLDEN)
     sums = np.zeros(len(term) + 1, np.uint64)

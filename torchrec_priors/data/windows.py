@@ -10,7 +10,7 @@ of the bar):
 
 Contexts do not overlap. They are cut backwards from the end of a user's training part. So each
 training item except the last is in exactly one context, and every position in a context has a next
-item. This holds in each epoch, also if cuts move or ties are shuffled.
+item. This holds in each epoch, even if cuts move or ties are shuffled.
 
 `order.py` defines the order of an epoch and its global batches, which do not depend on the number
 of ranks. Each rank takes its share of every batch. A window keeps its number in the global batch,
@@ -95,21 +95,21 @@ class WindowStream:
             share: this rank, and the number of ranks.
             balanced_for: the width of the model, if windows are assigned to ranks so that attention
                 costs every rank about the same; None to give each rank a slice of the batch.
-            shuffled_row_groups: the number of row groups with windows that are shuffled together,
-                and that are in memory.
+            shuffled_row_groups: the number of row groups that are in memory and whose windows are
+                shuffled together.
             first_step: the number of the first global batch.
             columns: the columns of the sequences to read in addition to `items`.
-            training_end_U: the number of first items of each user that are trained on; by default
+            training_end_U: for each user, the index at which the items for training end; by default
                 `data.training_ends`.
-            moving: whether histories are cut at other places in every epoch (see
+            moving: whether histories are cut at different places in every epoch (see
                 `TrainingConfig.moving_windows`).
             shuffle_ties: whether a user's interactions at the same time get a new order in every
                 epoch (see `Ties`).
             workers: the number of threads that decode row groups in advance (see `read_chunks`).
 
         Raises:
-            UserError: no user has two training items; or `batch_tokens` is less than twice the
-                longest context less one.
+            UserError: no user has two training items; or `batch_tokens` is less than 2 n - 1, where
+                n is the length of the longest context.
         """
         self.data = data
         self.share = share
