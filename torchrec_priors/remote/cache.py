@@ -1,4 +1,4 @@
-"""A local cache of files of stores, which all processes of this machine share.
+"""A local cache of files from stores, which all processes of this machine share.
 
     files/<key>     complete files (the entries); a key identifies the content of a file, so an
                     entry never becomes outdated
@@ -93,7 +93,7 @@ class Cache:
         before this process ends.
         """
         with self.writable():
-            # The lease is first, so that no process removes the files meanwhile.
+            # The files are leased first, so that no process removes them meanwhile.
             self._lend(file.key for file in wanted)
             self._drop_damaged([file for file in wanted if self._is_whole(file)])
 
@@ -143,7 +143,7 @@ class Cache:
             return True
 
     def subfolder(self, *parts: str) -> Path:
-        """Creates a folder in the cache for files that are no entries, and returns its path."""
+        """Creates a folder in the cache for files that are not entries, and returns its path."""
         folder = self.folder.joinpath(*parts)
         with self.writable():
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ class Cache:
         return self._files / wanted.key
 
     def _drop_damaged(self, files: Sequence[Wanted]) -> None:
-        """Removes damaged entries, among entries that exist."""
+        """Checks entries, which must exist, and removes those that are damaged."""
         unchecked = [
             file for file in files if file.is_as_fetched is not None and file.key not in self._good
         ]

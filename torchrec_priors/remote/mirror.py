@@ -30,7 +30,7 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     Args:
         uri: the folder in the store.
         option: the option with which the URI was given, for messages.
-        report: is called with messages about the progress.
+        report: called with messages about the progress.
 
     Returns:
         The local folder.

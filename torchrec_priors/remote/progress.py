@@ -18,7 +18,7 @@ class Progress:
         what: the description of the work, for messages.
         files: the number of files.
         total: the size of all files in bytes.
-        report: is called with each message.
+        report: called with each message.
     """
 
     def __init__(self, what: str, files: int, total: int, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Access to a folder in a store (S3, HDFS, Hugging Face or HTTP) by fsspec.
+"""Access to a folder in a store (S3, HDFS, Hugging Face or HTTP) through fsspec.
 
 If the connection fails, a call is tried again. Errors are reported in one line.
 """
@@ -135,7 +135,7 @@ class Store:
         Args:
             path: the path of the file in the folder.
             file: the local file.
-            check: raises DamagedError if the copy is damaged. It is then made once more.
+            check: raises DamagedError if the copy is damaged. The file is then copied once more.
             moved: counts the copied bytes.
         """
 
@@ -181,7 +181,7 @@ class Store:
             self.uri, lambda: self._files.find(self._root, detail=True)
         )
 
-        # Names may begin with the protocol, and may have slashes at the ends; stores differ here.
+        # Names may begin with the protocol, and may begin or end with slashes; stores differ here.
         by_name = {
             str(self._files._strip_protocol(name)).strip("/"): info
             for name, info in details.items()
@@ -202,7 +202,7 @@ class Store:
             )
 
     def _at(self, path: str) -> str:
-        """Returns the path in the store of a path in the folder."""
+        """Returns the path in the store for a path in the folder."""
         return f"{self._root.rstrip('/')}/{path}"
 
     def _tried(self, uri: Uri, act: Callable[[], T]) -> T:
