@@ -49,7 +49,7 @@ class Advice:
 
 
 def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
-    """Writes the advice of a section; without intervals it says why there are none."""
+    """Writes the advice on a section. Without intervals, the advice says why there are none."""
     rows = [row for row in section.rows if row.variant.ours and row is not section.reference]
     if not rows:
         return Advice(["No run with priors is here, so there is nothing to turn on."], [])
@@ -248,7 +248,7 @@ def _verdict(gains: Gains) -> str:
 
 
 def _groups(gains: list[Gain]) -> str:
-    """Lists the groups that gain and those that lose; the largest differences with names."""
+    """Counts the groups that gain and those that lose, and names the most different ones."""
     rising = sorted((gain for gain in gains if gain.sign > 0), key=lambda gain: -gain.interval.mean)
     falling = sorted((gain for gain in gains if gain.sign < 0), key=lambda gain: gain.interval.mean)
 
@@ -272,7 +272,7 @@ def _costs(row: Row, base: Row) -> str:
 
 
 def _settings(row: Row, base: Row) -> str:
-    """Writes the settings of a row that differ from the reference row, as options of `train`."""
+    """Writes the settings in which a row differs from the reference row, as options of `train`."""
     keys = [key for key in differing([row, base]) if key in row.config]
     if not keys:
         return "those of the reference row"
@@ -281,7 +281,7 @@ def _settings(row: Row, base: Row) -> str:
 
 
 def _sizes(row: Row, base: Row) -> str:
-    """Writes the parameters of the heads, and how many more the whole model has."""
+    """Writes the parameters of the heads, and how many more the whole model has than `base`."""
     heads = row.parameters.get("heads")
     before = sum(base.parameters.values())
     more = sum(row.parameters.values()) - before

@@ -43,7 +43,7 @@ def data_card(section: Section) -> Table | None:
 
 def configuration(section: Section) -> tuple[Table | None, str]:
     """Returns a table of the settings that differ, and the shared ones as lines of `key=value`."""
-    # The seeds of a row are no difference between models.
+    # Seeds do not count as a difference between models.
     keys = sorted({key for row in section.rows for key in row.config} - {"seed"})
     differ = sorted(differing(section.rows))
 

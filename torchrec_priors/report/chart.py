@@ -11,7 +11,7 @@ from torchrec_priors.report.sections import Row, Section
 def chart(
     form: Form, section: Section, panels: list[Panel], rows: Sequence[Row], remarks: str = ""
 ) -> Figure | Lacking:
-    """Returns a figure of the paper with a table of costs, or what it needs if it has no panels.
+    """Returns a figure of the paper with a table of costs; without panels, what the figure needs.
 
     Args:
         rows: the rows that are drawn.

@@ -47,7 +47,7 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
     if not gains:
         return None
 
-    # Seeds have a column only if the rows do not all use the same ones.
+    # There is a column of seeds only if the rows do not all use the same seeds.
     seeds = {gain.seeds for gain in gains.values()}
     shows_seeds = len(seeds) > 1 or any(ours != theirs for ours, theirs in seeds)
     head = ["Model", *COMPARED, "verdict on ndcg@10"]
@@ -120,7 +120,7 @@ def _cost_cells(row: Row) -> list[str]:
     if heads is not None and whole:
         share = f"{heads / whole:.2%}"
 
-    # If the seeds are trained at the same time, the longest one is the time until all are done.
+    # If all seeds are trained at the same time, all are done when the longest training ends.
     trained = [result.training_seconds for result in row.results]
     longest = max((time for time in trained if time is not None), default=None)
     return [

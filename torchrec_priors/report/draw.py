@@ -49,7 +49,7 @@ _SETTINGS = {
     "legend.labelcolor": _INK,
 }
 _LONGEST = 60  # letters of a name
-_LONGEST_TICK = 23  # letters of a name at the x axis
+_LONGEST_TICK = 23  # letters of a name on the x axis
 _WIDTH = 4.6  # inches: about the width of a phone with this size of text
 _HEIGHT = 3.0  # inches, without the legend
 _LEGEND_LINE = 0.2  # inches
@@ -136,7 +136,7 @@ def _plain(name: str, longest: int = _LONGEST) -> str:
 
 
 def _slanted(panel: Panel) -> bool:
-    """Whether the names at the x axis are too long to be written next to each other."""
+    """Whether the names on the x axis are too long to be written next to each other."""
     return bool(panel.ticks) and max(map(len, panel.ticks)) * len(panel.ticks) > 40
 
 

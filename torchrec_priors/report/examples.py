@@ -126,7 +126,7 @@ def _examples(section: Section) -> Examples | None:
     base_UR = _top_rows(catalogue, base)
     ours_UR = _top_rows(catalogue, ours)
     users = int(users_of(section.data, section.split).sum())
-    # Predictions from before the data set has grown are of other users.
+    # Predictions that were made before the data set grew are of other users.
     if len(base_UR) != users or len(ours_UR) != users:
         return None
 
@@ -166,7 +166,8 @@ class _Catalogue:
         table = data.catalogue()
         ids = table["item_id"].combine_chunks()
         titles = id_texts(ids, f"items of '{data.folder}'")
-        # The first of these columns that the catalogue has; an empty text is no title.
+        # Titles are in the first of these columns that the catalogue has. An empty text is no
+        # title.
         for name in ("title", "text", "name"):
             if name in table.column_names:
                 given = pc.fill_null(plain_array(table[name]).cast(pa.string()), "")
@@ -218,10 +219,11 @@ def _top_rows(catalogue: _Catalogue, result: Result) -> np.ndarray:
 def _choose(
     section: Section, catalogue: _Catalogue, base_UR: np.ndarray, ours_UR: np.ndarray
 ) -> list[tuple[int, str]]:
-    """Returns positions among the users of the split, each with the reason why it is shown."""
+    """Returns positions of users in the split, each with the reason why the user is shown."""
     assert section.data is not None
 
-    # Users with a target in a new category that is in our list but not in the reference row's.
+    # `sought` has the users with a target in a new category that is in our list but not in the
+    # reference row's.
     sought: list[int] = []
     first = 0
     for users in history_batches(section.data, section.split, context=1, batch=_USERS):
@@ -248,7 +250,7 @@ def _choose(
 def _draw(
     random: np.random.Generator, positions: Sequence[int] | np.ndarray, number: int
 ) -> list[int]:
-    """Draws up to `number` positions, in rising order. Without positions, nothing is drawn."""
+    """Draws up to `number` positions, in ascending order. Without positions, it draws nothing."""
     if not len(positions):
         return []
     drawn: list[int] = random.choice(positions, min(number, len(positions)), replace=False).tolist()

@@ -1,4 +1,8 @@
-"""An experiment's folder: the cells of its runs, and the trials of its search."""
+"""An experiment's folder: the cells of its runs, and the trials of its search.
+
+A cell is one configuration of the experiment's matrix, with all its seeds. A trial of a search is a
+cell with other values of some settings.
+"""
 
 import re
 from dataclasses import dataclass
@@ -39,7 +43,7 @@ class ExperimentFolder:
         return self.path / "search" / "results.md"
 
     def name(self, run: str) -> str:
-        """Returns the name of a run's cell; if it has none, the folder's name without the seed."""
+        """Returns the name of a run's cell; without a cell, the folder's name without the seed."""
         folder = SEED.sub("", run)
         for cell, _ in self.cells.values():
             if file_name(cell) == folder:
@@ -52,7 +56,7 @@ class ExperimentFolder:
         The name of a trial is a searched cell and a hash of values.
 
         Returns:
-            the trial; None for other names, such as a cell without changes.
+            the trial; None for other names, such as that of a cell with its own values.
         """
         cell, _, values = SEED.sub("", name).rpartition("-")
         if cell in self.searched and _HASH.fullmatch(values):
@@ -71,7 +75,7 @@ def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
 
 
 def _rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
-    """Reads some columns of a table; empty if there is no file or it is a table of another kind.
+    """Reads some columns of a table; empty if the file does not exist or lacks these columns.
 
     Raises:
         UserError: the file is damaged.

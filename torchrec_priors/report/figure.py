@@ -6,7 +6,8 @@ from typing import Literal
 
 from torchrec_priors.report.page_table import Line, Table
 
-_POINTS = 12  # a longer curve has only some of its points in the table and not all in words
+# The table lists only some points of a longer curve, and the text only summarises the curve.
+_POINTS = 12
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ SMALLEST = 20  # users; a smaller group gets no interval
 # Limits for the time that bootstraps take.
 _DRAWS = 200_000_000  # users drawn in a bootstrap
 _DRAWS_OF_A_GROUP = 20_000_000
-_RESAMPLES_OF_A_GROUP = 2000  # the most
+_RESAMPLES_OF_A_GROUP = 2000  # at most
 _FEWEST = 200  # resamples
 
 _NDCG = COMPARED.index("ndcg@10")
@@ -70,8 +70,8 @@ class Gains:
         overall: metric -> the gain of all users.
         seeds: the seeds of the row and of the reference row that the differences use: the seeds
             that both rows have, or all seeds of each row if they share none.
-        newcomers: the gain of users with a target in a category that is new to them; None if these
-            users are too few.
+        newcomers: the gain of users with a target in a category that is new to them; None if there
+            are too few such users.
         user_groups: prior of users -> the gain of each group, the largest group first.
         item_groups: the gain in each group of the category prior.
         over: label -> the difference to this other row. A model with priors is compared with each

@@ -51,7 +51,7 @@ class Shown:
         card: a description of the data set.
         differing: the settings in which the models differ.
         shared: the other settings, as lines of `key=value`.
-        notes: what is missing, each with its remedy.
+        notes: sentences about what is missing, each with the remedy.
     """
 
     key: str
@@ -123,7 +123,7 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
 
     tables, lacking_tables = paper_tables(section, sections)
     figures, lacking_figures = paper_figures(section)
-    # The page lists what these runs cannot fill, with the runs that it needs.
+    # The page lists the tables and figures that these runs cannot fill, and the runs they need.
     example_users = examples(section)
     lacking = [*lacking_tables, *lacking_figures]
     if not example_users:
@@ -158,7 +158,7 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
 
 
 def _notes(section: Section, per_user: PerUser | None) -> list[str]:
-    """Returns what is missing in a section, each with its remedy."""
+    """Returns sentences about what is missing in a section, each with the remedy."""
     notes = []
     if section.missing:
         notes.append(

@@ -75,7 +75,7 @@ def about(table: int, section: Section) -> list[str]:
         "(its Table 4)."
     )
 
-    # The paper's tables of HLLM state the horizon of each row.
+    # The paper's tables of its other backbone, HLLM, state the horizon of each row.
     horizon = _file()["horizon"][section.name]
     if backbone == "HSTU" and section.horizon and section.horizon != horizon:
         note += (

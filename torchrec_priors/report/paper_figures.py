@@ -122,7 +122,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
         if row.variant.ours and len(row.variant.kinds) > 1:
             trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
 
-    # Like the paper, every panel also has a line for one head.
+    # As in the paper, every panel also has a line for one head.
     one_head = [row for row in section.rows if row.variant.plain]
 
     panels = []
@@ -196,7 +196,7 @@ def _by_size(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
 
 
 def _millions(row: Row) -> float:
-    """Returns the parameters of the encoder in millions; the width if the run noted none."""
+    """Returns the encoder's parameters in millions; if unknown, the width in their place."""
     return float(row.parameters.get("encoder and score", row.variant.dim)) / 1e6
 
 

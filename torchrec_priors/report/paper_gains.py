@@ -125,7 +125,7 @@ def _table_7_lines(name: str, columns: Sequence[Section]) -> dict[str, list[list
 
 
 def _temporal_rows(section: Section) -> list[Row]:
-    """Returns the rows for Table 7: models of temporal heads, with item heads or without."""
+    """Returns the rows for Table 7: models with temporal heads, with or without item heads."""
     rows = [row for row in section.rows if row.variant.ours and row.variant.segments]
     return [row for row in rows if set(row.variant.kinds) <= {"temporal", "item"}]
 

@@ -1,4 +1,4 @@
-"""Tables 2, 3, 6, 7, 8 and 9 of the paper in their own form, filled with the runs of a section.
+"""Tables 2, 3, 6, 7, 8 and 9 in the form of the paper, filled with the runs of a section.
 
 Tables 2, 6, 8 and 9 show values: a line for each row, with the paper's values below it. Tables 3
 and 7 show relative gains (`paper_gains`). `paper.toml` has the title and the columns of each table,

@@ -1,4 +1,4 @@
-"""Points of a line. Each place on the axis has one model, which is never chosen from several."""
+"""Points of a line. If a place on the axis has several models, none of them is picked."""
 
 import json
 from collections.abc import Sequence
@@ -49,7 +49,8 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
 
     If several rows are at one place, the rows are divided into lines that differ only along the
     axis. A line that still has several rows at a place is not drawn, because choosing one of them
-    would use the split that is shown. A line with only one place is not drawn either.
+    would mean selecting models on the split that is shown. A line with only one place is not drawn
+    either.
 
     Args:
         axis: a key of `_AXES`, the settings that determine the place.

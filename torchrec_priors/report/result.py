@@ -54,7 +54,7 @@ class Result:
     def log(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, sorted by step.
 
-        If a step was trained twice, because of a kill, the later lines count.
+        If a step was trained twice, because the run was killed, the later lines count.
         """
         # A step may have two lines, one of the training and one of an evaluation.
         lines = {(line["step"], "loss" in line): line for line in self._logged}
@@ -62,7 +62,7 @@ class Result:
 
     @property
     def training_seconds(self) -> float | None:
-        """The sum over all starts of the time until the last line; None without a log."""
+        """The sum of the training times of all starts, each to its last line; None without a log."""
         starts: list[float] = []  # the last time of each start, which counts from 0
         before = float("inf")
         for line in self._logged:

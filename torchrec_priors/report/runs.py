@@ -1,7 +1,8 @@
 """Finds the runs in folders, with their evaluations and the names that experiments gave them.
 
-A folder may be a run, an experiment, or a folder that contains runs and experiments. Everything is
-read from the files, so new kinds of models and evaluations get their rows without a change here.
+A folder may be a run, an experiment, or a folder that contains runs and experiments. A cell is one
+configuration of an experiment, with all its seeds. Everything is read from the files, so new kinds
+of models and evaluations get their rows without a change here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _RunPath:
-    """A path to a run. A run has two paths if one experiment has a link to another one's run.
+    """A path to a run. A run has two paths if an experiment has a link to a run of another one.
 
     Attributes:
         source: the folder that the user named.
@@ -54,7 +55,7 @@ class _RunPath:
     experiment: ExperimentFolder
 
     def cell(self, metrics: Mapping[str, Any]) -> Cell | None:
-        """Returns the cell of an evaluation with these metrics; None if it is of no cell."""
+        """Returns the cell of an evaluation with these metrics; None if it belongs to no cell."""
         key = (self.run.name, metrics["split"], str(metrics.get("config_sha256")))
         cell = self.experiment.cells.get(key)
         if cell is None:

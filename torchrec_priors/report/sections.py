@@ -51,7 +51,7 @@ class Row:
 
     @cached_property
     def heads(self) -> int | None:
-        """The number of heads; None if the run noted none."""
+        """The number of heads; None if the run did not record it."""
         return self.results[0].summary.get("paths")
 
     @cached_property
@@ -101,7 +101,7 @@ class Section:
 
     @property
     def horizon(self) -> int | None:
-        """E, the number of coming items that are targets; None if it is unknown."""
+        """E, the number of next items that are targets; None if it is unknown."""
         if self.data:
             return self.data.manifest.horizon
         noted: int | None = self.rows[0].results[0].metrics.get("horizon")
@@ -239,7 +239,7 @@ def _plainest(rows: Sequence[Row]) -> Row:
 def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
     """Opens the data set of some results; returns None and the reason if it cannot be used."""
     origin = results[0].run.origin()
-    # The page is written without the data set, too, but has no intervals, examples and data card.
+    # The page is written even without the data set, but has no intervals, examples or data card.
     try:
         data = PreparedData(origin.path)
     except UserError as error:

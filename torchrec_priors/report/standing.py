@@ -9,7 +9,7 @@ from torchrec_priors.settings.training import MAY_CHANGE
 
 NAMED = 4  # groups or rows that a sentence names
 
-# The first letters of keys that belong to heads, and of keys that do not change the metrics.
+# Prefixes of the keys that belong to heads, and of the keys that do not change the metrics.
 _OF_HEADS = ("priors.", "loss.gate", "loss.balance", "negatives.catalogue_share", "evaluation.")
 _NO_NUMBERS = ("sharding.", *(f"training.{name}" for name in MAY_CHANGE))
 

@@ -11,7 +11,7 @@ from torchrec_priors.report.sections import Row, Section
 
 _ENTROPY = "validation/entropy@10"
 _NDCG = "validation/ndcg@10"
-_MOST_STEPS = 150  # points of a curve; a longer curve keeps every n-th, at most twice as many
+_MOST_STEPS = 150  # points of a curve; of a longer one every n-th is kept, at most twice as many
 _MOST_MARKERS = 25  # a longer curve is drawn as a line without markers
 
 
@@ -71,7 +71,7 @@ def figure_2(section: Section) -> Figure | Lacking:
 
 
 def _trainings(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    """Returns a name and a row for each training; its evaluations have the same curve."""
+    """Returns a name and a row for each training, whose evaluations share the same curve."""
     by_runs: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         runs = tuple(str(result.run.path) for result in row.results)

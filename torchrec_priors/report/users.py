@@ -1,7 +1,7 @@
-"""The metrics of each single user, and the groups that the users belong to.
+"""The metrics of each individual user, and the groups that the users belong to.
 
 Shapes: U users that have targets, B users of a part of a file, M metrics (`COMPARED`), G groups of
-the category prior. In `_by_group`, a suffix M is one target.
+the category prior. In `_by_group`, M stands for the distinct targets of all users instead.
 """
 
 import logging

@@ -38,8 +38,8 @@ class Variant:
 
     Attributes:
         kinds: the kinds of the tree's levels, from the top.
-        segments: the number of segments of the horizon: 0 for a model of only the next item, 1 for
-            the discounted loss (LT/ST_1).
+        segments: the number of segments of the horizon; 0 for a next-item model, 1 for the
+            discounted loss (LT/ST_1).
         in_group: whether some negatives are of the target's own group.
         baseline_model: the name of a baseline model, or of a backbone other than HSTU; "" for
             neither.
@@ -102,7 +102,7 @@ class Variant:
 
     @property
     def control(self) -> bool:
-        """Whether the heads are of groups without a meaning, as controls have them."""
+        """Whether the heads have groups that carry no meaning, as in a control."""
         return any(kind in _CONTROLS for kind in self.kinds)
 
     @property
