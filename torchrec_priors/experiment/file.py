@@ -1,4 +1,7 @@
-"""Reads the TOML file of an experiment. Unknown keys and wrong types are errors."""
+"""Reads the TOML file of an experiment. Unknown keys and wrong types are errors.
+
+A cell is one configuration of an experiment, which is run with several seeds.
+"""
 
 import functools
 import json
@@ -18,7 +21,7 @@ MOST_AT_ONCE = 1_000  # runs at a time on one machine
 _RENAMED = {"baseline": "reference"}  # old key -> the new key
 _STRICT = {"extra": "forbid", "strict": True}
 
-Changes = dict[str, Any]  # changes of the configuration, with dotted or nested keys
+Changes = dict[str, Any]  # changes to the configuration, with dotted or nested keys
 
 
 @dataclass
@@ -29,15 +32,15 @@ class ExperimentFile:
         config: the base configuration of all cells; the path is relative to this file.
         seeds: the seeds with which every cell is run.
         name: the name of the experiment; by default the file's name.
-        data: the prepared data set, relative to the working folder; `--data` has precedence.
-        split: the split that the cells are evaluated on; `--split` has precedence.
+        data: the prepared data set, relative to the working folder; `--data` takes precedence.
+        split: the split that the cells are evaluated on; `--split` takes precedence.
         reference: the name of the cell that the others are compared with; by default none.
-        at_once: the number of runs at a time; `--at-once` has precedence.
+        at_once: the number of runs at a time; `--at-once` takes precedence.
         metrics: the metrics of the evaluation that the table shows.
-        budget: changes of the configuration for all cells; a cell may not change these keys.
-        cells: name of a cell -> its changes of the configuration.
-        axes: axis -> value -> changes of the configuration. Every combination of values, one of
-            each axis, is a further cell, which is named after its values.
+        budget: changes to the configuration for all cells; a cell may not change these keys.
+        cells: name of a cell -> its changes to the configuration.
+        axes: axis -> value -> changes to the configuration. Every combination of one value of each
+            axis is a further cell, which is named after its values.
         exclude: combinations that are left out. An entry (axis -> value or list of values) leaves
             out every combination that has one of the listed values in each of the entry's axes.
         search: the values that `--search` tries for the cells.

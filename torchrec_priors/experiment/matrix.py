@@ -21,7 +21,7 @@ class Cell:
     """One configuration among those that are compared.
 
     Attributes:
-        changes: dotted key -> value, changes of the base configuration, without the budget and the
+        changes: dotted key -> value, changes to the base configuration, without the budget and the
             seed.
         trained_as: the name of the cell's training: the cell's name without the axes that change
             only the evaluation.
@@ -73,15 +73,15 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
 def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
     """Returns changes by dotted key.
 
-    They may be written as `model.dim = 8` or as `"model.dim" = 8`. Present names replace former
-    names of keys.
+    They may be written as `model.dim = 8` or as `"model.dim" = 8`. Former names of keys are
+    replaced by the current ones.
 
     >>> flat({"model": {"dim": 8}, "encoder.options": {"width": 3}})
     {'model.dim': 8, 'encoder.options.width': 3}
     """
     by_key: dict[str, Any] = {}
     for key, value in changes.items():
-        # An empty table is a value, such as no options.
+        # An empty table is a value, too. For example, it stands for no options.
         if isinstance(value, dict) and value:
             by_key.update(flat(value, f"{prefix}{key}."))
         else:
@@ -136,7 +136,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
                 )
             changes.update(values[axis][name])
 
-        # If all axes change only the evaluation, the training has the whole name.
+        # If all axes change only the evaluation, the training has the whole name of the cell.
         trained_as = [chosen[axis] for axis in trained]
         yield Cell(JOIN.join(names), changes, JOIN.join(trained_as or names))
 
@@ -190,7 +190,7 @@ def in_both(keys: Iterable[str], others: Iterable[str]) -> str | None:
 
 def _check_name(name: str) -> None:
     """Raises UserError if a cell's name is invalid."""
-    # Options separate cells by commas, and Markdown tables consist of bars and lines.
+    # Options separate cells by commas, and Markdown tables separate them by bars and lines.
     if not file_name(name) or re.search(r"[,|\n]", name):
         raise UserError(
             f"cell '{name}': a name has letters or digits, and no comma, bar or line break"

@@ -1,6 +1,6 @@
-"""Computes the metrics of each single user from `predictions.parquet`.
+"""Computes the metrics of each individual user from `predictions.parquet`.
 
-`metrics.json` only has the means over all users.
+`metrics.json` has only the means over all users.
 
 Shapes: U users, B users of a part of the file, R places of a list, M metrics.
 """

@@ -77,7 +77,7 @@ def plan(
             training = _training_of(config)
             if training not in runs:
                 name = f"{file_name(cell.trained_as)}-seed{seed}"
-                # For example, a listed cell may have the name of a combination's training.
+                # Names may collide: a listed cell may have the name of a combination's training.
                 if name.casefold() in named:
                     raise UserError(
                         f"cells '{named[name.casefold()]}' and '{cell.name}' are trained "

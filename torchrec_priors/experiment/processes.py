@@ -26,7 +26,7 @@ _OF_A_LAUNCHER = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
 )
 _GRACE = 10.0  # seconds that a process has to end before it is killed
-_POLL = 2.0  # seconds between two questions to a scheduler
+_POLL = 2.0  # seconds between two queries of a scheduler
 _MEMORY_MB = "8192"  # memory of a node, the default of the components
 
 
@@ -117,7 +117,7 @@ class OnScheduler:
     def __init__(self, scheduler: str, ranks: str, logs: Path) -> None:
         """
         Args:
-            ranks: [min nodes:]nodes x processes of a node, in the form of `dist.ddp`.
+            ranks: [min nodes:]nodes x processes per node, in the form of `dist.ddp`.
             logs: the folder for the logs of a local scheduler.
 
         Raises:

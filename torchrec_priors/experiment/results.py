@@ -25,8 +25,8 @@ NOT_RUN = "not run"
 
 _TEXTS = ("cell", "run", "split", "config_sha256", "data_sha256", "error", "stopped", "checkpoint")
 
-# Keys that are no columns: of a training's summary, and of an evaluation's metrics. The second ones
-# are in the row under other names.
+# Keys of a training's summary, and of an evaluation's metrics, that do not become columns. Those of
+# the metrics are in the row under other names.
 _NOT_SHOWN = ("parameters", "paths", "config_sha256", "run_id", "log")
 _KNOWN = ("split", "seconds", "ranks", "checkpoint", "config_sha256")
 
@@ -166,7 +166,7 @@ def _of_evaluation(metrics: dict[str, Any], category: str) -> Row:
 
 
 def _number(rows: list[Row], name: str) -> pa.DataType:
-    """Returns the type of a column: booleans, whole numbers or, also without any value, floats."""
+    """Returns the type of a column: booleans, whole numbers, or floats (even without any value)."""
     values = [row[name] for row in rows if row.get(name) is not None]
     if values and all(isinstance(value, bool) for value in values):
         return pa.bool_()

@@ -83,7 +83,7 @@ def _taint(rows: list[Row]) -> str:
 
 
 def _any_has(rows: list[Row], name: str) -> bool:
-    """Whether a row has this metric, of the split or of validation, and it is not 0."""
+    """Whether a row has a value other than 0 for this metric, on the split or on validation."""
     return any(row.get(name) or row.get(f"validation/{name}") for row in rows)
 
 

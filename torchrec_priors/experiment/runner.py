@@ -1,4 +1,4 @@
-"""Runs the missing parts of an experiment, some at a time. A failure does not stop the others."""
+"""Runs the missing parts of an experiment, several at a time. A failure stops no other part."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ class Runner:
             base: the file of the base configuration.
             data: the data set that is trained and evaluated on.
             split: the split that is evaluated.
-            launcher: it starts the trainings and evaluations.
+            launcher: starts the trainings and evaluations.
             keep_weights: False removes a run's checkpoints once it is evaluated.
             trust: whether custom code that came with a run may be executed.
         """
@@ -102,7 +102,7 @@ class Runner:
                     left = seconds_a_run * (len(todo) - done)
                     self._log_progress(waiting[future], finished + done, len(runs), left)
             except BaseException:
-                # Waiting runs are not started. Running ones are ended: the pool waits for them.
+                # Waiting runs are not started. Started ones are ended, as the pool waits for them.
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.launcher.stop()
                 raise

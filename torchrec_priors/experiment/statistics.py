@@ -12,14 +12,15 @@ users has the variance
     var(a) / S + var(b) / U + var(e) / (S U)
 
 There are many users. They are drawn with replacement, which accounts for the last two terms. There
-are few seeds, and drawing them with replacement would give intervals that are too narrow: one of
+are few seeds, and drawing them with replacement would give intervals that are too narrow: one in
 nine draws from three seeds has the same seed three times, and the variance is too small by the
 factor (S - 1) / S. So the part of the seeds is drawn from Student's t with S - 1 degrees of
 freedom, times sqrt(var(a) / S). The estimate of var(a) comes from the same differences:
 
     var(a) = max(0, variance of the seeds' means - var(e) / U)
 
-Shapes: S seeds, U users, M metrics, R resamples, D columns (a metric of a difference each).
+Shapes: S seeds, U users, M metrics, R resamples, D columns (one for each metric of each
+difference).
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,7 @@ def intervals_of(
     mean_UD = np.concatenate([difference.mean_UM for difference in differences], 1)
     mean_RD = _users_drawn(mean_UD, resamples, seed)
 
-    # To the columns of each difference, the part of its seeds is added.
+    # The part of the seeds is added to the columns of each difference.
     first = 0
     for difference in differences:
         last = first + difference.mean_UM.shape[1]

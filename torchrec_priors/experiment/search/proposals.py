@@ -33,8 +33,8 @@ logging.getLogger("optuna").setLevel(logging.WARNING)
 class Proposals:
     """Proposes values for one cell, and never the same values twice.
 
-    Proposals depend only on the space, the seed, and the order of proposals and scores. So a search
-    that is resumed makes the same proposals again.
+    Proposals depend only on the space (see `space.py`), the seed, and the order of proposals and
+    scores. So a search that is resumed makes the same proposals again.
     """
 
     def __init__(self, space: Space, own: dict[str, Any] | None, cell: str, seed: int) -> None:
@@ -92,7 +92,7 @@ class Proposals:
         return values
 
     def tell(self, number: int, score: float | None) -> None:
-        """Takes the score of a trial.
+        """Records the score of a trial.
 
         Args:
             number: the number of the trial, from 0.
@@ -123,7 +123,7 @@ class Proposals:
 def _distribution(values: OneOf | Between) -> BaseDistribution:
     """Returns Optuna's distribution for some values.
 
-    For a list, the sampler draws a position: a whole number if the values rise, else a category.
+    For a list, the sampler draws a position: a whole number if the values ascend, else a category.
     """
     if isinstance(values, OneOf):
         count = len(values.values)

@@ -34,7 +34,7 @@ def search(
 
     Args:
         base: the values of the base configuration, as read from TOML.
-        runner: it runs the trials, on the validation split.
+        runner: runs the trials, on the validation split.
         only: the cells that are searched; all cells if it is empty.
         at_once: the number of runs at a time.
         keep_weights: False keeps only the checkpoints of the best trials.

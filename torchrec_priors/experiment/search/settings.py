@@ -9,7 +9,8 @@ from torchrec_priors.metrics.per_user import CUTOFFS, KINDS
 
 _MOST_TRIALS = 100_000
 
-# Metrics of which more is better. Metrics of only some users exist for the kinds in `KINDS`.
+# Metrics of which a larger value is better. Metrics of only some users exist for the kinds in
+# `KINDS`.
 _KINDS = (*KINDS, "coverage", "novelty")
 _SOME_USERS = ("new_interest", "event_given")
 METRICS = [f"{kind}@{cutoff}" for kind in _KINDS for cutoff in CUTOFFS]
@@ -39,13 +40,13 @@ class SearchSettings:
 
     Attributes:
         trials: the number of trials of every cell; the first trial is the cell without changes.
-        seeds: the seeds that are trained for every trial; its score is the mean over them.
-        metric: a metric of the evaluation; more is better.
+        seeds: the seeds that are trained for every trial; the trial's score is the mean over them.
+        metric: a metric of the evaluation; a larger value is better.
         split: always validation, so that values are never chosen on the test split.
         batch: the number of trials of a cell that are proposed together, before any is scored.
         seed: the seed of the proposals.
         space: dotted or nested key of the configuration -> list of values, or `{low, high}`. With
-            `log = true`, equal factors between `low` and `high` are equally likely.
+            `log = true`, values are drawn uniformly on a logarithmic scale.
         cells: name of a cell -> its search, if it differs from the others.
     """
 

@@ -1,4 +1,4 @@
-"""The values that a search may choose for every cell, and a check that they are valid."""
+"""Reads the space of each cell, i.e. the values that a search may choose, and checks it."""
 
 import itertools
 import json
@@ -17,7 +17,8 @@ from torchrec_priors.settings.former_keys import present_key
 _DIGITS = 3  # significant digits of a value from a range
 _ENDS = ("low", "high")
 
-# Combinations of a cell that are checked beforehand. Another invalid combination fails as a trial.
+# Combinations of a cell that are checked beforehand. An invalid one that is not among them fails as
+# a trial.
 _CHECKED = 512
 
 
@@ -34,7 +35,7 @@ class OneOf:
 
     @property
     def ordered(self) -> bool:
-        """Whether the values are rising numbers, so that neighbours are similar."""
+        """Whether the values are ascending numbers, so that neighbours are similar."""
         numbers = all(
             isinstance(value, int | float) and not isinstance(value, bool) for value in self.values
         )
@@ -47,10 +48,10 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Between:
-    """A range of numbers from `low` to `high`, of only whole numbers if both are whole.
+    """A range from `low` to `high`. It has only whole numbers if both of these are whole.
 
     Attributes:
-        log: whether equal factors are equally likely, instead of equal distances.
+        log: whether values are drawn uniformly on a logarithmic scale, not on a linear one.
     """
 
     low: float

@@ -1,4 +1,7 @@
-"""Runs the trials of all cells in rounds. Finished trials are read from their files."""
+"""Runs the trials of all cells in rounds. Finished trials are read from their files.
+
+In a round, each cell gets a batch of trials, which are proposed before any of them is scored.
+"""
 
 import hashlib
 import json
@@ -29,7 +32,7 @@ SPLIT = "validation"
 
 @dataclass(frozen=True)
 class Trial:
-    """A cell with values of its space.
+    """A cell in which the settings of its space (`space.py`) have proposed values.
 
     Attributes:
         cell: the cell of the experiment, without changes.
@@ -48,7 +51,7 @@ class Trial:
         """Makes the trial of some values.
 
         Its runs are named after the values and not after the trial's number. So a trial with
-        another number, or of another space, uses the trained runs again.
+        another number, or of another space, reuses the trained runs.
         """
         if not values:
             return cls(cell, number, values, cell)
@@ -115,7 +118,7 @@ class Search:
         """Proposes, runs and scores trials in rounds, until every cell has all its trials.
 
         Args:
-            runner: it runs the trials, on the validation split.
+            runner: runs the trials, on the validation split.
             at_once: the number of runs at a time; the results do not depend on it.
             keep_weights: False removes, after each round, all checkpoints except those of the best
                 trial of each cell.
@@ -179,7 +182,7 @@ class Search:
         return max(scored, key=lambda outcome: outcome.score or 0.0, default=None)
 
     def _propose(self, active: Mapping[str, Cell], numbers: range) -> list[Trial]:
-        """Proposes the trials with some numbers, first all cells' trials with the first number."""
+        """Proposes trials: for each of the numbers in turn, one trial of every cell."""
         trials = []
         for number in numbers:
             for cell in active.values():
@@ -236,7 +239,7 @@ class Search:
         return Outcome(trial, float(np.mean(scores)), seconds, None)
 
     def _remove_weights(self, runner: Runner, runs: list[PlannedRun]) -> None:
-        """Removes the checkpoints of runs that no best trial uses and that are evaluated."""
+        """Removes the checkpoints of evaluated runs that no best trial uses."""
         outcomes = [self.best(cell.name) for cell in self.cells]
         best = {outcome.trial.tried.name for outcome in outcomes if outcome}
         for run in runs:
