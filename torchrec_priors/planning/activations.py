@@ -16,7 +16,7 @@ normalises in fp32. The sum is 56 bytes in fp32, 36 in bf16 on a GPU, and 30 in 
 
 A part has P queries, M positives and, for each token, adapters above the last one with U d numbers
 in all. The windows of the whole step have X items, and all ranks together have n negatives. The
-peak is at one of these moments, whichever is the largest:
+peak is at one of these moments, whichever needs most memory:
 
     loss          the layers, the dropout of the input, 3 N d (the result of the last layer, the
                   states, the tokens), U d (the adapters above the last one), 2 P d (queries and
@@ -36,7 +36,7 @@ from dataclasses import dataclass
 
 from torchrec_priors.ops.in_group_softmax import BLOCK, POSITIVES
 
-# All in bytes.
+# All of these are numbers of bytes.
 _FLOAT = 4
 _POSITIVE = 32  # of a positive during the whole step: its query, item, distance and path
 _QUERY = 16  # of a query during the whole step: its token and path
@@ -164,7 +164,7 @@ class Activations:
 
     def _in_backward(self, part: int, dim: int, device: str) -> int:
         """Returns the bytes of a part during the backward of the last layer."""
-        # The layer in progress needs this number of fp32 numbers per number of a token.
+        # For each number of a token, the layer in progress needs this many fp32 numbers.
         alive = 15
         if device == "cuda" and self.precision == "bf16":
             alive = 10

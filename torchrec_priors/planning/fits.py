@@ -180,7 +180,7 @@ def _ranks(request: Request) -> Iterator[Change]:
 
 
 def _fewest_nodes(request: Request, least: int) -> TablesOnRanks | None:
-    """Returns the plan with the smallest number of nodes that fits, from `least`."""
+    """Returns the plan with the smallest number of nodes, `least` or more, that fits."""
     per_node = request.machine.ranks_per_node
     return _smallest(
         least, MOST_RANKS // per_node, lambda nodes: replace(request, ranks=nodes * per_node)

@@ -25,7 +25,8 @@ _HEAD = (
     "backward",
     "predicted",
 )
-# Free memory must be this multiple of the table. Buffers and other processes need memory, too.
+# Free memory must be at least this many times the size of the table, as buffers and other processes
+# need memory, too.
 _SPARE = 2
 
 
@@ -34,10 +35,10 @@ class Measured:
     """Memory, time and bandwidths of a rank, or the worst values of all ranks of a case.
 
     Attributes:
-        rows: the bytes that the rank's memory has grown by when the table was made and its rows
-            were written.
-        step: the bytes that the rank's peak has grown by in steps of a tiny table: ids, vectors,
-            and everything that TorchRec allocates.
+        rows: the bytes by which the rank's memory grew while the table was made and its rows were
+            written.
+        step: the bytes by which the rank's peak grew in steps with a tiny table. They are those of
+            ids, vectors, and everything that TorchRec allocates.
         forward, backward: the seconds of the fastest step. Other work of the machine can only slow
             a step down.
         memory_bandwidth: the bytes per second that a copy reads and writes, while all ranks copy.

@@ -1,6 +1,6 @@
 """Asks TorchRec's planner, and returns pieces of tables, and memory and time of every rank.
 
-Suffix of names: W ranks.
+Shapes: W ranks.
 """
 
 from dataclasses import dataclass, replace
@@ -151,7 +151,7 @@ def _ask(request: Request) -> TablesOnRanks:
             for table in request.tables
         ]
     )
-    # The planner reads from the parameters which optimizer's state it has to count.
+    # The parameters tell the planner which optimizer's state it has to count.
     apply_optimizer_in_backward(
         OPTIMIZER_CLASSES[request.optimizer], collection.parameters(), {"lr": 0.0}
     )

@@ -12,7 +12,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(file: Path) -> None:
-    """Raises UserError if the figure cannot be written; to be called before planning."""
+    """Raises UserError if the figure cannot be written. It is called before planning."""
     if file.suffix not in _FORMATS:
         raise UserError(f"--plot: '{file}' must end in {', '.join(_FORMATS)}")
     if not file.parent.is_dir():

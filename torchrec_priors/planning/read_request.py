@@ -25,7 +25,7 @@ from torchrec_priors.settings.model import ModelConfig
 from torchrec_priors.settings.sharding import ShardingConfig
 from torchrec_priors.settings.table import PREFIX, TABLE
 
-# The least value of each option, and the most if that is not 10^9.
+# The smallest value of each option, and the largest one if it is not 10^9.
 _LEAST = {
     "dim": 1,
     "batch": 1,
@@ -71,7 +71,8 @@ class Numbers:
 
     def check(self) -> None:
         """Raises UserError if a number is out of range, or needs another option."""
-        # The limits are far beyond any machine, but small enough to multiply these numbers.
+        # The limits are far beyond any machine, but small enough that these numbers can be
+        # multiplied.
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:

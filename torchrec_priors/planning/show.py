@@ -117,8 +117,8 @@ def _sweep_cells(point: Point) -> list[str]:
 
 
 def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
-    """Returns a plan in bytes and seconds; neighbouring ranks that are equal are one entry."""
-    # Most of thousands of ranks are equal, and an entry for each would be unreadable.
+    """Returns a plan in bytes and seconds; neighbouring ranks with equal values share an entry."""
+    # Of thousands of ranks most are equal, and an entry for each would be unreadable.
     ranks = [
         {
             "ranks": [first, last],
@@ -189,7 +189,7 @@ def _by_size(pieces: Sequence[Piece]) -> list[tuple[list[int], tuple[int, int]]]
 
 
 def _named(ranks: list[int]) -> str:
-    """Writes ranks as a range, or their number if they are no range."""
+    """Writes ranks as a range, or their number if they do not form a range."""
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
     if ranks == list(range(ranks[0], ranks[-1] + 1)):

@@ -1,7 +1,7 @@
 """TorchRec's estimate of a shard's memory, corrected for FBGEMM's optimizer state.
 
-TorchRec counts row-wise state in the precision of the rows, and only once for all column shards.
-FBGEMM keeps this state in float32, and each column shard has separate state.
+TorchRec counts the state of row-wise Adagrad in the precision of the rows, and only once for all
+column shards. FBGEMM keeps this state in float32, and each column shard has separate state.
 """
 
 import math
@@ -141,7 +141,7 @@ class StorageEstimator(EmbeddingStorageEstimator):
 
 
 class Reservation(FixedPercentageStorageReservation):
-    """Reserves bytes on every device, also on CPUs, where TorchRec's reservations do nothing."""
+    """Reserves bytes on every device, including CPUs, where TorchRec's reservations do nothing."""
 
     def __init__(self, size: int) -> None:
         super().__init__(percentage=0.0)
