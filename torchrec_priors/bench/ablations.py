@@ -1,4 +1,4 @@
-"""Replaces single optimisations of a training step by the plain way to compute the same.
+"""Replaces one optimisation of a training step by the plain way to compute the same result.
 
 Without an optimisation, this happens instead:
 
@@ -7,9 +7,8 @@ jagged attention   every sequence is padded to the longest of the batch, and all
 fused softmax      the logits of all queries of a set with its negatives are kept for backward
 grouped adapters   every adapter is applied to every row, and one of the results is used
 
-Suffixes of names: N tokens of all sequences, B sequences, T positions of a padded sequence, H
-attention heads, D width of a head, L distances, C time
-buckets, P queries, S item sets, M positives, X items, n
+Shapes: N tokens of all sequences, B sequences, T positions of a padded sequence, H attention heads,
+D width of a head, L distances, C time buckets, P queries, S item sets, M positives, X items, n
 negatives, G adapters, R rows that go through an adapter, d width.
 """
 

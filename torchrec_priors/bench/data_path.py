@@ -67,7 +67,7 @@ def prepare_rows(folder: Path, report: Report) -> list[Row]:
 
 
 def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
-    """Measures tokens per second, first of only reading and then of training HSTU of size 1."""
+    """Measures tokens per second: first for reading alone, then for training a `paper-1` HSTU."""
     report(f"reader: making up {_READ:,} interactions")
     generate(folder / "raw", _READ, 0)
     prepare(Settings("marketplace", folder / "raw"), folder / "data")

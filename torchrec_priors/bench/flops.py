@@ -1,4 +1,4 @@
-"""Counts the FLOPs that every implementation needs at least.
+"""Counts the minimum number of FLOPs that every implementation needs.
 
     training   6 W N                                          dense layers
                + 3 * 4 d sum of L (L + 1) / 2 per layer       attention

@@ -35,13 +35,13 @@ def last_lines(
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
-        # A launcher may have set this variable. These ranks must make a store themselves.
+        # A launcher may have set this variable. These ranks must create their own store.
         "TORCHELASTIC_USE_AGENT_STORE": "False",
         "OMP_NUM_THREADS": str(threads),
     }
     command = [sys.executable, "-m", module, *arguments]
 
-    # A process waits when a pipe is full that nobody reads, so the output goes to files.
+    # A process that writes to a full pipe waits until somebody reads it, so output goes to files.
     outputs: list[tuple[IO[bytes], IO[bytes]]] = [
         (tempfile.TemporaryFile(), tempfile.TemporaryFile())  # noqa: SIM115
         for _ in range(ranks)

@@ -1,4 +1,4 @@
-"""A plain dense model that computes the same as ours, in the way of published code.
+"""A plain dense model that computes the same loss as our model, as published code does it.
 
 It uses padded batches, every head at every position, logits of all negatives, and a dense table. It
 uses batched products and computes nothing twice. Heads with a common prefix in the tree share the

@@ -51,7 +51,7 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 
         seconds, checksums = repeat(run, repeats)
 
-    # Measuring the rate of matrix products needs memory, so the peak is read before.
+    # Measuring the rate of matrix products needs memory, so the peak is read before that.
     peak = peak_bytes()
     return Timed(
         seconds, checksums, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before

@@ -19,13 +19,13 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute the same, which is measured.
+    """One of several ways to compute the same result, all of which are measured.
 
     Attributes:
         name: the name of the variant in the table.
         how: `ours` or `reference`.
         without: the optimisations that are left out.
-        changes: changes of the configuration, as pairs of a dotted name and a value.
+        changes: changes to the configuration, as pairs of a dotted name and a value.
         items: the size of the catalogue; 0 for that of the shape.
     """
 
@@ -46,8 +46,8 @@ class Row:
         limit_share: the share of the machine's FLOP/s that is used for unavoidable FLOPs.
         speedup, memory_ratio: time and memory relative to another row.
         forward_s: the median time of forward, if forward and backward are measured separately.
-        sent_bytes: the bytes that a rank sends to others in a repeat, the most of all ranks; None
-            if they were not counted.
+        sent_bytes: the largest number of bytes that a rank sends to others in a repeat; None if
+            they were not counted.
     """
 
     shape: str
@@ -144,7 +144,7 @@ def run(
     threads: int,
     profile: Path | None = None,
 ) -> Timed:
-    """Measures one variant in a separate process, because a peak of memory never falls."""
+    """Measures one variant in a separate process, as the peak memory of a process never falls."""
     arguments = [shape.name, variant.how, str(data), "--repeats", str(repeats)]
     arguments += ["--changes", json.dumps(dict(variant.changes))]
     if variant.without:
@@ -169,7 +169,7 @@ def as_json(rows: Sequence[Row], machine: dict[str, Any]) -> str:
 
 @contextmanager
 def _workloads(shape: Shape, report: Report) -> Iterator[Callable[[int], Path]]:
-    """Yields a function that returns the shape's data set with a number of items.
+    """Yields a function that returns the shape's data set with a given number of items.
 
     The function makes each data set only once.
     """

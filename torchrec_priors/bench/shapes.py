@@ -131,7 +131,7 @@ _SHAPES = (
 )
 SHAPES = {shape.name: shape for shape in _SHAPES}
 
-# Parts of the product that are measured separately, with other rows than those of a shape.
+# Parts of the product that are measured separately. Their rows differ from those of a shape.
 PARTS = ("attention", "prepare", "reader", "scaling", "sharding")
 NAMES = (*SHAPES, *PARTS)
 

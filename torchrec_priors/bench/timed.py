@@ -103,7 +103,7 @@ def in_a_process(
     )
     if done.returncode:
         raise RuntimeError(f"{name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    # Libraries may print before. The result is the last line.
+    # Libraries may print lines before the result, which is the last line.
     return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 

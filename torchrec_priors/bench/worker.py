@@ -1,4 +1,4 @@
-"""Times one variant in a separate process, so the peak memory of others does not count.
+"""Times one variant in a separate process, so the peak memory of other variants is not counted.
 
 It prints a line of JSON (`Timed`).
 """
