@@ -36,7 +36,7 @@ BIN = Path(sys.executable).parent
 CONFIG = "torchx_configs/marketplace.toml"
 CALIBRATED = ["loss.gate=1.0", "evaluation.calibrated=true", "evaluation.fusion=mean"]
 NARROW = ["model.dim=32", "encoder.dropout=0.1"]
-# Folder of the run -> title, and changes of the configuration.
+# Folder of the run -> title, and changes to the configuration.
 MODELS = {
     "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]", *NARROW, "encoder.layers=1"]),
     "one-head": ("One head", ["priors.tree=[]"]),
@@ -47,7 +47,7 @@ MODELS = {
         ['priors.tree=["temporal:2", "random:category"]', *CALIBRATED],
     ),
 }
-EXPLAINED = ("lt-st", "lt-st-category")  # models with recommendations that are shown
+EXPLAINED = ("lt-st", "lt-st-category")  # models whose recommendations are shown
 METRICS = (  # metrics, and their labels in the table
     ("recall@10", "recall@10"),
     ("ndcg@10", "ndcg@10"),
@@ -143,7 +143,7 @@ def _step(title: str, program: str, *arguments: object) -> None:
 
 
 def _example_users(data: Path) -> list[int]:
-    """Returns the ids of the users with recommendations that are shown."""
+    """Returns the ids of the users whose recommendations are shown."""
     ids = _columns(data / "sequences", "user_id")["user_id"]
     return [ids[number * len(ids) // USERS_SHOWN] for number in range(USERS_SHOWN)]
 
@@ -182,7 +182,7 @@ class Planted:
     def __init__(self, raw: Path, data: Path) -> None:
         horizon = json.loads((data / "manifest.json").read_text())["horizon"]
         users = _columns(data / "sequences", "user_id", "timestamps")
-        # The time of a user's first test interaction.
+        # `begins` has the time of each user's first test interaction.
         begins = {}
         for user, times in zip(users["user_id"], users["timestamps"], strict=True):
             begins[user] = times[-horizon]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Creates .venv at the repository root and installs the project into it, editable.
-# On a machine without an NVIDIA GPU nothing of CUDA is downloaded. DEVICE=cpu or DEVICE=cuda overrides the detection;
+# On a machine without an NVIDIA GPU no part of CUDA is downloaded. DEVICE=cpu or DEVICE=cuda overrides the detection;
 # PYTHON names another interpreter.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""Describes how code reads in five numbers per folder: `python tools/legibility.py FOLDER ...`.
+"""Describes in five numbers per folder how its code reads: `python tools/legibility.py FOLDER ...`.
 
 It reads the Python files of a folder except its tests, and counts
 

@@ -1,9 +1,9 @@
 """Do the tests of the core notice when the core is changed? Runs mutmut on a sample of mutants.
 
 A mutant is one small change of the code: `+` becomes `-`, an argument becomes None, a number grows
-by one. A mutant is killed if a test fails with it. A mutant that survives is a line that no test
-holds: either a test is missing, or the change makes no difference, which `tests/mutants.toml`
-explains.
+by one. A mutant is killed if a test fails with it. A mutant that survives shows a line that no test
+checks. Then either a test is missing, or the change makes no difference. In the second case,
+`tests/mutants.toml` gives the reason.
 
 mutmut works in the folder `mutants/`. Its configuration is in pyproject.toml.
 
@@ -32,7 +32,7 @@ AREAS = {
     "metrics": ["metrics/"],
     "split": ["preparation/build/split.py"],
 }
-# What mutmut says of a mutant that a test, or its time limit, has caught.
+# What mutmut says about a mutant that a test, or its time limit, has caught.
 KILLED = {"killed", "timeout", "suspicious", "caught by type check"}
 # Any pattern makes mutmut write all mutants and learn which tests run which function.
 SMALLEST = "torchrec_priors.heads.score.*__mutmut_1"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the tests that `make test` skips because they need an extra: Spark, S3, a browser, Triton's
 # interpreter, Kubernetes or Ray. They run in .venv-extras, an environment on top of .venv.
-# An extra that cannot be installed here is named, and its tests are skipped.
+# An extra that cannot be installed here is reported, and its tests are skipped.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ extras=.venv-extras
 if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     .venv/bin/python -m venv --clear $extras
     # This environment also finds the packages of .venv, including torchrec_priors. Packages that
-    # are installed here have precedence.
+    # are installed here take precedence.
     below=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
     above=$($extras/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
     echo "import site; site.addsitedir('$below')" > "$above/below.pth"
