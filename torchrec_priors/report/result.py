@@ -62,7 +62,7 @@ class Result:
 
     @property
     def training_seconds(self) -> float | None:
-        """The sum of the training times of all starts, to the last line of each; None without logs."""
+        """The training time of all starts, each up to its last line; None without a log."""
         starts: list[float] = []  # the last time of each start, which counts from 0
         before = float("inf")
         for line in self._logged:
