@@ -6,10 +6,12 @@
     expected count = (targets of the global batch at offset t)
                      * (share of training targets at offset t that are positives of path k)
 
-Eq. 8 as printed differs in two ways. It is not divided by the sum of the gammas, which is a
+Here gamma is the discount of later offsets, w_k the weight of path k, and p the in-group softmax of
+Eq. 7. Eq. 8 as printed differs in two ways. It is not divided by the sum of the gammas, which is a
 constant factor, and its L_kt is the loss of a single example.
 
-The gate predicts, for every target and item set s, whether the target is in s. Its loss is
+From the user's state h, the gate predicts for every target and item set s whether the target is in
+s. Its loss is
 
     L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t
              * (mean over the global batch's targets at offset t of
@@ -68,7 +70,7 @@ class LossWeights(nn.Module):
     def of(self, positives: "Positives", counts: "Counts") -> Tensor:
         """Returns the weights of -log p in Eq. 8 for the positives of this rank, [M].
 
-        The loss is the sum over all positives of all ranks.
+        The loss is the weighted sum over all positives of all ranks.
         """
         cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
         return cell_KT[positives.path_M, positives.offset_M - 1]
@@ -90,8 +92,8 @@ class Positives:
         path_M: path of each positive.
         reach_N: number of targets of each token, at most T.
         trained_T: number of targets at each offset that the heads learn.
-        trained_M: bool, whether the heads learn a positive; None if they learn all. The other items
-            have no vectors, but the gate learns their groups.
+        trained_M: bool, whether the heads learn a positive; None if they learn all. The items of
+            the other positives have no vectors, but the gate learns their groups.
     """
 
     token_P: Tensor
@@ -178,7 +180,9 @@ def find_positives(
 
 
 def count(positives: Positives, horizon: int) -> Tensor:
-    """Counts this rank's targets at each offset: those that the heads learn, and all. int64 [2, T].
+    """Counts this rank's targets at each offset, int64 [2, T].
+
+    The first row counts the targets that the heads learn, and the second row counts all targets.
 
     Args:
         positives: the positives of this rank.
@@ -209,7 +213,9 @@ def path_weights(config: LossConfig, positives_K: Tensor) -> Tensor:
 def positive_weights(
     positives_KT: Tensor, targets_T: Tensor, weight_K: Tensor, discount_T: Tensor
 ) -> Tensor:
-    """Returns the weights of -log p in Eq. 8, times the batch's targets at the offset, [K, T].
+    """Returns the weights of -log p in Eq. 8, by path and offset, [K, T].
+
+    They are still to be divided by the batch's number of targets at the offset.
 
     Args:
         positives_KT: number of training positives of each path and offset.
@@ -223,9 +229,10 @@ def positive_weights(
 
 
 def decision_weights(positives_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
-    """Returns the weights of decisions in L_gate, times the batch's targets at the offset, [T].
+    """Returns the weights of decisions in L_gate, by offset, [T].
 
-    The decisions about a target weigh as much as the target's positives in Eq. 8.
+    They are still to be divided by the batch's number of targets at the offset. The decisions about
+    a target weigh as much as the target's positives in Eq. 8.
 
     Args:
         positives_KT, weight_K, discount_T: as for `positive_weights`.

@@ -13,7 +13,7 @@ part of the batch. Serving calls `tokens`, then `queries`.
     queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
 
 Shapes: N tokens, B histories, X items of extended sequences, n negatives, K paths, S item sets,
-T offsets, P (token, path) pairs, M positives, d width.
+T offsets, P (token, path) pairs, M positives, W ranks, d width.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class PathQueries:
         return len(self.query_BKd)
 
     def first(self, users: int) -> "PathQueries":
-        """Returns the queries of the first users."""
+        """Returns the queries of the first `users` users."""
         return PathQueries(self.query_BKd[:users], self.log_group_BK[:users])
 
 
@@ -144,8 +144,8 @@ class Recommender(nn.Module):
         self.heads = heads
         self.baseline = baseline
 
-        # A baseline model learns every target once and chooses the query itself. So its tree of
-        # positives has no priors.
+        # A baseline model learns every target once and chooses the query itself. So the tree that
+        # assigns its positives has no priors.
         self.learnt_tree = tree
         if baseline is not None:
             self.learnt_tree = PriorTree([], tree.items)
@@ -300,7 +300,7 @@ class Recommender(nn.Module):
         return Counts(trained_T, target_T)
 
     def forward(self, step: StartedStep, number: int) -> tuple[Tensor, Tensor]:
-        """Returns a part's share of the loss (Eq. 8 and L_gate), and its sums for `Certainty`.
+        """Returns a part's share of the loss (Eq. 8 and L_gate), and the part's `Certainty` sums.
 
         The share is multiplied by the number of ranks. Because ranks average their gradients, the
         average is then the gradient of the whole loss.
