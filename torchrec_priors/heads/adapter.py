@@ -20,7 +20,8 @@ def new_adapters(number: int, dim: int, kind: AdapterKind, std: float) -> nn.Par
         number: G.
         dim: d.
         kind: whether adapters are matrices or vectors.
-        std: standard deviation of normal numbers from torch's generator; 0 for zeros.
+        std: standard deviation of the initial values, which are normal numbers from torch's
+            generator; with 0, they are zeros.
     """
     values = torch.zeros(number, *([dim] * {"matrix": 2, "vector": 1}[kind]))
     if std:
@@ -42,7 +43,7 @@ def adapt(
         adapters: see `new_adapters`.
         row_R: index of each row's input vector.
         runs: (adapter, number of rows), one run after another; adapter -1 adds nothing.
-        added_Gd: vectors that adapters with matrices add in addition; None for none.
+        added_Gd: a further vector that each adapter with a matrix adds; None if there are none.
     """
     if adapters.dim() == 2:
         return residual_adapters(z_Nd, None, adapters, row_R, runs)

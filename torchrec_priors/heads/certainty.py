@@ -1,7 +1,7 @@
-"""The certainty of each head is the variance of its loss over training positives.
+"""The certainty of each head, measured by the variance of its loss over training positives.
 
-Inverse-variance fusion needs it. It is kept as running means of -log p and of its square, in which
-early training steps lose their weight.
+Inverse-variance fusion needs the variance. It is kept as running means of -log p and of its square,
+in which the weight of earlier training steps decays.
 
 Shapes: K paths.
 """
@@ -57,7 +57,7 @@ class Certainty(nn.Module):
 
         A head that has had no positives gets the largest variance of the other heads.
         """
-        # The running means start at 0: they are divided by the weight of all steps so far.
+        # The running means start at 0, so they are divided by the total weight of the steps so far.
         weight_K = 1 - _DECAY**self.steps_K
         mean, square = self.moments_2K / weight_K.clamp(min=1e-12)
         variance_K = (square - mean * mean).clamp(min=0)

@@ -34,7 +34,8 @@ def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
 def check_budget(tree: PriorTree, dim: int, config: PriorsConfig) -> None:
     """Raises UserError if the tree has more parameters than the configuration allows.
 
-    Parameters are only counted, so a tree that does not fit into memory gets this message, too.
+    The parameters are counted, not allocated, so even a tree that does not fit into memory gets
+    this message.
     """
     parameters = count_parameters(tree, dim, config)
     if parameters > config.max_parameters:

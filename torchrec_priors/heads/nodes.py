@@ -17,7 +17,7 @@ from torchrec_priors.priors.tree import PriorTree
 
 log = logging.getLogger(__name__)
 
-_NAMED = 5  # the largest number of paths that a line of the log names
+_NAMED = 5  # the largest number of paths that a log line lists
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def nodes(tree: PriorTree, positives_K: Tensor | None = None, minimum: int = 0) 
     return depths
 
 
-_Key = tuple[int, ...]  # a node: the groups of its path up to it, or the number of its path
+# A node: the groups on the way down to it or, if each path has a single node, the path's number.
+_Key = tuple[int, ...]
 
 
 def _keys_at_depths(tree: PriorTree) -> list[list[_Key]]:

@@ -5,6 +5,9 @@
     A_d(z) = SiLU(W_path z) + e_{g_{d-1}}     (Eq. 5)
     q = z_D
 
+Here h is the user state, D the number of depths, and e_{g_{d-1}} the learned embedding of the
+path's group at level d - 1.
+
 A path goes through one node of the tree at each depth. With hierarchical composition, depth d is
 level d of the tree. With multiplicative or additive composition, there is one depth, with a node
 for each path. The equation is then Eq. 2: q = h + SiLU(W_path h).

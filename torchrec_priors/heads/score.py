@@ -13,7 +13,7 @@ _LARGEST_SCALE = 100.0
 
 
 class Score(nn.Module):
-    """Turns queries and item vectors into factors. The dot product of two factors is the score."""
+    """Turns queries and item vectors into factors, whose dot products are the scores."""
 
     def __init__(self, kind: ScoreKind) -> None:
         super().__init__()
