@@ -50,7 +50,7 @@ class Encoder(Protocol):
 
 
 def load_encoder(config: EncoderConfig, dim: int, context: int, event_types: int) -> Encoder:
-    """Returns the encoder of a configuration with initial values.
+    """Returns a configuration's encoder, with initial values.
 
     Args:
         config: the section `encoder` of the configuration.

@@ -1,8 +1,11 @@
 """HSTU (Zhai et al., "Actions Speak Louder than Words", ICML 2024) on jagged tensors.
 
     U, V, Q, K = split(SiLU(f1(norm(x))))               (HSTU's Eq. 1)
-    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal    (HSTU's Eq. 2; bias of distance, time)
+    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal    (HSTU's Eq. 2)
     y = x + f2(dropout(norm(A V) * U))                  (HSTU's Eq. 3)
+
+f1 and f2 are linear layers. The bias depends on the distance between two positions and, optionally,
+on the time between them.
 
 Eq. 2 as printed has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the
 length of a history or a batch, so a state does not depend on the rest of the batch.
@@ -80,8 +83,8 @@ class HSTULayer(nn.Module):
 class HSTU(nn.Module):
     """The encoder: it turns item vectors of jagged histories into one state for every position.
 
-    Positions are counted from the start of a window. In addition, attention has a bias of the
-    distance between positions, for each head and layer.
+    Positions are counted from the start of a window. In addition, each attention head of each layer
+    has a bias for every distance between two positions.
     """
 
     def __init__(self, config: EncoderConfig, dim: int, context: int, event_types: int = 0) -> None:
@@ -140,7 +143,7 @@ class HSTU(nn.Module):
         for layer in self.layers:
             arguments = (x_Nd, offsets_B1, histories.time_N, keys)
             if recompute:
-                # Dropout depends only on its keys: no state of a random generator must be kept.
+                # Dropout depends only on its keys, so no generator's state needs to be kept.
                 x_Nd = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_Nd = layer(*arguments)

@@ -1,4 +1,4 @@
-"""The position of each interaction in its history, for encoders with positions up to a context."""
+"""The position of each interaction in its history, for encoders with a largest history length."""
 
 import torch
 from torch import Tensor

@@ -116,7 +116,7 @@ class SASRec(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
             if recompute:
-                # Dropout depends only on its keys: no state of a random generator must be kept.
+                # Dropout depends only on its keys, so no generator's state needs to be kept.
                 x_Nd = checkpoint(
                     block, x_Nd, offsets_B1, keys, use_reentrant=False, preserve_rng_state=False
                 )

@@ -2,7 +2,7 @@
 
     state = dropout(norm(item + position))
 
-It is DualVAE's encoder before the pooling.
+It is the encoder of DualVAE, which then pools the states.
 """
 
 import logging
