@@ -16,7 +16,7 @@ _MOST_PAIRS = 1 << 27  # of an item and a group; a pair takes 16 bytes
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
-    """Makes the control; `argument` is the number of groups, or a prior that has this number."""
+    """Makes the control; `argument` is a number of groups, or a prior with that many groups."""
     groups = how_many("all", argument, data)
     check_most(f"priors.tree: groups of 'all:{argument}'", groups, _MOST_GROUPS)
     if data.items * groups > _MOST_PAIRS:

@@ -63,7 +63,7 @@ class Branch:
         return math.prod(self.sizes)
 
     def keep(self, kept_C: np.ndarray) -> None:
-        """Removes the other combinations, and the item sets that have no combination left.
+        """Keeps some combinations. Removes the others, and item sets without any combination left.
 
         Args:
             kept_C: bool in the order of `code_C`, whether the combination is kept.
@@ -145,7 +145,7 @@ class Branch:
         return row[exists], item_set[exists]
 
     def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
-        """Counts the combinations that estimate the same probability of an item.
+        """Counts the combinations whose heads estimate the same probability of an item.
 
         Returns:
             int64, one count for each row in [first_row, last_row).
@@ -267,7 +267,7 @@ def number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], n
 
     All sets that contain every item get the same number, so their paths are searched together.
     Sets of a branch with groups that exclude each other, such as events, are an exception: each
-    gets a number of its own. The gate estimates how likely a target belongs to each of these
+    gets a number of its own. The gate estimates how likely a target is to belong to each of these
     groups, although all of them may have the same items.
 
     Args:

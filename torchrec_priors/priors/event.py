@@ -13,7 +13,7 @@ from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class EventPrior(nn.Module):
-    """A prior whose groups are groups of events, such as viewed, bought, rated with four stars."""
+    """A prior whose groups are sets of event types, such as "viewed" or "rated with four stars"."""
 
     restricts_items = True
     exclusive = True
@@ -25,7 +25,7 @@ class EventPrior(nn.Module):
         """
         Args:
             groups: names of the groups, in the order of their numbers.
-            of_events: the groups of each event code, which has at least one.
+            of_events: the groups of each event code; every code has at least one.
             of_items: for each item, the groups that may retrieve it.
         """
         super().__init__()

@@ -29,8 +29,8 @@ class ItemPrior(nn.Module):
             items: the number of items in the data set.
 
         Raises:
-            UserError: there are more numbers in `item` than in `group`, or fewer; or a pair has a
-                row id or group number that does not exist.
+            UserError: `item` and `group` have different lengths, or a pair has a row id or group
+                number that does not exist.
         """
         super().__init__()
         if len(item) != len(group):

@@ -5,7 +5,7 @@ three forms:
 
     kind:argument             the kind is the name of a file in this folder
     my_prior.py:argument      the kind is a user's own file
-    genre                     a prior of the prepared data set; the manifest says its kind
+    genre                     a prior of the prepared data set; the manifest gives its kind
 """
 
 import importlib

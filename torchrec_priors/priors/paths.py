@@ -15,7 +15,7 @@ from torchrec_priors.settings.priors import Composition
 
 log = logging.getLogger(__name__)
 
-_NAMED = 5  # paths that a line of the log names
+_NAMED = 5  # the largest number of paths that a log line lists
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def without_paths(levels: list[Prior], chosen: bool) -> UserError:
 
     Args:
         levels: the priors of the tree.
-        chosen: whether the tree was to have only given paths.
+        chosen: whether the tree was restricted to given paths.
     """
     if chosen:
         return UserError(

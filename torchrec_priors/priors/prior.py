@@ -102,19 +102,19 @@ class Prior(Protocol):
 
     A prior may also define the following attributes and methods:
 
-    needs: attributes of `Targets` that `members` reads in addition to items and offsets: a tuple
-        of names from `NEEDS`.
+    needs: a tuple of names from `NEEDS`, which says what `members` reads of the `Targets` in
+        addition to items and offsets.
     groups_of_users(user_B): defined if each group serves only its own users. It returns (index
         into user_B, group), one pair for each group of each user. Users are given as numbers in
         file order, which are never negative.
     groups_of_events(event_M): defined if the groups are groups of event types. It returns (index
         into event_M, group), one pair for each group of each event code. With it, a search for
         users whose next event is known uses only the groups of this event.
-    exclusive: read if `restricts_items`. True if the groups are outcomes that exclude each other,
-        so a target belongs to exactly one (events). False, the default, if they are labels, so an
-        item may have several.
-    with_users: defined if each group serves only its own users: bool for each group, whether it
-        has any users. A group without users has no head.
+    exclusive: matters only if `restricts_items` is True. It is True if the groups are outcomes that
+        exclude each other (events), so a target belongs to exactly one group. It is False, the
+        default, if the groups are labels, so an item may belong to several.
+    with_users: defined if each group serves only its own users. It has a bool for each group, which
+        says whether the group has any users. A group without users has no head.
     """
 
     name: str

@@ -72,7 +72,7 @@ def how_many(control: str, like: str, data: PreparedData) -> int:
 
     Args:
         control: the kind of the control, for messages.
-        like: the number of groups, or the prior of the data set that has this number.
+        like: the number of groups, or the name of a prior of the data set with that many groups.
         data: the prepared data set.
 
     Raises:
@@ -104,9 +104,9 @@ def deal(states: list[int], seed: int) -> np.ndarray:
     It depends only on the seed and on `states`, not on the order of calls.
 
     Args:
-        states: the number of rows in each state of the data set: before each time that data was
-            appended, and at present. Rows that were added together are permuted among themselves.
-            So the groups of earlier rows stay as they were when a model learned them.
+        states: the numbers of rows that the data set had before each append, then its present
+            number. Rows that were added together are permuted among themselves. So the groups of
+            earlier rows stay as they were when a model learned them.
         seed: the seed of the permutation.
 
     >>> deal([6], 0)[:4].tolist() == deal([4, 6], 0)[:4].tolist()
@@ -144,7 +144,7 @@ def _bits(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _permuted_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) -> TemporalPrior:
-    """Permutes the segments among the offsets, so those of a segment are anywhere in the horizon.
+    """Permutes the segments among the offsets, so a segment's offsets are spread over the horizon.
 
     Every segment keeps its number of offsets.
     """

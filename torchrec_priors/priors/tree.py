@@ -16,7 +16,8 @@ The paths of `["temporal:2", "genre"]` with two genres, for example:
 A `Branch` combines the groups of some levels. An additive tree has one branch for each level; any
 other tree has a single branch, of all levels.
 
-Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C items.
+Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C items, or
+combinations of groups in a branch.
 """
 
 import itertools
@@ -38,7 +39,7 @@ from torchrec_priors.priors.paths import (
 from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, needs_of
 from torchrec_priors.settings.priors import Composition
 
-# Items whose row ids are not consecutive are looked up in blocks of so many row ids.
+# Items whose row ids are not consecutive are looked up in blocks of this many row ids.
 _ROWS_LOOKED_AT = 1 << 16
 
 
@@ -283,7 +284,7 @@ class PriorTree(nn.Module):
         return [np.concatenate(positions_of_set) for positions_of_set in positions]
 
     def decided(self) -> np.ndarray:
-        """Returns bool [S]: whether the gate must estimate how likely a target is in the item set.
+        """Returns bool [S]: whether the gate must estimate how likely each item set is.
 
         This is False for the set of paths without a group that restricts items: every target is in
         it.
@@ -396,8 +397,8 @@ class PriorTree(nn.Module):
     def _open_to(self, number: int, user_B: Tensor) -> Tensor:
         """Returns bool [B, G]: whether the heads of a group are open to the user.
 
-        All heads are open to an unknown user. They are also open to a user with only groups that
-        have no head, because nobody was in these groups in training.
+        All heads are open to an unknown user. They are also open to a user none of whose groups has
+        a head: nobody was in these groups in training.
 
         Args:
             number: the number of a level of users.
