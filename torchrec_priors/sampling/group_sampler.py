@@ -1,11 +1,11 @@
 """Samples in-group negatives. Every rank draws the same positions, and serves those on its rows.
 
-The items of set s, in row order, lie one after another on a line. Each is as long as its weight
-(an integer; 1 if draws are uniform). A rank owns one contiguous piece of the line, because
-row-wise shards are contiguous. A draw is a position on the line. Only its owner turns it into a row
-id, by binary search in the ends of its items. Therefore:
+The items of a set, in row order, lie one after another on a line. Each item is as long as its
+weight (an integer; 1 if draws are uniform). A rank owns one contiguous piece of the line, because
+row-wise shards are contiguous. A draw is a position on the line. Only the rank that owns the
+position turns it into a row id, by binary search in the ends of the rank's items. Therefore:
 
-- The negatives of all ranks together are one sample of Omega_s, the same for any number of ranks.
+- The negatives of all ranks together are one sample of the set, the same for any number of ranks.
 - Every rank computes which rank serves which draw, without communication.
 - No rank needs a list of other ranks' rows, or their weights.
 
@@ -127,8 +127,8 @@ class GroupSampler:
     ) -> None:
         """
         Args:
-            own: this rank's part of the sets; the last set is all items if the configuration draws
-                a share from the catalogue.
+            own: this rank's part of the sets; the last set is the whole catalogue if the
+                configuration draws a share from it.
             sizes_WS2: `OwnItems.sizes` of each rank.
             config: the section `negatives` of the configuration.
             rank: number of this rank.
@@ -222,7 +222,7 @@ class GroupSampler:
     def _share_of_sum(self, number: int) -> float:
         """Returns the weight of a set's sum in the denominator of the softmax.
 
-        For the whole catalogue it is `catalogue_share`, and for every other set the rest.
+        For the whole catalogue it is `catalogue_share`, and for every other set the remainder.
         """
         share = self.config.catalogue_share
         if self.config.shared and number == len(self._counts) - 1:
