@@ -1,6 +1,6 @@
 """The aspects of items, and the score of a user and an item by their aspects.
 
-Both are parts of DualVAE, see `dualvae.py`.
+Both are parts of DualVAE (see `dualvae.py`).
 
     x_a = (e W + b)_a                      one of A aspects of the item vector e
     c_a = softmax_a(cos(x_a, t_a) / T)     share of aspect a in the item; t_a are learned prototypes
@@ -21,7 +21,7 @@ _TEMPERATURE = 0.5  # T
 
 
 class AspectScore(Score):
-    """Turns item vectors and users' aspects into factors. The dot product of two is the score.
+    """Turns item vectors and users' aspects into factors, whose dot products are the scores.
 
     The factors are [M, A w] and [P, A w], so retrieval and losses use them like any other vectors.
     """

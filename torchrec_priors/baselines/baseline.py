@@ -4,10 +4,10 @@ A baseline model is a module that turns an encoder's states into queries, in pla
 It is one Python file with a function `load(config, dim, context)`. `baseline.name` is the name of a
 file in this folder (without ".py"), or the path of any other file.
 
-A position has `baseline.interests` queries. If the file has a function `queries(config)`, this
-returns the number instead. A module with a method `new_score(kind)` also creates the model's
-`Score`. Table, encoder, negatives, retrieval and evaluation are the same as for prior heads: each
-query is a path over all items.
+A position has `baseline.interests` queries. If the file has a function `queries(config)`, that
+function returns the number instead. A module with a method `new_score(kind)` also creates the
+model's `Score`. Table, encoder, negatives, retrieval and evaluation are the same as for prior
+heads: each query is a path over all items.
 
 Shapes: N tokens, d width, Q positions with queries, K queries of each position.
 """
@@ -86,7 +86,7 @@ def interests_of(config: BaselineConfig) -> int | None:
 
     A custom file is not opened: it is assumed to have interests.
     """
-    # Tables of results may contain other people's runs. To print them must not run their code.
+    # Tables of results may contain other people's runs. Printing them must not run their code.
     if config.name.endswith(".py"):
         return config.interests
     if config.name not in known_files(Path(__file__).parent):
@@ -99,7 +99,7 @@ def interests_of(config: BaselineConfig) -> int | None:
 def labelled(label: str, interests: int | None) -> str:
     """Returns the label of a table row with the number of interests of its model.
 
-    K = 1 is shown, too: the query of such a model is a weighted sum.
+    K = 1 is shown, too, because the single query of such a model is still a weighted sum of states.
 
     Args:
         label: the row's label.
@@ -116,7 +116,7 @@ def labelled(label: str, interests: int | None) -> str:
 def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
     """Checks that the queries of a baseline model can be fused in a given way.
 
-    If queries only make sense with max fusion, the module has an attribute `only_max`. This text
+    If queries only make sense with max fusion, the module has an attribute `only_max`, a text that
     says what another fusion would do.
 
     Args:

@@ -82,9 +82,9 @@ class SelfAttention(nn.Module):
 
 
 class DynamicRouting(nn.Module):
-    """Computes interests by dynamic routing, with zero as first logits.
+    """Computes interests by dynamic routing that starts with logits of zero.
 
-    Interests nevertheless differ, because each has its own map.
+    The interests nevertheless differ, because each has its own map.
     """
 
     first_LK: Tensor
@@ -138,7 +138,7 @@ def load(config: BaselineConfig, dim: int, context: int) -> ComiRec:
     """Returns ComiRec with initial values."""
     options = read_options(Options, config)
 
-    # If an option that is set were not used, the user would not notice.
+    # Without this error, the user would not notice that an option has no effect.
     for routing, names in _READ_BY.items():
         for name in config.options:
             if name in names and options.routing != routing:

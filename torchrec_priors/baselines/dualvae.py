@@ -2,10 +2,10 @@
 
 Guo et al., "DualVAE: Dual Disentangled Variational AutoEncoder for Recommendation", SDM 2024.
 
-The original reconstructs rows and columns of a matrix of users and items, in turns, from latent
-variables of users and items. Here a user is a history that predicts its next items, and only items
-have a table. The authors of the human priors' paper adapted the original's four parts in this way,
-for position n of a history:
+The original alternates between reconstructing the rows and the columns of a user-item matrix, from
+latent variables of users and items. Here a user is a history that predicts its next items, and only
+items have a table. The authors of the paper on human priors (see the README) adapted the original's
+four parts in this way, for position n of a history:
 
     attention-aware dual disentanglement (`aspects.py`): x_ja = (s_j W + b)_a for the encoder's
         states s_j, with the shares c_ja of x_ja; a sum over the history instead of a user's items
@@ -67,7 +67,7 @@ _NOISE_SALT = (1 << 20) + 1
 class Options:
     """The options of DualVAE.
 
-    The default weights are among those that were tried for the human priors' paper.
+    The default weights are among those that were tried for the paper on human priors.
 
     Attributes:
         aspects: A, the number of aspects.

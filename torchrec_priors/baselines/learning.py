@@ -1,6 +1,7 @@
 """The data from which a baseline model learns in a step, and the losses that most of them use.
 
-The loss is that of one head (Eq. 7 and 8). A baseline chooses or computes the query of each target:
+A baseline model chooses or computes the query of each target. The loss is that of one head (Eq. 7
+and 8):
 
     L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * m_t
     m_t = mean of -log p over the global batch's targets at offset t

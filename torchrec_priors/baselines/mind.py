@@ -4,8 +4,8 @@ Li et al., "Multi-Interest Network with Dynamic Routing for Recommendation at Tm
 
 Behaviour-to-interest routing (see `ops.dynamic_routing`) sorts the seen items into capsules. Items
 are first multiplied by a matrix S that all capsules share. The first logits of the routing are
-normal numbers with a fixed seed. A layer follows. In training, label-aware attention combines the
-interests to one query for each target e:
+normal numbers with a fixed seed. A layer turns each capsule u into an interest. In training,
+label-aware attention combines the interests into one query for each target e:
 
     V = ReLU(W u + b) for each capsule u,    q = V softmax(pow(V^T e, p))
 
@@ -14,7 +14,7 @@ is the highest over all interests.
 
 With `adaptive`, a user with |I| seen items has K' = max(1, min(K, floor(log2 |I|))) interests. The
 other K - K' queries are copies of the first one, which do not change the highest score. But they
-would change other fusions, so these are not allowed.
+would change the result of any other fusion, so only max fusion is allowed.
 
 Shapes: N tokens, K interests, d width, Q positions, M targets, L configured context.
 """

@@ -3,7 +3,7 @@
 Xie et al., "Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems",
 RecSys 2023.
 
-Interest-aware hard negatives weigh the n negatives j of a target's query q:
+With interest-aware hard negatives, the n negatives j of a target's query q are weighted:
 
     -log( e^{q.e} / (e^{q.e} + n sum_j w_j e^{q.e_j}) )
     w_j = e^{beta q.e_j} / sum_i e^{beta q.e_i}
@@ -13,9 +13,9 @@ attending to only one item. It is lambda times the squared norm of the diagonal 
 matrix: the covariance of the attention matrix over the seen items.
 
 As in the authors' code, the sum over items is divided by d. The term is a sum over the sequences of
-the batch, although the other loss is a mean over them: a batch twice as large is regularised twice
-as much. In the authors' code, a sequence has one position with a target. Here it may have several,
-so a sequence's term is the mean over its positions.
+the batch, although the rest of the loss is a mean over them: a batch twice as large is regularised
+twice as much. In the authors' code, a sequence has one position with a target. Here it may have
+several, so a sequence's term is the mean over its positions.
 
 Shapes: N tokens, B sequences, K interests, d width, Q positions.
 """
@@ -42,7 +42,7 @@ class Options:
 
     Attributes:
         beta: how much more the harder negatives count.
-        regularisation: lambda, the weight of a sum over the batch.
+        regularisation: lambda, the weight of the routing regularisation, a sum over the batch.
         attention: as in ComiRec.
         positions: as in ComiRec.
     """
