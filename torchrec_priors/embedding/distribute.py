@@ -85,7 +85,7 @@ def distribute(
     if launch is not None and launch.local_world is not None:
         local = launch.local_world
 
-    # A managed table contains a plain one. Its sharder uses the sharder of plain tables for it.
+    # A managed table contains a plain table, so its sharder needs the sharder of plain tables.
     sharder = sharder_of(sharding, device)
     sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
     tables = tables_of(model)
@@ -111,7 +111,7 @@ def distribute(
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
 
-    # Both change the kernels that sharding has created.
+    # Both functions change the kernels that sharding has created.
     let_empty_shards_answer(wrapped)
     learn_as_whole_rows(wrapped, plan, timeout)
     return wrapped, plan
@@ -124,7 +124,7 @@ def sharder_of(sharding: ShardingConfig, device: torch.device) -> EmbeddingColle
         precision = CommType(sharding.communication)
         codecs = get_qcomm_codecs_registry(QCommsConfig(precision, precision), device=device)
 
-    # FATAL: an id without a row is an error, not row 0.
+    # FATAL: an id without a row raises an error; it is not read as row 0.
     return EmbeddingCollectionSharder(
         fused_params={"bounds_check_mode": BoundsCheckMode.FATAL}, qcomm_codecs_registry=codecs
     )

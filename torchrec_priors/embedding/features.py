@@ -51,10 +51,11 @@ def load_features(
     """Returns features by name, from the data set's catalogue.
 
     Args:
-        names: columns, with a number of groups if they hold numbers ("price:32").
+        names: columns; the number of groups may follow the name of a column of numbers
+            ("price:32").
         data: the data set.
-        items: number of items when the model was trained: only their values have codes. None for
-            all items.
+        items: number of items when the model was trained; only values of these items have codes.
+            None for all items.
 
     Raises:
         UserError: a column does not exist, or cannot be cut into groups.

@@ -1,8 +1,8 @@
 """Maps items to rows of the table: an item has its own row, a shared row, or none.
 
 Items with their own rows keep their order, and shared rows are between them, at equal distances.
-The order of items in a data set spreads every level of popularity, so every row-wise shard gets the
-same traffic.
+The order of items in a data set spreads items of every popularity evenly, so every row-wise shard
+gets the same traffic.
 
 Shapes: I items, R rows of the table, H shared rows, C items with a row in some range.
 """
@@ -75,7 +75,7 @@ class ItemRows:
         Args:
             config: the section `embedding` of the configuration.
             seen_I: bool, whether training saw an item often enough, for the items that the data set
-                had when the map was first built; None for all.
+                had when the map was first built; None if it saw all of them often enough.
             items: number of items now; training has not seen the later ones.
 
         Raises:

@@ -100,7 +100,8 @@ def initialise_rows(
     blocks = -(-(dim or columns) // 4)  # a Philox counter gives four 64-bit numbers
     own_columns = slice(shard.first_column, shard.first_column + columns)
 
-    # Bits are drawn for all columns of a row, so a shard of columns gets those of the whole table.
+    # Bits are drawn for all columns of a row, so a shard of columns gets its part of the whole
+    # table's bits.
     rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // (4 * blocks))
     for start in range(0, len(shard.rows), rows_at_a_time):
         chunk = shard.rows[start : start + rows_at_a_time]

@@ -1,6 +1,6 @@
 """The item table with TorchRec's managed collisions: few rows for many items.
 
-During training, items are admitted, which gives them a row of the table, and evicted again.
+During training, items are admitted, which gives each of them a row of the table, and later evicted.
 TorchRec's `MCHManagedCollisionModule` keeps ids and counters, and decides which items to evict.
 `Blocks` combines several of these modules so that no result depends on the number of ranks:
 
@@ -94,7 +94,7 @@ class Blocks(ManagedCollisionModule):
         """
         Args:
             config: the section `embedding` of the configuration.
-            rows: rows [first, last) of the table that this rank has: whole blocks.
+            rows: [first, last) of this rank's rows of the table, which form whole blocks.
             output_segments: bounds of the rows of all ranks.
             device: device of the buffers.
         """
@@ -147,8 +147,8 @@ class Blocks(ManagedCollisionModule):
 
         evicted_rows = []
         for number, part in enumerate(self.parts):
-            # TorchRec's module evicts one interval after its last eviction: with these numbers,
-            # in this call.
+            # TorchRec's module evicts one interval after its last eviction. With these numbers,
+            # that is in this call.
             part._current_iter = part._last_eviction_iter = calls
             part._input_history_buffer_size = -1  # `profile` makes a buffer for just these ids
             part.train().profile({TABLE: _jagged(raw_ids[block == number])})
@@ -157,14 +157,14 @@ class Blocks(ManagedCollisionModule):
             evicted_rows.append(evicted)
         self._current_iter_tensor += 1
 
-        # All rows that were evicted have new items now.
+        # All these rows have new items now.
         row = torch.cat(evicted_rows).cpu().numpy()
         held_row, held_item = self._admitted()
         index = np.searchsorted(held_row, row)
         return row, held_item[index]
 
     def fits(self, other: UnseenConfig) -> bool:
-        """Returns whether a table with other settings has blocks of the same size and counters."""
+        """Returns whether a table with other settings has equal blocks, with the same counters."""
         return all(
             getattr(other, name) == getattr(self.config, name)
             for name in ("rows", "blocks", "eviction")
@@ -333,10 +333,10 @@ class State:
 
         Args:
             config: settings of the table.
-            load: returns the whole tensor with a name that ends as given; None if the checkpoint
-                has no such tensor.
+            load: function that returns the whole tensor whose name has a given ending; None if the
+                checkpoint has no such tensor.
         """
-        # Some of these counters exist only with some policies of eviction.
+        # Some of these counters exist only with some eviction policies.
         names = (*_STATE, "_current_iter_tensor", "_mch_counts", "_mch_last_access_iter")
         tensors = {name: load(f".{TABLE}.{name}") for name in names}
         buffers = {name: tensor for name, tensor in tensors.items() if tensor is not None}
@@ -436,7 +436,10 @@ class ManagedRows:
         return self._held
 
     def trained(self, row_X: Tensor) -> Tensor:
-        """Returns bool [X], whether a row belongs to one item: shared rows are no targets."""
+        """Returns bool [X], whether a row belongs to one item.
+
+        Targets in shared rows are not learned.
+        """
         return row_X % self.size != self.size - 1
 
 

@@ -95,9 +95,9 @@ class OwnRows:
             block: this rank's block.
 
         Yields:
-            Two lists with one entry per rank. The first has views of the values in this rank's
-            shards that belong to that rank's block. The second has views of the places in this
-            rank's block for values that are in that rank's shards.
+            Two lists with an entry for each rank r. The first has views of the values in this
+            rank's shards that belong to the block of r. The second has views of the places in this
+            rank's block for the values that are in the shards of r.
         """
         # Ranks with shorter blocks take part with empty views until the longest block is done.
         pieces = self.plan.pieces
@@ -203,7 +203,7 @@ def own_rows(
 
 
 def _overlap(piece: Piece, window: tuple[int, int]) -> tuple[int, int]:
-    """Returns the rows [first, last) that are in both; the range is empty if there are none."""
+    """Returns the rows [first, last) of a piece that are in a window; empty if there are none."""
     first = max(piece.first_row, window[0])
     return first, max(first, min(piece.first_row + piece.rows, window[1]))
 

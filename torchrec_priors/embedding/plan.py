@@ -203,7 +203,7 @@ class ModelPlan:
             where: beginning of the message.
 
         Raises:
-            UserError: it does not, or TorchRec cannot look up values in such pieces.
+            UserError: the plan does not do so, or TorchRec cannot look up values in such pieces.
         """
         # Tables are removed one by one; any that are left are not in the model.
         planned = {plan.table.name: plan for plan in self.tables}

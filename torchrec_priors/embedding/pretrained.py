@@ -31,10 +31,10 @@ _NUMBERS_AT_A_TIME = 1 << 24
 def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) -> None:
     """Fills the rows of items that have vectors in the file. Other items keep their initial values.
 
-    It logs how many items there are of both kinds.
+    It logs how many items there are of each kind.
 
     Args:
-        file: Parquet file with the columns `item_id` (original ids) and `vector` (lists of one
+        file: Parquet file with the columns `item_id` (original ids) and `vector` (lists with one
             number for each column of the table).
         own: this rank's part of the item table.
         rows: the map from items to rows.
@@ -66,7 +66,7 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
         vector_Nd = vector_Nd[item_N >= 0]
         item_N = item_N[item_N >= 0]
 
-        # An item may occur twice in this batch, or in an earlier batch, too.
+        # An item may occur twice in this batch, or may have occurred in an earlier one.
         again_N = in_file_I[item_N]
         first_places = np.unique(item_N, return_index=True)[1]
         again_N[np.setdiff1d(np.arange(len(item_N)), first_places)] = True

@@ -38,8 +38,8 @@ from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.ops.row_squares import Occurrences, row_squares
 from torchrec_priors.settings.sharding import COLUMN_WISE
 
-# If the mean is smaller, there is no correction: rounding could make it negative, and the square
-# root of this number is negligible compared with eps (1e-8).
+# A mean below this number causes no correction: rounding could make m negative, and the square root
+# of this number is negligible compared with eps (1e-8).
 _LEAST = 1e-30
 
 
