@@ -5,10 +5,10 @@
     u_k = squash(z_k),                b_jk += u_k . x_jk
     squash(z) = |z|^2 / (1 + |z|^2) * z / |z|
 
-These steps are repeated for some iterations, and the last one gives u. Each position is routed
-separately. All positions start from the same first b, which depends only on an item's place in its
-window. As in the authors' code, gradients flow through the sum and the squash of the last
-iteration, not through b.
+These steps are iterated, and the last iteration gives u. Each position is routed separately. All
+positions start from the same first b, which depends only on an item's place in its window. As in
+the authors' code, gradients flow through the sum and the squash of the last iteration, not through
+b.
 
 Shapes: N tokens, K capsules, d width, Q requested positions, L places in a window. `prefixes`
 explains the shapes within blocks.
@@ -69,7 +69,7 @@ def dynamic_routing(
         offsets_B1: int64 bounds of sequences.
         token_Q: int64 numbers of the requested positions, ascending.
         iterations: number of iterations, at least 1.
-        open_QK: bool, the capsules that a position routes to, at least one.
+        open_QK: bool, whether a position routes to a capsule; each position routes to at least one.
 
     Returns:
         [Q, K, d] capsules; those that are not open are zero.

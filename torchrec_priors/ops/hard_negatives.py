@@ -3,13 +3,14 @@
     nll_m = -log( e^{s_m} / (e^{s_m} + n A_{1+beta} / A_beta) )
     A_x = sum_j c_j e^{x s_j},    n = sum_j c_j
 
-The sums are over the negatives j of one item set, except copies of the positive and negatives that
-are hidden from its query. c_j is e^{shift_j}, or 1 without shifts. So n A_{1+beta} / A_beta is n
-times the mean of e^{s_j}, weighted by c_j e^{beta s_j}. If no negative is left, nll_m = 0.
+s_m and s_j are the dot products of the query with the positive m and a negative j. The sums are
+over the negatives j of one item set, except copies of the positive and negatives that are hidden
+from its query. c_j is e^{shift_j}, or 1 without shifts. So n A_{1+beta} / A_beta is n times the
+weighted mean of e^{s_j}, with the weights c_j e^{beta s_j}. If no negative is left, nll_m = 0.
 
 A query's sums are computed once, over all its negatives. The terms of each positive's own copies
 are then subtracted. The terms have the precision of the queries, but sums and differences have
-double precision, so nothing of the subtracted terms is left.
+double precision, so the subtraction leaves no remainder of these terms.
 
 Shapes: P queries, M positives sorted by query, n negatives, d width.
 """
@@ -87,9 +88,9 @@ def hard_negatives_loss(
 
 
 class _HardNegatives(torch.autograd.Function):
-    """Computes gradients together with the losses, because the weights are known beforehand.
+    """Computes gradients together with the losses, so nothing of size [P, n] is kept for backward.
 
-    So nothing of size [P, n] is kept for the backward pass.
+    This is possible because the weights are known beforehand.
     """
 
     @staticmethod
@@ -210,7 +211,7 @@ def _block(
     log_mean_m = log_number_m + log_hard_m - log_soft_m
     log_ratio_m = log_mean_m + top_p[query_m].double() - score_m.double()
 
-    # Derivatives of the loss by that logarithm, then by the terms of both sums.
+    # Derivatives of the loss with respect to that logarithm, then to the terms of both sums.
     by_m = torch.where(has_others_m, positives.weight_M * torch.sigmoid(log_ratio_m), 0.0)
     by_hard_m = torch.where(has_others_m, (1 + beta) * by_m / hard_m, 0.0)
     by_soft_m = torch.where(has_others_m, beta * by_m / soft_m, 0.0)
@@ -232,7 +233,7 @@ def _through_terms(
     row: Tensor,
     cell: Tensor,
 ) -> None:
-    """Overwrites `hard_pn` with the derivatives of the loss by the logits.
+    """Overwrites `hard_pn` with the derivatives of the loss with respect to the logits.
 
     A positive's loss does not depend on the positive's own copies. The cells of copies therefore
     get the derivatives of the query's other positives only.
@@ -240,7 +241,7 @@ def _through_terms(
     Args:
         hard_pn, soft_pn: the terms of both sums.
         query_m: the query of each positive.
-        by_m: derivatives by the logarithms of both sums, divided by the sums.
+        by_m: derivatives with respect to the logarithms of both sums, divided by the sums.
         row, cell: for each copy, its positive and its cell in the flat [p, n].
     """
     copy_cells, index_of_copy = torch.unique(cell, return_inverse=True)

@@ -1,4 +1,4 @@
-"""The hidden negatives of a query are items that its history contains up to the query's position.
+"""The hidden negatives of a query are those that its history contains, up to the query's position.
 
 If seen items are never recommended, queries need not be trained against them. One list holds every
 pair of a history's item and a negative with the same id, once. The hidden negatives of a query are

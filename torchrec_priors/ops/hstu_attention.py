@@ -5,7 +5,7 @@
 The equation as printed has neither alpha nor the divisor. The time bias is optional. It is one
 number per bucket of the logarithm of t_i - t_j.
 
-`hstu_attention` uses the first of these functions that can compute its tensors on this machine:
+`hstu_attention` uses the first of these functions that can process its tensors on this machine:
 
     `hstu_attention_triton`     fused kernels on a GPU
     `hstu_attention_native`     a C++ kernel on a CPU, compiled when it is first used
@@ -75,7 +75,7 @@ def hstu_attention(
     Args:
         q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
         offsets_B1: int64 [B + 1], first token of each sequence; the last entry is N.
-        bias_HL: one number per head and distance; L must be at least the longest sequence.
+        bias_HL: one number per head and distance; no sequence may have more than L tokens.
         divisor: the configured context length, so a result does not depend on the batch's longest
             sequence.
         alpha: factor on q.k before the bias.

@@ -1,13 +1,13 @@
 """Jagged HSTU attention from PyTorch's operations, block by block, forward and backward.
 
 Sequences of similar lengths are padded to the same length, which does not depend on the rest of the
-batch. They are computed together, but only so many that their scores fit into the cache. A block of
-queries is multiplied with the keys up to the end of the block, so little above the diagonal is
-computed. Scores are computed again in backward: only one block of them is in memory at a time,
+batch. They are computed in chunks, each small enough for a block's scores to fit into the cache. A
+block of queries is multiplied by the keys up to the end of the block, so little above the diagonal
+is computed. Scores are computed again in backward: only one block of them is in memory at a time,
 however large the batch is.
 
-These are the equations for one head of one sequence. dX is the gradient of the loss by X, and *
-multiplies element by element:
+These are the equations for one head of one sequence. dX is the gradient of the loss with respect to
+X, and * multiplies element by element:
 
     S = alpha Q K^T + bias                         W = SiLU(S), 0 above the diagonal
     O = W V / divisor                              G = dO / divisor

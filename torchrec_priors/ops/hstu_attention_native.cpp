@@ -142,7 +142,7 @@ struct Head {
     std::fill(bias + zero + 1, bias + zero + 2 * PANEL, NEVER);
   }
 
-  // Copies the numbers to [T, width], with zeros as padding.
+  // Copies one head's rows to [T, width], with zeros as padding.
   void rows(float* to, const Heads& from, float factor) const {
     const int64_t end = up(length, PANEL);
     std::memset(to, 0, sizeof(float) * end * wide);
@@ -152,7 +152,7 @@ struct Head {
     }
   }
 
-  // Copies them to [T / PANEL, width, PANEL], for products with keys in their columns.
+  // Copies such rows to [T / PANEL, width, PANEL], for products with keys in their columns.
   void panels(float* to, const float* from) const {
     for (int64_t panel = 0; panel < up(length, PANEL); panel += PANEL)
       for (int64_t i = 0; i < PANEL; i++)

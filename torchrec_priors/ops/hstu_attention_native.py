@@ -1,7 +1,7 @@
 """Jagged HSTU attention by a C++ kernel, in which one thread computes one head of one sequence.
 
-Results and gradients do not depend on the rest of the batch or on the number of threads, bit by
-bit: sums over sequences are computed at the end, in the order of the sequences.
+Results and gradients are the same, bit for bit, whatever the number of threads and the rest of the
+batch: sums over sequences are computed at the end, in the order of the sequences.
 
 Shapes: N tokens in B sequences, H heads, D head width, L distances that have a bias, C buckets of
 time.
@@ -23,7 +23,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def has_native(q_NHD: Tensor) -> bool:
-    """Returns whether the kernel can compute these queries on this machine.
+    """Returns whether the kernel can process these queries on this machine.
 
     They must be on a CPU, with numbers of at most 32 bits, and the kernel must be available (see
     `load_native`).
@@ -179,7 +179,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # The property is read only once: with activation checkpointing, reading recomputes tensors.
+        # `saved_tensors` is read only once: with checkpointing, each read recomputes the tensors.
         saved = ctx.saved_tensors
         q_NHD, _, _, bias_HL, bias_HC, *_ = saved
         inputs = _Inputs(saved, ctx.divisor, ctx.alpha)

@@ -5,9 +5,9 @@ queries (or of keys, for the gradients of keys and values) of one head of one se
 sequences, and their blocks with the most work, come first; blocks above the diagonal are not
 visited. Factors of products have the type of the inputs, and sums are in float32.
 
-Without atomics, a repeated step gives the same bits: one kernel computes the gradients of queries,
-another one those of keys and values. For the biases, each block of queries stores its part of the
-gradients ([H, L / 64, N] and [B, H, L / 64, C] floats), and the parts are summed in order.
+There are no atomics, so a repeated step gives the same bits: one kernel computes the gradients of
+queries, and another those of keys and values. For the biases, each block of queries stores its part
+of the gradients ([H, L / 64, N] and [B, H, L / 64, C] floats), and the parts are summed in order.
 `hstu_attention_blocked.py` lists the equations of the gradients.
 
 Shapes: N tokens in B sequences, H heads, D head width, L distances that have a bias, C buckets of
@@ -210,7 +210,7 @@ def _backward_queries(
         tl.store(distance_sums + distance, farther + around, mask=distance < length)
         farther = tl.sum(tl.where(inside, diagonals, 0.0), 0)
 
-        # Only the buckets from the block's smallest to its largest are summed; mostly they are few.
+        # Only the buckets from the block's smallest to its largest are summed, usually only a few.
         if TIMED:
             query_time = tl.load(times + start + query, mask=query < length, other=0)
             key_time = tl.load(times + start + key, mask=key < length, other=0)
@@ -308,7 +308,7 @@ def _sum_distances(
 
 
 def can_compute(q_NHD: Tensor) -> bool:
-    """Returns whether the kernels can compute heads of this width and type."""
+    """Returns whether the kernels can process heads of this width and type."""
     return q_NHD.shape[2] <= _MOST_WIDTH and q_NHD.dtype in (
         torch.float32,
         torch.bfloat16,
@@ -326,7 +326,7 @@ def hstu_attention_triton(
     alpha: float,
     times: TimeBias | None = None,
 ) -> Tensor:
-    """See `hstu_attention`, but the host does not wait for the device.
+    """Computes `hstu_attention` without making the host wait for the device.
 
     Therefore a sequence of more than L tokens fails an assertion on the device.
     """
@@ -379,7 +379,7 @@ class _Call:
 
         self.scales = (alpha, 1.0 / divisor)
 
-        # tf32 keeps 10 of the 23 bits of a float32; the three products of tf32x3 keep almost all.
+        # tf32 keeps 10 of a float32's 23 mantissa bits; tf32x3's three products keep almost all.
         exact = torch.get_float32_matmul_precision() == "highest"
         padded = max(16, triton.next_power_of_2(self.width))
         self.constants = {
@@ -402,7 +402,7 @@ class _Call:
 
         Args:
             kernel: the kernel.
-            tensors: further tensors of the kernel, between q, k, v and the biases.
+            tensors: the kernel's arguments between q, k, v and the biases.
             like: a tensor with the strides of the output.
             tokens: the number of tokens, for a kernel that needs it.
             backward: whether it is a kernel of the backward pass.
@@ -448,7 +448,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # The property is read only once: with activation checkpointing, reading recomputes tensors.
+        # `saved_tensors` is read only once: with checkpointing, each read recomputes the tensors.
         saved = ctx.saved_tensors
         q_NHD, _, _, bias_HL, bias_HC, *_ = saved
         grad_q, grad_k, grad_v = (q_NHD.new_empty(q_NHD.shape) for _ in range(3))

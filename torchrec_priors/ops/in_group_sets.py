@@ -22,8 +22,9 @@ class NegativeSets:
         counts_S: number of negatives of each set.
         shared: number of negatives that all queries share. `counts_S` and `shared` add up to n.
         shifts_n: numbers that are added to the negatives' logits, the same for all copies of an id
-            in a set. With -log(expected copies), the sum over negatives is an unbiased estimate of
-            the sum over all eligible items (logQ correction). None adds nothing, as in Eq. 7.
+            in a set. With shifts of -log(expected copies), the sum over negatives is an unbiased
+            estimate of the sum over all eligible items (logQ correction). None adds nothing, as in
+            Eq. 7.
     """
 
     vectors_nd: Tensor

@@ -5,8 +5,9 @@ Each softmax is over one positive and the negatives of its query:
     nll_m = -log( e^{s_m} / (e^{s_m} + Z_m) )
     Z_m = sum of e^{s_j + shift_j} over the query's negatives j with id_j != id_m
 
-A query's negatives are those of its item set and the shared ones, except negatives that are hidden
-from the query. Their sum is computed once per query; for each positive, the terms with the
+s_m and s_j are the dot products of the query with the positive m and a negative j. A query's
+negatives are those of its item set and the shared ones, except negatives that are hidden from the
+query. Their sum is computed once per query; for each positive, the terms with the
 positive's id are then subtracted. Weights are known beforehand, so gradients are computed together
 with the losses, block by block, while a block's logits are in cache. Logits are computed once, and
 nothing of size [queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
@@ -99,8 +100,8 @@ def in_group_loss(
         hidden: negatives that are hidden from queries; None if none are.
 
     Returns:
-        The weighted sum and each positive's loss, [M], at least 0. The sum has gradients by
-        queries, items and negatives, which can be used once; the losses have no gradient.
+        The weighted sum and each positive's loss, [M], at least 0. The sum has gradients with
+        respect to queries, items and negatives, which can be used once; the losses have none.
     """
     loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
         query_Pd,
@@ -148,8 +149,8 @@ class _InGroupLoss(torch.autograd.Function):
             query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
         )
 
-        # For a positive with heavy copies, the query is computed again, without negatives that
-        # have the positive's id.
+        # For a positive with heavy copies, the query's sum is computed again, without negatives
+        # that have the positive's id.
         if len(heavy):
             chosen = positives.chosen(heavy)
             one_a_query = replace(chosen, query_M=torch.arange(len(heavy), device=heavy.device))
@@ -314,7 +315,7 @@ class _Blocks:
             exp_rc: see `_exp`.
             columns: the negatives of the block.
             query_rd: the queries of the block.
-            by_sum_r1: derivatives of the loss by the sums of `exp_rc`.
+            by_sum_r1: derivatives of the loss with respect to the sums of `exp_rc`.
             grad_rd: gradients of the queries; uninitialised, and overwritten.
         """
         weighed_rd = query_rd * by_sum_r1
@@ -322,7 +323,7 @@ class _Blocks:
         for pool in columns:
             width = pool.stop - pool.start
             exp = exp_rc[:, first : first + width]
-            # The first product overwrites the uninitialised memory, the second one adds to it.
+            # The first product overwrites the uninitialised memory, and the second adds to it.
             grad_rd.addmm_(exp, self.vectors_nd[pool], beta=float(first > 0))
             self.grad_vectors_nd[pool].addmm_(exp.T, weighed_rd)
             first += width
@@ -431,11 +432,11 @@ def _pieces(number: int) -> Iterator[slice]:
 def _nll(
     score_M: Tensor, sum_M: Tensor, copies_M: Tensor, has_others_M: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns -log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score.
+    """Returns -log(e^score / (e^score + e^sum - copies e^score)), and its derivative.
 
-    Both are 0 if there are no other negatives. All terms are divided by e^{max(score, sum)}. The
-    subtraction loses little accuracy: the copies in the sum are at most _HEAVY times e^score, and
-    e^score is in the denominator anyway.
+    The derivative is with respect to the score. Both results are 0 if there are no other negatives.
+    All terms are divided by e^{max(score, sum)}. The subtraction loses little accuracy: the copies
+    in the sum are at most _HEAVY times e^score, and e^score is in the denominator anyway.
     """
     top_M = torch.maximum(score_M, sum_M)
     own_M = torch.exp(score_M - top_M)

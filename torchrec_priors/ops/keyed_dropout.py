@@ -1,4 +1,4 @@
-"""Dropout with masks that depend only on a key of each sequence, not on its batch or rank.
+"""Dropout with masks that depend only on each sequence's key, not on its batch or rank.
 
 A run that is repeated, resumed, or split over another number of ranks drops the same units.
 """
@@ -63,7 +63,7 @@ def keyed_dropout(x_ND: Tensor, keys: DropoutKeys | None, salt: int, p: float) -
 
     Args:
         x_ND: tokens, one sequence after another, with lengths `keys.lengths`.
-        keys: keys and lengths of the sequences; None outside training: x is returned unchanged.
+        keys: keys and lengths of the sequences; None outside training, where x is not changed.
         salt: a number that is different for each dropout of the network.
         p: probability of zeroing a unit, in [0, 1).
     """

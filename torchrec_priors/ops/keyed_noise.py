@@ -1,4 +1,4 @@
-"""Gaussian noise that depends only on a key of each sequence, like the masks of `keyed_dropout`."""
+"""Gaussian noise that depends only on each sequence's key, like the masks of `keyed_dropout`."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torchrec_priors.ops.keyed_dropout import DropoutKeys, mix
 
 
 def keyed_normal(keys: DropoutKeys, salt: int, width: int, device: torch.device) -> Tensor:
-    """Returns standard normal numbers, [N, width], for tokens of one sequence after another.
+    """Returns standard normal numbers, [N, width], for all tokens, one sequence after another.
 
     Args:
         keys: keys and lengths of the sequences.

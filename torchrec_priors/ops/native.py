@@ -134,7 +134,7 @@ def _load_kept(library: Path, key: str) -> ctypes.CDLL | None:
 
     It returns None if the library is missing, damaged, or compiled from something else, or if other
     users could have written it. The check and the loader read the same open file, so nobody can
-    exchange it in between.
+    replace it in between.
     """
     try:
         opened = os.open(library, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
