@@ -28,7 +28,7 @@ def export(
 ) -> specs.AppDef:
     """Writes the best checkpoint as plain files.
 
-    Item vectors are written as Parquet with original ids, and other weights as safetensors.
+    Item vectors are written as Parquet, with original ids, other weights as safetensors.
 
     Args:
         run: Folder of a trained run.

@@ -194,7 +194,7 @@ def test_one_of_ones_own_with_a_single_query(small_data, tmp_path, monkeypatch):
             {"baseline": {"name": "mind", "interests": 0}},
             "baseline.interests = 0 must be in [1, 1024]",
         ),
-        ({"baseline": {"options": {"beta": 1.0}}}, "'beta' means nothing without baseline.name"),
+        ({"baseline": {"options": {"beta": 1.0}}}, "'beta' has no effect without baseline.name"),
         (
             {"baseline": {"name": "mind", "interest": 3}},
             "'baseline.interest': did you mean 'baseline.interests'?",

@@ -73,7 +73,7 @@ def test_a_long_wait_says_for_whom_and_how_long(told, monkeypatch, caplog):
 def test_a_place_that_is_nowhere_is_named(told):
     told(MASTER_ADDR="nowhere.invalid")
     assert _refused(UserError).startswith(
-        "MASTER_ADDR = 'nowhere.invalid' is no machine's name or address"
+        "MASTER_ADDR = 'nowhere.invalid' is not the name or address of a machine"
     )
     told(TORCHELASTIC_USE_AGENT_STORE="True")
     assert _refused(UserError).startswith("no launcher listens at 127.0.0.1:")
@@ -84,7 +84,7 @@ def test_a_port_that_another_has_is_named(told):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         told(MASTER_PORT=server.server_port)
         assert _refused(UserError).startswith(
-            f"MASTER_PORT = {server.server_port}: another process has the port"
+            f"MASTER_PORT = {server.server_port}: another process uses the port"
         )
         server.shutdown()
 

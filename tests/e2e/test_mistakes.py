@@ -261,7 +261,7 @@ def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monke
         ({"RANK": "1"}, False, "RANK is set, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
         ({"RANK": "1"}, True, "RANK is set, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
         (LAUNCHED | {"RANK": "one"}, False, "RANK = 'one' must be a whole number from 0 to 1"),
-        (LAUNCHED, True, "never is one process, and a launcher started 2: start one"),
+        (LAUNCHED, True, "never is a single process, but a launcher started 2: start one"),
     ],
     ids=str,
 )

@@ -34,7 +34,9 @@ def test_in_place(small_raw, tmp_path, monkeypatch):
     }
     assert launcher.run("prepare", right, [], log) is None
     assert "written to" in log.read_text()
-    assert launcher.run("prepare", _wrong(tmp_path), [], log) == f"prepare gave 2: {SAID}"
+    assert (
+        launcher.run("prepare", _wrong(tmp_path), [], log) == f"prepare exited with code 2: {SAID}"
+    )
 
 
 def test_what_runs_in_place_is_ended(tmp_path):

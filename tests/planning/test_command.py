@@ -97,7 +97,7 @@ def test_a_configuration(planned):
         ("--items 1M --dim 64 model.dim=8", ["model.dim=8", "--config"]),
         (
             "--config torchx_configs/merrec.toml --items 1M --dim 64",
-            ["--dim goes without --config"],
+            ["--dim cannot be combined with --config"],
         ),
         ("--items 1M --dim 64 --plot x.png", ["--plot", "sweep"]),
         ("--items 1M --dim 64 --ranks 8,16 --plot x.bmp", ["--plot", ".png"]),

@@ -75,7 +75,9 @@ def test_one_without_a_number_is_of_format_1_and_loads_the_same_bits(folder, sma
 def test_a_later_format_is_rejected_in_one_line_and_nothing_is_touched(folder, small_data):
     _as_format(folder, FORMAT + 1)
     before = _checkpoints(folder)
-    says = rf"step-\d+' is of format {FORMAT + 1}, and this release reads up to {FORMAT}: update"
+    says = (
+        rf"step-\d+' is of format {FORMAT + 1}, but this release reads only up to {FORMAT}: update"
+    )
     commands = (
         lambda: train(folder / "small.toml", str(small_data), folder / "run"),
         lambda: load_run(folder / "run"),

@@ -90,9 +90,7 @@ def test_a_second_training_in_a_folder_is_stopped_until_the_first_is_gone(folder
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(
-            UserError, match="--run: another training is at work in 'b': wait until it ends"
-        ):
+        with pytest.raises(UserError, match="--run: another training uses 'b': wait until it ends"):
             train(Path("small.toml"), str(small_data), Path("b"))
         RunFolder(Path("b")).open()  # who only reads is not stopped
     finally:

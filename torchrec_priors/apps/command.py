@@ -179,7 +179,7 @@ def _read_launch(app: str, *, single_process: bool) -> Launch | UserError | None
         launch = read_launch()
         if single_process and launch is not None and launch.world > 1:
             return UserError(
-                f"{app} is one process, and a launcher started {launch.world}: start one "
+                f"{app} is a single process, but a launcher started {launch.world}: start one "
                 f"(torchrun --nproc-per-node 1, TorchX -j 1x1), or for one process without a "
                 f"launcher, {for_one_process()}"
             )

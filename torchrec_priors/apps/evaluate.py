@@ -268,10 +268,10 @@ def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: 
     if leaked is Leaked.refuse and leaks.leaked_users:
         raise UserError(
             f"--run: the {split.value} split is not held out, as {origin}: --leaked leave-out "
-            "evaluates the others, --leaked keep all, marked in the metrics"
+            "evaluates only the other users, --leaked keep all users, and metrics.json says so"
         )
     if leaked is Leaked.refuse:
-        log.warning("warning: %s: the figures are marked", origin)
+        log.warning("warning: %s: metrics.json says so", origin)
 
 
 def _check_name(name: str | None) -> None:

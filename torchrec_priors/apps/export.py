@@ -16,7 +16,7 @@ from torchrec_priors.serving.run import load_run
 
 def export(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
-    out: Annotated[Path, Option(help="Folder to write, which must not exist or be empty.")],
+    out: Annotated[Path, Option(help="Folder to write. It must be empty, or not exist yet.")],
     data: Annotated[
         str | None,
         Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),

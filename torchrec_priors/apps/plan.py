@@ -274,7 +274,8 @@ def _request(
 
     if numbers.given():
         raise UserError(
-            f"{numbers.given()[0]} goes without --config: change that, as in model.dim=64"
+            f"{numbers.given()[0]} cannot be combined with --config: change the configuration, "
+            "such as by model.dim=64"
         )
     settings = load_config(config, overrides or [], trust=trust)
     prepared = None

@@ -92,11 +92,11 @@ def prepare(
     ] = None,
     validation_from: Annotated[
         str | None,
-        Option(metavar="TIME", help="With --split time (UTC). [80 % of the log are before it]"),
+        Option(metavar="TIME", help="With --split time (UTC). [80 % of the log is before it]"),
     ] = None,
     test_from: Annotated[
         str | None,
-        Option(metavar="TIME", help="With --split time (UTC). [90 % of the log are before it]"),
+        Option(metavar="TIME", help="With --split time (UTC). [90 % of the log is before it]"),
     ] = None,
     append: Annotated[
         bool,

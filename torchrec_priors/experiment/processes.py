@@ -90,7 +90,7 @@ class InPlace:
 
         if code == 0:
             return None
-        ending = f"{app} ended by signal {-code}" if code < 0 else f"{app} gave {code}"
+        ending = f"{app} ended by signal {-code}" if code < 0 else f"{app} exited with code {code}"
         # Before this position, the log may contain the output of earlier attempts.
         output = log.read_bytes()[before:].decode("utf8", "replace")
         return f"{ending}: {_last_line(output.splitlines())}"
@@ -125,7 +125,7 @@ class OnScheduler:
         """
         if not re.fullmatch(r"(\d+:)?\d*[1-9]\d*x[1-9]\d*", ranks):
             raise UserError(
-                f"-j: '{ranks}' cannot be read: write nodes x processes a node, as in 1x2"
+                f"-j: '{ranks}' cannot be read: write nodes x processes per node, such as 1x2"
             )
         self._runner = get_runner()
         known = self._runner.scheduler_backends()

@@ -79,11 +79,11 @@ def check_measurable(
         or request.optimizer != "rowwise-adagrad"
     ):
         raise UserError(
-            "--measure only has row-wise tables of fp32 with rowwise-adagrad: leave out other "
+            "--measure supports only row-wise tables of fp32 with rowwise-adagrad: leave out other "
             "settings"
         )
     if len(request.tables) > 1:
-        raise UserError("--measure only has the item table: leave encoder.item_features out")
+        raise UserError("--measure supports only the item table: leave encoder.item_features out")
     if max(ranks) > cores:
         raise UserError(
             f"--measure: {max(ranks)} ranks need {max(ranks)} cores, and there are {cores}: "

@@ -147,7 +147,7 @@ def _store_at_launchers_address(
 
     Only this attempt uses the address.
     """
-    no_machine = f"MASTER_ADDR = '{launch.host}' is no machine's name or address"
+    no_machine = f"MASTER_ADDR = '{launch.host}' is not the name or address of a machine"
     _wait_briefly(lambda: _has_address(launch.host), no_machine, waiting)
 
     if launch.rank == 0:
@@ -229,8 +229,8 @@ def _open_at(launch: Launch, port: int, timeout: timedelta) -> dist.TCPStore:
         if "EADDRINUSE" not in str(error):
             raise
         raise UserError(
-            f"MASTER_PORT = {port}: another process has the port (are there two with RANK = 0?): "
-            f"name another, or for one process, {for_one_process()}"
+            f"MASTER_PORT = {port}: another process uses the port (do two have RANK = 0?): "
+            f"name another port, or for one process, {for_one_process()}"
         ) from error
 
 

@@ -159,7 +159,7 @@ def _message(answers: dict[int, _Answer], missing: list[int], ranks: Meeting) ->
         places = "; ".join(
             f"rank {rank} in {answer.where}" for rank, answer in sorted(answers.items())
         )
-        problem = f"the connection between ranks was lost, all of which are there ({places})"
+        problem = f"the connection between ranks was lost, although all of them answered ({places})"
     elif any(answer.timed_out for answer in answers.values()):
         seconds = ranks.timeout.total_seconds()
         limit = f"{seconds:g} s (training.timeout_seconds)"

@@ -84,7 +84,7 @@ def place_of(given: str | Place, option: str = "--data") -> Place:
         raise UserError(f"{option}: '{given}' names nothing: write {protocol}://bucket/folder")
     if protocol in ("http", "https") and ("?" in rest or "#" in rest):
         raise UserError(
-            f"{option}: '{given}' has a query, after which no file can be named: "
+            f"{option}: '{given}' has a query, so no file name can follow it: "
             "give the folder's address"
         )
     return Uri(f"{protocol}://{rest}")

@@ -266,8 +266,8 @@ def _costs(row: Row, base: Row) -> str:
     """Writes the parameters and times of a row, with those of the reference row in brackets."""
     return (
         f"{_sizes(row, base)}; a training step {seconds(row.step_seconds)} "
-        f"({seconds(base.step_seconds)}); to evaluate a user {seconds(row.user_seconds)} "
-        f"({seconds(base.user_seconds)}; in brackets the reference row's)"
+        f"({seconds(base.step_seconds)}); evaluating a user takes {seconds(row.user_seconds)} "
+        f"({seconds(base.user_seconds)}; the reference row's values are in brackets)"
     )
 
 
@@ -288,7 +288,7 @@ def _sizes(row: Row, base: Row) -> str:
     if heads is None or not before:
         return "parameters unknown"
     if not heads:
-        return f"no parameters of heads ({more:+,} in all)"
+        return f"no head parameters ({more:+,} in all)"
 
     number = "heads"
     if row.heads:

@@ -23,7 +23,7 @@ def data_card(section: Section) -> Table | None:
         ("split", manifest.split),
         ("horizon E", str(manifest.horizon)),
         ("events", ", ".join(manifest.events) or "none"),
-        ("categories of entropy and new interest", manifest.category_prior),
+        ("category prior used for entropy and new-interest metrics", manifest.category_prior),
     ]
     # Priors may have thousands of groups, so only the first ones are named.
     for prior in manifest.priors:

@@ -334,7 +334,8 @@ def _check_training(result: Result, run_id: str) -> None:
     summary = result.summary
     if summary.get("run_id", run_id) != run_id:
         raise UserError(
-            f"'{result.run.summary}' is not as it was written (it is of another run): train again"
+            f"'{result.run.summary}' is not as it was written (it belongs to another run): "
+            "train again"
         )
     if isinstance(summary.get("log"), dict):
         check_beginning(result.run.metrics, summary["log"])

@@ -43,7 +43,9 @@ def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
     # The output has one row for each user, so an id must not be given twice.
     repeated = first_repeated(ids)
     if repeated is not None:
-        raise UserError(f"--users: user {shown(ids[repeated])} is there twice: give each user once")
+        raise UserError(
+            f"--users: user {shown(ids[repeated])} is listed twice: give each user once"
+        )
 
     lines = as_numbers(pc.index_in(data.user_texts(), value_set=ids))
     unknown = np.ones(len(ids), bool)

@@ -56,8 +56,8 @@ class Request:
         """
         if levers.at_least and finder.diversifier is not None:
             raise UserError(
-                "at-least: lists of this run are diversified (evaluation.diversify), "
-                "which lists with shares cannot be"
+                "at-least: this run diversifies its lists (evaluation.diversify), which "
+                "cannot be combined with shares"
             )
 
         names = HeadNames(finder.model.tree)

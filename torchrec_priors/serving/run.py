@@ -285,7 +285,7 @@ class LoadedRun:
 
         if not all(has_row_I[history.items].any() for history in histories):
             raise UserError(
-                "the history: none of its items was seen in training: train on the data of today"
+                "the history: none of its items was seen in training: train again on current data"
             )
 
     def _with_names(self, item: Answer) -> Recommendation:

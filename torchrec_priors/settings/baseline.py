@@ -31,10 +31,10 @@ class BaselineConfig(Section):
         # Without a baseline, its settings would be ignored silently.
         if self.interests != BaselineConfig.interests and not self.name:
             raise UserError(
-                f"baseline.interests = {self.interests} means nothing without baseline.name"
+                f"baseline.interests = {self.interests} has no effect without baseline.name"
             )
         if self.options and not self.name:
             raise UserError(
-                f"baseline.options: '{next(iter(self.options))}' means nothing without "
+                f"baseline.options: '{next(iter(self.options))}' has no effect without "
                 "baseline.name"
             )

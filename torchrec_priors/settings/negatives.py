@@ -66,6 +66,6 @@ class NegativesConfig(Section):
             whole = int(self.shared > 0)
             raise UserError(
                 f"negatives.catalogue_share = {self.catalogue_share} of "
-                f"{self.total or self.per_set} negatives is no whole draw: write {whole}, or draw "
-                "more"
+                f"{self.total or self.per_set} negatives is less than one draw: write {whole}, or "
+                "draw more"
             )

@@ -299,7 +299,7 @@ def _distribute(
     if not for_training:
         sharding = sharding.for_reading(ranks.device.type)
     for key in sharding.without_effect():
-        log.warning("%s has no effect: nothing in sharding reads it", key)
+        log.warning("%s has no effect with the other settings of sharding", key)
 
     # Only a pipeline can fill a GPU's cache of rows before the step that reads them.
     managed = config.embedding.unseen == "managed"
@@ -410,5 +410,5 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
         if not bool(model.gate.gated_S.any()):
             log.warning(
                 "loss.gate has no effect: no level of priors.tree restricts items,"
-                " there is nothing to decide"
+                " so there is nothing to decide"
             )

@@ -72,8 +72,8 @@ def check_memory(
     for need in needs:
         if need.bytes > memory:
             raise UserError(
-                f"{need.settings} needs at least {as_text(need.bytes)} of memory per rank, and only"
-                f" {as_text(memory)} are available: use smaller values, or more ranks on more"
+                f"{need.settings} needs at least {as_text(need.bytes)} of memory per rank, but only"
+                f" {as_text(memory)} is available: use smaller values, or more ranks on more"
                 " machines"
             )
 

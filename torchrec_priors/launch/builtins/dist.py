@@ -46,10 +46,10 @@ def ddp(
         image: image to run in, if the scheduler uses one
         name: {experiment}/{run}
         h: a registered named resource
-        cpu: cores a node
-        gpu: GPUs a node
-        memMB: memory a node, in MB
-        j: [min nodes:]nodes x processes a node
+        cpu: cores per node
+        gpu: GPUs per node
+        memMB: memory per node, in MB
+        j: [min nodes:]nodes x processes per node
         env: environment variables, as A=1,B=2
         max_retries: how often the scheduler may retry
         max_restarts: how often torchrun may start all processes again; 3 for training, otherwise 0

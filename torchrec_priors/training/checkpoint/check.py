@@ -102,7 +102,7 @@ def _first_flaw(place: Path, files: dict[str, Checksum]) -> str | None:
             # cut off.
             status = (place / name).stat()
             if not stat.S_ISREG(status.st_mode):
-                return f"{name} is no file"
+                return f"{name} is not a regular file"
             length = status.st_size
             if length != checksum.bytes:
                 return f"{name} has {length:,} bytes instead of {checksum.bytes:,}"

@@ -77,7 +77,7 @@ class CheckpointFolder:
         checksum = self._checksum(step)
         if checksum is not None and bests[0].get(_CHECKSUM, checksum) != checksum:
             raise UserError(
-                f"'{self.path / _BEST}' is damaged (it is of another checkpoint than "
+                f"'{self.path / _BEST}' is damaged (it describes another checkpoint than "
                 f"'{self.place(step)}'): {_REMEDY}"
             )
         return step

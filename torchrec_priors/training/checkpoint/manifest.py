@@ -43,8 +43,8 @@ def read_manifest(place: Path) -> dict[str, Checksum]:
     number = _format_of(values)
     if number > FORMAT:
         raise NewerFormatError(
-            f"checkpoint '{place}' is of format {number}, and this release reads up to {FORMAT}: "
-            "update it"
+            f"checkpoint '{place}' is of format {number}, but this release reads only up to "
+            f"{FORMAT}: update torchrec_priors"
         )
 
     # The files with these names are read later, so a name must not lead out of the folder.

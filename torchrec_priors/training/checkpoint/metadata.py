@@ -151,7 +151,7 @@ def _index(value: Any, tensors: Mapping[str, Any]) -> MetadataIndex:
     state = _state(value, "MetadataIndex")
     name = state.get("fqn")
     if name not in tensors:
-        raise ValueError(f"it says that a tensor '{name}' is stored, which does not exist")
+        raise ValueError(f"it lists data of a tensor '{name}', which does not exist")
 
     offset = state.get("offset")
     if offset is not None:

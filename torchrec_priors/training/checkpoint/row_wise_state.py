@@ -86,7 +86,7 @@ def _other_forms(state: State, metadata: Metadata) -> list[_Borrowed]:
             # The parameter's name follows the name of the optimizer.
             rows = state[MODEL][parameter.partition(".")[2]].shape[0]
             log.info(
-                "%s: of %d parts in the checkpoint, of %d in this run",
+                "%s: %d parts in the checkpoint, %d in this run",
                 name,
                 saved.size[0] // rows,
                 len(value) // rows,

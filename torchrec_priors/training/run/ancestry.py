@@ -231,7 +231,7 @@ def _parsed(text: str, file: Path) -> list[Ancestor]:
         ancestors: list[Ancestor] = TypeAdapter(list[Ancestor]).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(
-            f"'{file}': what it says of its run cannot be read: export the run again"
+            f"'{file}': what it says about its run cannot be read: export the run again"
         ) from error
     return ancestors
 

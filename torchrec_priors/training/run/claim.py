@@ -65,8 +65,7 @@ def _acquire(lock: FileLock, folder: Path) -> str | None:
         lock.acquire(blocking=False)
     except Timeout:
         return (
-            f"--run: another training is at work in '{folder}': wait until it ends, or choose "
-            "another folder"
+            f"--run: another training uses '{folder}': wait until it ends, or choose another folder"
         )
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:

@@ -80,7 +80,9 @@ def read_values(file: Path, *, signed: bool, run_id: str = "") -> dict[str, Any]
 
     named_run = re.search(rf"^{_RUN}([0-9a-f]+)$", text, re.MULTILINE)
     if run_id and named_run is not None and named_run[1] != run_id:
-        raise UserError(f"'{file}' is not as it was written (it is of another run): put it back")
+        raise UserError(
+            f"'{file}' is not as it was written (it belongs to another run): put it back"
+        )
 
     try:
         return with_present_keys(parse_toml(text))

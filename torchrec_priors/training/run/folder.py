@@ -188,8 +188,8 @@ class RunFolder:
         if earlier_state(data, origin) is not None:
             if origin.events is not None and data.manifest.events != origin.events:
                 raise UserError(
-                    f"'{data.folder}' has other event types than when '{self.path}' was trained: "
-                    "train again"
+                    f"'{data.folder}' has different event types than when '{self.path}' was "
+                    "trained: train again"
                 )
         elif data.manifest.prepared_sha256 != origin.content_sha256:
             raise UserError(

@@ -109,8 +109,8 @@ def read_origin(file: Path) -> Origin:
     # In a later format, the same keys may have another meaning.
     if origin.format > FORMAT:
         raise UserError(
-            f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: "
-            "update it"
+            f"'{file}' is of format {origin.format}, but this release reads only up to {FORMAT}: "
+            "update torchrec_priors"
         )
     return origin
 

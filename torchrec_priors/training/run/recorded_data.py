@@ -106,7 +106,7 @@ def say_grown(run: Path, origin: Origin, config: RunConfig, data: PreparedData) 
     if state is None or data.items == int(state["items"]):
         return
     log.info(
-        "'%s' has %s items more than when '%s' was trained: %s",
+        "'%s' has %s more items than when '%s' was trained: %s",
         data.folder,
         f"{data.items - int(state['items']):,}",
         run,

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _TREATMENT = {
     "dropped": "left out of histories, not recommended",
     "shared": "one row for all of them, not recommended",
-    "hashed": "{rows:,} rows by their hash, recommended by these",
+    "hashed": "they share {rows:,} rows by their hash, and are recommended by these",
 }
 
 
@@ -115,7 +115,7 @@ def read_seen(file: Path, items: int) -> np.ndarray:
         blame_the_system(error, f"'{file}'")
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{file}, which says what items have rows, cannot be read ({reason}): train again"
+            f"{file}, which says which items have rows, cannot be read ({reason}): train again"
         ) from error
 
     # NumPy would accept negative row ids as indices from the end.
