@@ -68,8 +68,8 @@ class Corpus:
         computed_priors: the communities that `prepare` finds in the training log. The command
             `torchrec-priors prior` can add more.
         min_history: users with fewer interactions are left out. Repeated interactions count once.
-        items_met: whether the catalogue of the data set is limited to items that kept users have
-            seen.
+        items_met: whether the catalogue of the data set is limited to items that occur in the
+            histories of users in the data set.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Corpus:
     items_met: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError if a prior has a wrong type, or names contradict each other."""
+        """Raises UserError if a prior has the wrong type, or the names are inconsistent."""
         self._check_types()
 
         # Names must be unique, because every prior is stored in a file with its name, and

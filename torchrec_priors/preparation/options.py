@@ -1,11 +1,13 @@
 """Reads the options of a corpus, which users give as `--option key=value`.
 
 A corpus file declares its options as a dataclass `Options`, in which every field has a type and a
-default. An instance of this class is then the last argument of `load`:
+default, for example:
 
     @dataclass(frozen=True)
     class Options:
         min_history: int = 50
+
+An instance of this class is then passed as the last argument of `load`.
 """
 
 import dataclasses
@@ -73,7 +75,7 @@ def read_options(corpus_file: object, given: Sequence[str]) -> Any:
 
 
 def recorded_options(options: Any) -> dict[str, Any]:
-    """Returns all options in the form of the manifest. A file becomes its name and checksum."""
+    """Returns all options as the manifest records them: a file as its name and checksum."""
     if options is None:
         return {}
     return {name: _recorded(value) for name, value in vars(options).items()}

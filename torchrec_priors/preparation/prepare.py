@@ -44,14 +44,14 @@ class Settings:
     Attributes:
         dataset: the name of a corpus, or the path of a corpus file.
         raw: the folder of the raw files.
-        horizon: the number of a user's next items that a model predicts (`E`). None takes the
-            default of the corpus.
+        horizon: the number of a user's next items that a model predicts (`E`). If None, the
+            default of the corpus is used.
         seed: the seed of the permutation that assigns row ids to items.
         on_bad_row: whether bad rows are an error (`refuse`) or are left out and counted (`drop`).
         options: the options of the corpus, each as `key=value`.
         split: how the log is split into training, validation and test, by user or by time.
         keep_short: whether the interactions of users with short histories are kept for a later
-            append. None keeps them unless the corpus has a `min_history`.
+            append. If None, they are kept unless the corpus has a `min_history`.
     """
 
     dataset: str
@@ -147,7 +147,7 @@ def ours(out: Path) -> list[Path]:
 def load(
     dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]
 ) -> object:
-    """Loads a corpus with `load_corpus`, and turns its errors into one line.
+    """Loads a corpus with `load_corpus`, and turns its errors into one-line messages.
 
     Raises:
         UserError: raw files are missing or cannot be read, or the code of the corpus file fails.
@@ -178,7 +178,7 @@ def load(
 def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
     """Returns whether a data set was prepared with these settings from these raw files.
 
-    A raw file is read only if its size or time of change differs from the manifest.
+    A raw file is read only if its size or modification time differs from the manifest.
 
     Args:
         settings: the settings to compare.
@@ -280,7 +280,7 @@ def _already_prepared(
 
 
 def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
-    """Returns the settings in the form of the manifest, without the raw files."""
+    """Returns the settings as the manifest records them, without those about the raw files."""
     # This comes first because it raises UserError if the corpus file does not exist.
     corpus_file = find_corpus(settings.dataset)
     options = recorded_options(read_options(corpus_file, settings.options))

@@ -70,7 +70,7 @@ def append(
         on: the engine that computes. The content of the data set does not depend on it.
 
     Raises:
-        UserError: there is no data set, it cannot grow, the raw files have another form, or the
+        UserError: there is no data set, it cannot grow, the raw files do not have its form, or the
             settings differ.
     """
     out = out.absolute()
@@ -144,7 +144,8 @@ def append(
 def _holds(manifest: Manifest, raw: Path, seen: raw_files.Seen) -> bool:
     """Returns whether the data set already holds the content of all these files.
 
-    Names do not matter. A raw file is read only if its size or time of change is new.
+    Names do not matter. A raw file is read only if its size and modification time are not in the
+    manifest.
     """
     recorded = [manifest.settings, *manifest.settings.get(APPENDED, [])]
     known: dict[str, str] = {}

@@ -136,7 +136,7 @@ class AppendBuild:
         counts = self._counts(then.read, now.read, items.number)
         self._write_held(now, logs.users, ids, users_left_out(counts))
 
-        # A run that was trained on an earlier state of the data set recognises it by this hash.
+        # A run that was trained on this earlier state recognises the data set by the hash.
         earlier = {
             "prepared_sha256": old.prepared_sha256,
             "items": old.counts["items"],
@@ -183,8 +183,8 @@ class AppendBuild:
     def _with_held(self, corpus: Corpus) -> Corpus:
         """Adds the items and labels that were kept for users who were left out before.
 
-        Kept data takes precedence over new data about the same items or users, because the first
-        raw files count.
+        Kept data takes precedence over new data about the same items or users, because it comes
+        from earlier raw files.
         """
 
         def with_held(labels: Labels, entity: str) -> Labels:
@@ -338,8 +338,8 @@ class AppendBuild:
         if users.number:
             buckets = [bucket.anti_join(in_sequences, "user_id") for bucket in now.buckets]
             new = WrittenHistories(self.engine, buckets, self.split, ids, groups)
-            # New users are not added to old files. An old file without changed users then keeps
-            # its bytes.
+            # New users are not added to old files, so an old file without changed users keeps its
+            # bytes.
             last = max(int(Path(path).stem.removeprefix("part-")) for path in self.state.sequences)
             before = self.state.manifest.counts["users"]
             write_sequences(
@@ -349,7 +349,7 @@ class AppendBuild:
     def _write_held(
         self, now: Bucketed, users: ir.Table, ids: ir.Table, left_out_users: int
     ) -> None:
-        """Writes the data that is kept of short histories, if any user is left out."""
+        """Writes the data that is kept about users with short histories, if there are any."""
         if not left_out_users:
             return
         self.report("keeping short histories")
@@ -396,7 +396,7 @@ class AppendBuild:
 
 
 def _more_events(seen: ir.Table, seen_then: ir.Table) -> ir.Table:
-    """Returns (event, training): by how much each event's number of training interactions grew."""
+    """Returns (event, training), the growth in the number of each event's training interactions."""
     less = seen_then.mutate(training=-seen_then.training)
     both = seen.select("event", "training").union(less.select("event", "training"))
     return both.group_by("event").aggregate(training=both.training.sum().cast("int64"))

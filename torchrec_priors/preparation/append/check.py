@@ -13,7 +13,7 @@ from torchrec_priors.prepared.manifest import Manifest
 
 
 def check_can_grow(manifest: Manifest) -> None:
-    """Raises UserError if users were left out of the data set and their interactions not kept.
+    """Raises UserError if the interactions of users who were left out were not kept.
 
     With new interactions, the histories of these users could become long enough to be used. But
     their earlier interactions would be missing.
@@ -27,7 +27,7 @@ def check_can_grow(manifest: Manifest) -> None:
 
 
 def check_form(corpus: Corpus, state: State) -> None:
-    """Raises UserError if events, priors, columns or types of ids differ."""
+    """Raises UserError if events, priors, columns or types of ids are not those of the data set."""
     manifest = state.manifest
     # Priors that were added to the data set later do not come from its raw files.
     of_data_set = {(prior.name, prior.kind) for prior in manifest.priors if not prior.made_by}

@@ -105,9 +105,10 @@ class AppendPriors:
 
         Args:
             name: the name of the prior.
-            seen: `expressions.counts` of the users with new interactions, including these.
-            more: a table of (event, training): by how much the number of training interactions
-                grew for each event.
+            seen: `expressions.counts` for the users with new interactions. Their new interactions
+                are included.
+            more: a table of (event, training), the growth in the number of each event's training
+                interactions.
             ids: the `item_id` and `item` of all items.
         """
         info = self.state.manifest.prior(name)
@@ -200,14 +201,14 @@ def remake(info: PriorInfo, data: Path) -> str:
         if made.get(name):
             words += [f"--{name.replace('_', '-')}", quote(str(made[name]))]
 
-    # Weighted edges are the default. Manifests of other kinds of priors have no such setting.
+    # Weighted edges are the default. Priors of other kinds have no such setting.
     if made.get("weighted") is False:
         words.append("--unweighted")
     return " ".join(words)
 
 
 def _remainder_name(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
-    """Returns the name that the code that computed the prior gives to the remainder group."""
+    """Returns the name of the remainder group, which depends on how the prior was computed."""
     kind = info.made_by["kind"]
     if kind == "mapping":
         return f"no {info.name}"
@@ -215,7 +216,7 @@ def _remainder_name(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
         return "other users"
 
     remainder = "others"
-    # A prior by attribute takes its names from another prior, which may have a group "others".
+    # A prior from an attribute takes its names from another prior, which may have a group "others".
     if kind == "attribute":
         while remainder in groups_of.get(info.made_by["by"], []):
             remainder = f"{remainder} (merged)"

@@ -19,12 +19,12 @@ from torchrec_priors.preparation.build.output_files import OutputFiles
 from torchrec_priors.preparation.build.sequence_files import WrittenHistories
 
 _USER = "user_id"
-# The number of users of whom histories are read at a time.
+# The number of users whose histories are read at a time.
 _USERS_AT_ONCE = 256
 
 
 def link(source: Path, file: Path) -> None:
-    """Makes `file` the same file as `source`; copies it if the file system has no hard links."""
+    """Makes `file` a hard link to `source`, or a copy if the file system has no hard links."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     try:

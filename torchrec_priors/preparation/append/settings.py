@@ -35,8 +35,8 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
     """Returns the name or file of the corpus from which the data set was prepared.
 
     Raises:
-        UserError: another corpus, horizon or seed is given, or the file of the corpus is not given
-            or has changed.
+        UserError: a different corpus, horizon or seed is given, or the file of the corpus is not
+            given or has changed.
     """
     recorded = manifest.settings["dataset"]
     if given.dataset is None and recorded.endswith(".py"):
@@ -74,8 +74,8 @@ def options_of(manifest: Manifest, dataset: str, given: Given) -> tuple[str, ...
     """
     recorded: dict[str, Any] = manifest.settings.get("options", {})
     corpus_file = find_corpus(dataset)
-    # If the data set was prepared with the default of an option, it need not be given again, even
-    # if its value is a file.
+    # An option need not be given again if the data set was prepared with its default, even if the
+    # default is a file.
     default = recorded_options(read_options(corpus_file, ()))
     given_values = recorded_options(read_options(corpus_file, given.options))
     given_keys = {option.partition("=")[0] for option in given.options}

@@ -1,8 +1,8 @@
 """Divides the log into ranges of users (buckets) that are small enough to be sorted in memory.
 
-In each bucket, interactions are sorted by time, repeated ones are removed, and the rest is counted.
-The result is stored as a table in the engine's folder. Memory therefore does not grow with the log,
-and after a kill at most one bucket has to be computed again.
+In each bucket, interactions are sorted by time, repeated ones are removed, and the rest are
+counted. The result is stored as a table in the engine's folder. Memory therefore does not grow with
+the log, and after a kill at most one bucket has to be computed again.
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ def bucketed(
     """Divides the log into buckets. Tables that an earlier run finished are not computed again.
 
     Args:
-        prefix: the beginning of the names of all tables. It must differ if an engine has several
-            logs.
+        prefix: the beginning of the names of all tables. If an engine has several logs, each of
+            them needs a different prefix.
     """
     log = expressions.log(corpus)
     report("counting the interactions of users")

@@ -78,7 +78,7 @@ def check_name(prior: str, name: str) -> None:
 
     Raises:
         UserError: the name cannot be the name of a file, or a tree of priors would take it for
-            something else: a file of code, or a kind of prior that needs no labels.
+            something else: a Python file, or a kind of prior that needs no labels.
     """
     wrong = sorted(
         {
@@ -92,7 +92,7 @@ def check_name(prior: str, name: str) -> None:
         raise UserError(f"{name}: prior '{prior}' cannot be the name of a file{why}: rename it")
     check_file_name(prior, f"{name}: prior")
 
-    # A level of `priors.tree` is the name of a prior of the data set, of a file of code, or of a
+    # A level of `priors.tree` is the name of a prior of the data set, of a Python file, or of a
     # kind of prior. The names must therefore differ.
     if own_file(prior) is not None:
         raise UserError(

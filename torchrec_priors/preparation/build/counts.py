@@ -1,4 +1,4 @@
-"""Counts the rows that a preparation dropped and repaired, in the form of the manifest."""
+"""Counts the rows that a preparation dropped and repaired, as the manifest records them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def left_out(split: Split, read: Mapping[str, int]) -> Counts:
 
 
 def repaired(corpus: Corpus, read: Mapping[str, int]) -> Counts:
-    """Counts the interactions that were sorted by time; 0 for a corpus without times."""
+    """Counts the interactions that were out of order in time; 0 for a corpus without times."""
     return {"interactions out of order in time": read["late"] if corpus.has_times else 0}
 
 
@@ -61,7 +61,7 @@ def added(
 
 def users_left_out(counts: Mapping[str, Any]) -> int:
     """Returns the number of users that a data set left out, from the counts of its manifest."""
-    # All reasons that count users begin with this word; see `Split.left_out` and `accounts`.
+    # All reasons that count users begin with the word "users"; see `Split.left_out` and `accounts`.
     return sum(
         number for reason, number in counts["dropped"].items() if reason.startswith("users ")
     )

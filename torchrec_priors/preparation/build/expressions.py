@@ -96,10 +96,11 @@ def histories(interactions: ir.Table, split: Split) -> ir.Table:
     - `late`: whether the raw files contain this interaction before the user's previous one,
     - the columns of `Split.user_columns`.
     """
-    # `order` decides if times are equal, so the result does not depend on the engine.
+    # `order` breaks ties between equal times, so the result does not depend on the engine.
     order = [interactions.timestamp, interactions["order"]]
     by_time = ibis.window(group_by=interactions.user_id, order_by=order)
-    # This window needs no order. It has the one of `by_time` so that both can share one sort.
+    # This window needs no order. It has the order of `by_time`, so that both windows can share one
+    # sort.
     whole = ibis.window(
         group_by=interactions.user_id, order_by=order, preceding=None, following=None
     )
@@ -183,7 +184,7 @@ def items(catalogue: ir.Table, numbered: ir.Table) -> ir.Table:
 
 
 def steps(kept: ir.Table, ids: ir.Table) -> ir.Table:
-    """Returns the interactions of kept users in order of user id, and within a user of time.
+    """Returns the interactions of kept users, sorted by user id and, within a user, by time.
 
     The columns are those of sequences: `items` (int32), `timestamps` (int64) and, if the corpus has
     events, `events` (int8).
@@ -201,7 +202,7 @@ def users(kept: ir.Table, groups: ir.Table | None, split: Split) -> ir.Table:
     The columns are `user_id`, `n`, `user_group` and those of the split.
 
     Args:
-        groups: a table of (user_id, group). None leaves out `user_group`.
+        groups: a table of (user_id, group). If None, `user_group` is left out.
     """
     ends = {name: kept[name].cast("int32") for name in split.columns}
     table = kept.filter(kept.position == 0).select("user_id", "n", **ends)
@@ -214,7 +215,7 @@ def users(kept: ir.Table, groups: ir.Table | None, split: Split) -> ir.Table:
 
 
 def eligible(counts: ir.Table, ids: ir.Table, groups: ir.Table) -> ir.Table:
-    """Returns the pairs of (item, group) of items that had the group's event in training."""
+    """Returns all pairs of (item, group) in which the item had the group's event in training."""
     # Validation and test interactions must not decide which items may be retrieved.
     seen = counts.filter(counts.training > 0).select("item_id", "event").distinct()
     pairs = seen.inner_join(ids, "item_id").inner_join(groups, "event")
@@ -228,7 +229,7 @@ def members(labels: Labels, entities: ir.Table, entity: str) -> ir.Table:
 
     Args:
         labels: the labels by original id.
-        entities: a table of all existing entities. The value of `entity` is one of its columns.
+        entities: a table of all existing entities, with the id column.
         entity: the name of the id column: `item_id` or `user_id`.
     """
     table = labelled(labels, entity)
@@ -251,7 +252,8 @@ def labelled(labels: Labels, entity: str) -> ir.Table:
 def group_sizes(member: ir.Table, entity: str) -> ir.Table:
     """Returns a table of (label, size) in the order of group numbers.
 
-    Groups are numbered by size, and equally large groups by their smallest original id.
+    The largest group comes first. Equally large groups are in the order of their smallest original
+    ids.
     """
     sizes = member.group_by("label").aggregate(size=member.count(), smallest=member[entity].min())
     return sizes.order_by([ibis.desc("size"), "smallest", "label"]).select("label", "size")

@@ -91,8 +91,8 @@ def read_held(held: ir.Table, first: int) -> ir.Table:
 
 
 def with_held(labels: Labels, entity: str, held: ir.Table) -> Labels:
-    """Returns the labels, but with the labels in `held` for the entities that it contains."""
-    # The labels in the first raw files count, as for users and items in the data set.
+    """Returns the labels. For entities that are in `held`, the labels in `held` replace them."""
+    # Labels from earlier raw files take precedence, as for users and items in the data set.
     new = expressions.labelled(labels, entity).anti_join(held, entity)
     return Labels(labels.name, new.union(held.select(entity, "label")), labels.remainder)
 

@@ -15,8 +15,7 @@ def groups(
     """Numbers the groups of a prior. The remainder group comes last if it is empty.
 
     Args:
-        entities: a table of all existing items or users. The value of `entity` is one of its
-            columns.
+        entities: a table of all existing items or users, with the id column.
         entity: the name of the id column: `item_id` or `user_id`.
 
     Returns:

@@ -10,9 +10,11 @@ OPTION = "min_history"
 
 
 def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """Returns the interactions of users who have at least `least`; the others count as dropped.
+    """Returns the interactions of users who have at least `least` of them.
 
-    A corpus file calls this early, so that nothing more is computed for users with short histories.
+    All others are counted as dropped.
+
+    A corpus file calls this early, so that no more work is done for users with short histories.
     It counts repeated interactions, too, so more users may be left out later because of
     `Corpus.min_history`. If the engine is set to keep short histories, nothing is left out here.
 
@@ -52,7 +54,7 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
 
 
 def accounts(least: int) -> tuple[str, str]:
-    """Returns the names of the counts of short histories: users, and their interactions."""
+    """Returns the names of two counts: users with short histories, and their interactions."""
     return (
         f"users of fewer than {least:,} interactions",
         f"interactions of users of fewer than {least:,}",

@@ -46,8 +46,8 @@ class OutputFiles:
             file.parent.mkdir(parents=True, exist_ok=True)
             with new_file(file) as partial:
                 write(partial)
-            # The stage is finished only when the file is in its place. After a kill between the
-            # two, the file is written once more.
+            # The stage is finished only when the file is in its place. If the process is
+            # killed between the two steps, the file is written once more.
             self.engine.journal.finish(name, files=[file])
         self.paths.append(file)
 

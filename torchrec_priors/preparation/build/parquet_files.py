@@ -63,7 +63,7 @@ def even(
 
 
 def lists(users: pa.Table, steps: Iterable[pa.RecordBatch], at_once: int) -> Iterator[pa.Table]:
-    """Yields tables of `at_once` users, in which the steps of a user are lists.
+    """Yields tables of `at_once` users, in which each user's steps are stored as lists.
 
     A step is one interaction in a user's history.
 

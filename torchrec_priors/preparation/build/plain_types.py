@@ -45,7 +45,7 @@ def is_title(kind: dt.DataType) -> bool:
 
 
 def plain(corpus: Corpus, engine: Engine) -> Corpus:
-    """Returns the same corpus with plain types. `check` must have accepted the corpus before.
+    """Returns the same corpus with plain types. `check` must already have accepted the corpus.
 
     Raises:
         UserError: a number is beyond int64.
@@ -86,7 +86,7 @@ def plain(corpus: Corpus, engine: Engine) -> Corpus:
 
 
 def narrow_events(corpus: Corpus) -> Corpus:
-    """Converts event codes to int8. They must have been checked to be indices into `events`."""
+    """Converts event codes to int8. `check_log` must already have checked their range."""
     log = corpus.interactions
     if not corpus.events or log.event.type().is_int8():
         return corpus

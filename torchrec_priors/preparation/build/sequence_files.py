@@ -40,7 +40,8 @@ class WrittenHistories:
     Args:
         buckets: the results of `expressions.histories` for ranges of users, in order.
         ids: a table with the `item_id` and `item` of all items in these histories.
-        groups: a table of (user_id, group) for the column `user_group`. None leaves it out.
+        groups: a table of (user_id, group) for the column `user_group`. If None, it
+            is left out.
     """
 
     def __init__(

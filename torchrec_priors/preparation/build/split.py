@@ -28,13 +28,13 @@ from torchrec_priors.prepared.data_set import TRAINING_END, VALIDATION_END
 
 # The key of the points in time in the manifest's settings.
 TIMES = "split_times"
-# These keys in the manifest's counts are used if the log is split in time. The last one counts the
+# These keys in the manifest's counts are used if the log is split by time. The last one counts the
 # interactions in the test part after each user's first E.
 PARTS = ("validation_users", "test_users", "untested_interactions")
 
 # An hour in milliseconds.
 _HOUR = 3_600_000
-# The shares of the log before the validation part and before the test part if no times are given.
+# If no times are given: the shares of the log before the validation part and before the test part.
 _TRAINED = 0.8
 _BEFORE_TEST = 0.9
 
@@ -201,10 +201,10 @@ class SplitBy:
 
     Attributes:
         by: `user` for `LastOfUser`, or `time` for `AtTimes`.
-        validation_from: the ISO time (UTC) at which the validation part begins. None chooses the
-            first full hour before which there are 80 % of the log.
-        test_from: the ISO time (UTC) at which the test part begins. None chooses the first full
-            hour before which there are 90 % of the log.
+        validation_from: the ISO time (UTC) at which the validation part begins. If None, it begins
+            at the first full hour that has 80 % of the log before it.
+        test_from: the ISO time (UTC) at which the test part begins. If None, it begins at the first
+            full hour that has 90 % of the log before it.
     """
 
     by: Literal["user", "time"] = "user"
@@ -222,7 +222,7 @@ class SplitBy:
                 raise UserError(f"{option} goes with --split time")
 
     def recorded(self) -> dict[str, Any]:
-        """Returns the choice in the form of the manifest's settings."""
+        """Returns the choice as the manifest's settings record it."""
         if self.by == "user":
             return {}
         return {"split": asdict(self)}
@@ -231,7 +231,7 @@ class SplitBy:
         """Returns the rule for this log.
 
         Raises:
-            UserError: a split in time is requested and the corpus has no times, or a part would
+            UserError: a split by time is requested and the corpus has no times, or a part would
                 have no interactions.
         """
         if self.by == "user":

@@ -19,7 +19,7 @@ def summary(manifest: Manifest, folder: Path | None = None) -> str:
     The lines give the counts, the first and last day, dropped and repaired rows, and the priors.
 
     Args:
-        folder: the folder of the data set. None leaves out the days.
+        folder: the folder of the data set. If None, the days are left out.
     """
     counts = manifest.counts
     totals = ", ".join(f"{counts[name]:,} {name}" for name in ("users", "items", "interactions"))

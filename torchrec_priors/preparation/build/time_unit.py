@@ -1,6 +1,6 @@
 """Checks that the times of a log are milliseconds since 1970.
 
-The range of the times shows a wrong unit. If seconds are read as milliseconds, all times are in
+The range of the times reveals a wrong unit. If seconds are read as milliseconds, all times are in
 1970. If microseconds are read as milliseconds, the times are around the year 50,000.
 """
 
@@ -18,7 +18,8 @@ _LAST = 253_402_300_799_999
 # In seconds, this range covers the years 1989 to 2096. In milliseconds, it covers a few weeks of
 # 1970.
 _SECONDS = (600_000_000, 4_000_000_000)
-# A time in 1973, in ms. A log that continues after it is unlikely to begin in those weeks of 1970.
+# A time in 1973, in ms. A log that continues beyond this time is unlikely to begin in those weeks
+# of 1970.
 _MODERN = 100_000_000_000
 
 

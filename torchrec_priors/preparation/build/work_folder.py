@@ -55,9 +55,10 @@ def work_folder(
 ) -> Iterator[Path]:
     """Provides the work folder and locks it against other processes.
 
-    The folder is emptied first if it was used for something else. It is removed at the end and
-    after a mistake of the user. It stays if memory ran out and after other errors, so that the same
-    command can resume. If the disk is full, the folder is removed to free the space.
+    The folder is emptied first if it was used for something else. It is removed at the end, and
+    also after an error that is the user's mistake. It stays if memory ran out and after other
+    errors, so that the same command can resume. If the disk is full, the folder is removed to free
+    the space.
 
     Args:
         made_for: all values that decide the content of files in the folder.
@@ -69,7 +70,7 @@ def work_folder(
     lock = _locked(folder, out)
     remove = False
     try:
-        # Converting to JSON and back turns tuples into lists, which the file also has.
+        # Converting to JSON and back turns tuples into lists, as in the file.
         header = json.loads(json.dumps({"layout": _LAYOUT, **made_for}))
         if _read(folder / _MADE_FOR) == header:
             report("resuming from an earlier run")

@@ -65,11 +65,11 @@ class Engine(ABC):
         columns: Mapping[str, pa.DataType],
         bad_rows: BadRows | None = None,
     ) -> ir.Table:
-        """Returns a table of columns of Parquet files. The files are read when it is computed.
+        """Returns a table of columns of Parquet files, which are read when the table is computed.
 
         The table has three more columns, which identify each row. `file` is the index of the row's
         file in the sorted `files`. `row` is the 1-based position of the row in the file. `order`
-        combines both in one number and sorts rows as they are in the files.
+        combines both in one number, by which rows can be sorted into the order of the files.
 
         Args:
             files: the files.
@@ -77,8 +77,8 @@ class Engine(ABC):
             bad_rows: handles rows with text that is not UTF-8. By default they are rejected.
 
         Raises:
-            UserError: a file is not Parquet, lacks a column, or has a column of another type. A
-                dictionary column has the type of its values.
+            UserError: a file is not Parquet, lacks a column, or has a column of the wrong type. A
+                dictionary column counts as a column of its values' type.
         """
         paths = checked(files, columns)
         for path in paths:
@@ -100,8 +100,8 @@ class Engine(ABC):
 
         Raises:
             UserError: a column is missing, a quote is not closed, or `bad_rows` rejects a row. A
-                row is bad if it has the wrong number of fields, a value of another type or with a
-                line break, or text that is not UTF-8.
+                row is bad if it has the wrong number of fields, a value of the wrong type, a value
+                with a line break, or text that is not UTF-8.
         """
         source = Source(checked(files, columns), columns, bad_rows or BadRows(), "line")
         for index in range(len(source.files)):
@@ -126,7 +126,7 @@ class Engine(ABC):
             valid: an expression of the table that is true for valid rows, or another table that
                 lists the allowed values in a column named `column`.
             bad_rows: handles the invalid rows.
-            column: the column that messages name.
+            column: the column named in error messages, along with its value.
             must: the rule in words, such as "must not be negative".
         """
         return self.keep_all_valid(table, [Rule(column, must, valid)], bad_rows)
@@ -136,7 +136,7 @@ class Engine(ABC):
 
         A row that breaks several rules counts only for the first of them.
         """
-        # If this check was finished before a kill, its result is in the journal.
+        # If an earlier run finished this check before it was killed, the journal has the result.
         query = broken(table, rules)
         key = key_of(bad_rows.policy, self._fingerprint(query), *(rule.reason for rule in rules))
         noted = self.journal.finished(f"check {key}", key)
@@ -155,7 +155,7 @@ class Engine(ABC):
         return kept(table, rules) if violations else table
 
     def require_unique(self, table: ir.Table, column: str) -> None:
-        """Raises UserError if two rows of a raw table have the same value of `column`."""
+        """Raises UserError if two rows of a raw table have the same value in `column`."""
         # Of the rows with the same value, the last one is reported.
         counts = table.group_by(column).aggregate(rows=table.count(), first=table[ORDER].max())
         repeated = counts.filter(counts.rows > 1).order_by("first").limit(1)
@@ -174,8 +174,8 @@ class Engine(ABC):
         Args:
             name: the name of the table.
             table: the table to compute.
-            key: a hash of all values that decide the content of the table, except the settings of
-                the work folder.
+            key: a hash of all values that decide the content of the table. It need not include the
+                settings of the work folder, because the folder is emptied if they change.
 
         Returns:
             The stored table.
@@ -191,7 +191,7 @@ class Engine(ABC):
         """Divides the rows of a table by the value of `column`, which is 0 to `parts` - 1.
 
         Returns:
-            A table in the engine's folder for each value.
+            One table for each value, stored in the engine's folder.
         """
         folder = self.folder / "tables" / name
         stage = f"table {name}"
@@ -237,7 +237,7 @@ class Engine(ABC):
 
     @abstractmethod
     def table(self, name: str, files: Sequence[Path]) -> ir.Table:
-        """Returns a table with the name `name` that reads Parquet files of the engine."""
+        """Returns a table named `name` that reads Parquet files that the engine wrote."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -246,7 +246,7 @@ class Engine(ABC):
     def _define(self, name: str, source: Source) -> ir.Table:
         """Defines the table `name`, or replaces its definition, and returns it.
 
-        The table has the columns of the source and `file` (int32) and `row` (int64).
+        The table has the columns of the source, and also `file` (int32) and `row` (int64).
         """
 
     @abstractmethod
@@ -273,7 +273,7 @@ class Engine(ABC):
     ) -> None:
         """Makes a source read one of its files from a copy, and counts rows that the copy lacks.
 
-        An earlier copy is used if the file still has the same size and time of change.
+        An earlier copy is used if the file still has the same size and modification time.
 
         Args:
             source: the source.

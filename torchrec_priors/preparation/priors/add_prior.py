@@ -1,4 +1,4 @@
-"""Adds a prior to a prepared data set. A kill at any moment leaves the data set complete."""
+"""Adds a prior to a prepared data set, which stays complete even if the process is killed."""
 
 import os
 from collections.abc import Iterator
@@ -61,8 +61,8 @@ def add_prior(
     """Writes `priors/<name>.parquet`, and then the manifest that lists it.
 
     The file of a prior and the manifest cannot change at the same moment. Therefore a prior that is
-    overwritten is first removed from the manifest. A kill then leaves the data set as it was,
-    without the prior, or with the new prior.
+    overwritten is first removed from the manifest. If the process is killed, the data set has the
+    old prior, neither of the two, or the new prior.
 
     Args:
         folder: the folder of the prepared data set.

@@ -9,13 +9,13 @@ from torchrec_priors.prepared.data_set import PreparedData
 
 
 def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size: int) -> Grouping:
-    """Returns the groups of the user prior `by`, with the small ones merged to "others".
+    """Returns the groups of the user prior `by`, with the small ones merged into "others".
 
     Args:
         by: the name of the user prior.
         data: the data set with this prior.
-        groups: the maximum number of groups, including "others". The largest groups stay. None
-            sets no maximum.
+        groups: the maximum number of groups, including "others". The largest groups stay. If None,
+            there is no maximum.
         min_size: the number of users that a group needs to stay separate.
 
     Raises:

@@ -1,8 +1,8 @@
 """Reduces hundreds of raw labels of items to about twenty groups, by a deterministic rule.
 
-1. A label that more than half of the items have is dropped, because it distinguishes little.
+1. A label that more than half of the items have is dropped, because it hardly distinguishes them.
 2. Of the other labels, the most frequent are kept. Their number is one less than the number of
-   groups. Of equally frequent labels, the smaller one is kept.
+   groups. Of equally frequent labels, the one with the smaller number is kept.
 3. Items without any of the kept labels form the last group.
 """
 
@@ -30,8 +30,8 @@ def coarsen(
     most_items = _NEAR_UNIVERSAL * len(labels)
     candidates = [label for label, count in counts.items() if count <= most_items]
 
-    # Of equally frequent labels, the smaller one comes first, so the result does not depend on the
-    # order of the items.
+    # Of equally frequent labels, the one with the smaller number comes first, so the result does
+    # not depend on the order of the items.
     by_frequency = sorted(candidates, key=lambda label: (-counts[label], label))
     kept = set(by_frequency[: most_groups - 1])
     return {item: [label for label in of_item if label in kept] for item, of_item in labels.items()}

@@ -17,7 +17,7 @@ class BadRows:
         policy: `refuse` raises an error for the first invalid row. `drop` leaves out invalid rows
             and counts them.
         dropped: the numbers of dropped rows, by reason.
-        remedy: the end of messages, which says what the user can do about an invalid row.
+        remedy: the last part of messages, which says what the user can do about an invalid row.
     """
 
     policy: Literal["refuse", "drop"] = "refuse"
@@ -56,5 +56,5 @@ class BadRows:
         self.count(account, rows)
 
     def count(self, account: str, rows: int) -> None:
-        """Counts dropped rows, also if the policy is `refuse`."""
+        """Counts dropped rows, even if the policy is `refuse`."""
         self.dropped[account] = self.dropped.get(account, 0) + rows

@@ -36,9 +36,10 @@ def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) 
     change how the other columns are read.
 
     Raises:
-        UserError: a column is missing. Or a quote is not closed; this is always an error, because
-            it is then unknown where rows end. Or `bad_rows` rejects a row: one with a line break in
-            a requested column, or for one of the reasons in `read_table`.
+        UserError: a column is missing, a quote is not closed, or `bad_rows` rejects a row. A quote
+            that is not closed is always an error, because it is then unknown where rows end. A row
+            is bad for the same reasons as in `read_table`, or if it has a line break in a requested
+            column.
     """
     require_readable(columns, "read_csv")
     data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
@@ -76,7 +77,7 @@ def read_csv_blocks(
                 yield _parsed(header + data[:whole], len(header), columns, file, bad_rows, lines)
                 lines += len(line_ends(data[:whole]))
 
-            # Without this limit, a missing quote would collect the rest of the file in memory.
+            # Without this limit, a missing quote would make this loop collect the rest of the file.
             if b'"' in rest and len(rest) > _LONGEST_ROW:
                 raise _wrong_quote(file, lines + len(line_ends(header)) + 1)
 
@@ -92,7 +93,7 @@ def _first_row(data: bytes) -> bytes:
     if b'"' not in line:
         return line
 
-    # A quoted name may continue on the next line, so the end of the row is searched.
+    # A quoted name may continue on the next line, so the end of the row must be found.
     rows = rows_of(data)
     if not len(rows.ends):
         return data
@@ -114,7 +115,7 @@ def _whole_rows(data: bytes) -> int:
 
 
 def _header(line: bytes, columns: Mapping[str, pa.DataType], file: Path) -> bytes:
-    """Checks that the row of column names has each requested column once; returns the row."""
+    """Checks that the row of column names has each requested column once, and returns the row."""
     if not line:
         raise UserError(f"{file} is empty")
     names = next(
@@ -239,8 +240,8 @@ def _row_by_row(
 ) -> tuple[pa.Table, np.ndarray, list[_WrongRow]]:
     """Reads a file that Arrow cannot read as a whole.
 
-    A file that is not UTF-8 is read as Latin-1, in which all bytes are valid. Otherwise Arrow would
-    not call `skip` for rows that are not UTF-8. The values in the table are then bytes.
+    A file that is not UTF-8 is read as Latin-1, in which all bytes are valid, because Arrow does
+    not call `skip` for rows that are not UTF-8. In this case, the values in the table are bytes.
 
     Returns:
         The rows with the right number of fields, their indices, and the other rows.
@@ -298,7 +299,7 @@ def _utf8(
 def _without_line_breaks(
     table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """Returns the rows without line breaks in the columns. Others are rejected or counted."""
+    """Returns the rows without line breaks in the columns; rejects or counts the others."""
     for name in columns:
         broken = pc.match_substring_regex(table[name], r"[\r\n]")
         if pc.any(broken, min_count=0).as_py():

@@ -1,6 +1,6 @@
 r"""Finds the ends of the rows of a comma-separated file.
 
-A quoted value may contain line ends ("\n", "\r\n" or "\r"), so a row may have several lines.
+A quoted value may contain line ends ("\n", "\r\n" or "\r"), so a row may span several lines.
 """
 
 import re
@@ -26,10 +26,10 @@ class Rows:
     Attributes:
         ends: the offset of the end of each row, int64.
         lines: the 1-based number of the first line of each row, int64.
-        several: the indices of the rows that have several lines.
-        open: the offset and the 1-based line number at which a last row begins that has a quote
-            that is not closed. This row is not in the other attributes. None if all quotes are
-            closed.
+        several: the indices of the rows that span several lines.
+        open: if the last row has a quote that is not closed, the offset and the 1-based line number
+            at which this row begins. The row is then not in the other attributes. None if all
+            quotes are closed.
     """
 
     ends: np.ndarray
@@ -47,7 +47,7 @@ class Rows:
 def rows_of(data: bytes) -> Rows:
     """Finds the rows in comma-separated lines.
 
-    If a row has several lines because a quote is in the wrong place, `is_strict` is false for it.
+    If a row spans several lines because a quote is in the wrong place, `is_strict` is false for it.
     """
     ends = line_ends(data)
     inner, open_line = _inside_values(data, ends)
@@ -98,7 +98,7 @@ def _inside_values(data: bytes, ends: np.ndarray) -> tuple[np.ndarray, int | Non
     """Finds the line ends that are inside values.
 
     Returns:
-        For each line end whether it is inside a value, bool; and the 0-based number of the line
+        For each line end, whether it is inside a value, bool; and the 0-based number of the line
         with a quote that is never closed, or None.
     """
     inner = np.zeros(len(ends), bool)

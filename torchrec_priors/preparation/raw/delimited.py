@@ -133,7 +133,7 @@ def read_table(
 def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
     """Reads a file with two or more integers per line as lists of int64.
 
-    The integers are separated by blanks. Blank lines are skipped.
+    The integers are separated by white space. Blank lines are skipped.
 
     Raises:
         UserError: the file is empty, or a line contains something else and `bad_rows` rejects it.
@@ -174,14 +174,14 @@ def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
 def keep_valid(
     table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str
 ) -> pa.Table:
-    """Returns the valid rows of a table. Others are rejected, or counted as "<column> <must>".
+    """Returns the valid rows of a table. The others are rejected, or counted as "<column> <must>".
 
     Args:
         table: a table with the column `line`.
         valid: whether each row is valid.
         file: the file of the table, for messages.
         bad_rows: handles the invalid rows.
-        column: the column that messages name.
+        column: the column named in error messages, along with its value.
         must: the rule in words, such as "must not be negative".
     """
     wrong = pc.invert(valid)

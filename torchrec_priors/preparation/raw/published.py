@@ -87,7 +87,7 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
 
 
 def there(table: ir.Table, names: Iterable[str]) -> list[Rule]:
-    """Returns the rules that these columns have values, and no values beyond int64."""
+    """Returns rules that require a value in each of these columns, and none beyond int64."""
     rules = [Rule(name, "must have a value", table[name].notnull()) for name in names]
     # Only unsigned columns can hold values beyond int64.
     unsigned = [name for name in names if table[name].type().is_uint64()]
@@ -95,7 +95,7 @@ def there(table: ir.Table, names: Iterable[str]) -> list[Rule]:
 
 
 def signed(column: ir.Column) -> ir.Column:
-    """Converts numbers that the rules of `there` have checked to a type that every engine has."""
+    """Converts numbers that passed the rules of `there` to a type that every engine supports."""
     if column.type().is_uint64():
         return column.cast("int64")
     return column

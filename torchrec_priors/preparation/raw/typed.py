@@ -1,4 +1,4 @@
-"""Converts columns of text to typed columns, in the same way for all forms of files."""
+"""Converts columns of text to typed columns, in the same way for all file formats."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,8 +44,8 @@ def typed(
         readable = _readable(texts[name], kind)
         texts = _rows_where(texts, readable, name, f"is no {_kind_name(kind)}", file, bad_rows)
 
-        # An error of the cast below would not name a line, so ranges and leading zeros are handled
-        # before.
+        # An error in the cast below would not name a line, so ranges and leading zeros are handled
+        # beforehand.
         if pa.types.is_integer(kind):
             reason = f"is beyond the integers of {kind.bit_width} bits"
             fits = in_range(texts[name], kind)
@@ -81,7 +81,7 @@ def in_range(texts: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
 
 
 def without_zeros(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Removes leading zeros from texts that are integers, because Arrow accepts only a few."""
+    """Removes leading zeros from integers in texts, because Arrow accepts only a few of them."""
     # Usually no text has a leading zero, and the column is returned unchanged.
     if not pc.any(pc.match_substring_regex(texts, "^-?0."), min_count=0).as_py():
         return texts
@@ -92,7 +92,7 @@ def without_zeros(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArr
 def _rows_where(
     texts: pa.Table, right: pa.Array, name: str, reason: str, file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """Returns the rows in which the column `name` is right. Others are rejected or counted."""
+    """Returns the rows for which `right` is true. The others are rejected or counted."""
     wrong = pc.invert(right)
     if not pc.any(wrong, min_count=0).as_py():
         return texts

@@ -30,12 +30,12 @@ def training(sequences: ir.Table, horizon: int, last: int | None) -> ir.Table:
     """Returns the distinct pairs of (user_id, item) in the training part.
 
     The training part is all but the last 2E interactions of each user, where E is the horizon. If
-    the log is split in time, it is the interactions before `training_end`.
+    the log is split by time, it is the interactions before `training_end`.
 
     Args:
         sequences: a table of `user_id`, and `items` in order of time.
         horizon: the horizon E.
-        last: the number of each user's latest training interactions that count. None counts all.
+        last: the number of each user's latest training interactions that count. If None, all count.
     """
     items = sequences["items"]
     end = items.length() - 2 * horizon
@@ -118,8 +118,8 @@ def near(
         shared: the name of the column of users or items that the nodes share.
         first: the first node of the range.
         last: the first node after the range; None for all nodes from `first` on.
-        neighbours: the number of strongest neighbours of each node to which edges are kept. None
-            keeps the edges to all neighbours with a larger number.
+        neighbours: the number of each node's strongest neighbours to which the edges are kept. If
+            None, the edges to all neighbours with a larger number are kept.
 
     Returns:
         A table of (first, second, weight) with first < second.

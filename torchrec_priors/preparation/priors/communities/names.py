@@ -21,13 +21,13 @@ def named_by_category(
     it is frequent in the community, and more frequent there than elsewhere.
 
     Args:
-        community_P: the community of each pair of (item, category), int64 [P]. Pairs of OTHERS
-            only count among all labels.
+        community_P: the community of each of the P pairs of (item, category), int64 [P]. Pairs in
+            OTHERS count only towards q.
         category_P: the number of the category of each pair, int64 [P].
         categories: the names of the categories.
 
     Returns:
-        The names by the number of the community.
+        The name of each community, by its number.
     """
     # The divisor is at least 1, because a data set may have no label at all.
     all_labels = np.bincount(category_P, minlength=len(categories))

@@ -46,14 +46,14 @@ def communities(
         settings: the settings of the prior.
         data: the data set.
         report: called with messages about the progress.
-        memory: the limit of memory for computing the graph. Data that exceeds it is written to
+        memory: the memory limit for computing the graph. Data that exceeds it is written to
             temporary files next to the data set.
 
     Raises:
         UserError: no two items or users share anything in training, or a file cannot be read.
     """
     report("counting who shares what")
-    # The engine is closed before communities are searched, to free its memory.
+    # The engine is closed before the search for communities, to free its memory.
     try:
         with explaining(f"--data: '{data.folder}'"), scratch_folder(data.scratch, "edges") as spill:
             engine = DuckDB(spill, memory)
@@ -85,7 +85,7 @@ def communities(
 def _graph(
     settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData, report: Report
 ) -> tuple[pa.Table, Graph]:
-    """Returns the graph of items or users, and a table of these in the order of the nodes."""
+    """Returns a table of the items or users in the order of the nodes, and their graph."""
     entities, members = _members(settings, engine, data)
 
     # These are the first nodes of ranges that are small enough for their pairs to fit into memory.
@@ -121,8 +121,8 @@ def _members(
 ) -> tuple[ir.Table, ir.Table]:
     """Returns the items or users with their `node`, and the table of (node, shared).
 
-    If the nodes are items, `shared` is a user who interacted with the item. If they are users, it
-    is an item with which the user interacted.
+    If the nodes are items, `shared` is a user who interacted with the item. If the nodes are users,
+    `shared` is an item with which the user interacted.
     """
     # `dict.fromkeys` removes repeats, so every file is read once.
     files = dict.fromkeys(group.file for group in data.row_groups)

@@ -1,6 +1,6 @@
 """Finds the communities of a graph and merges small ones.
 
-The resolution is given, or it is searched to reach a requested number of groups.
+The resolution is given, or the code searches for one that gives a requested number of groups.
 """
 
 import math
@@ -77,9 +77,9 @@ def with_groups(
 ) -> Partition:
     """Finds a partition with the requested number of groups, including OTHERS.
 
-    From 1 on, the resolution is doubled or halved until the number of groups passes `groups`. Then
-    the resolution is found by bisection. If no resolution gives the number, the partition with the
-    nearest number is returned.
+    Starting at 1, the resolution is doubled or halved until the number of groups passes `groups`.
+    Then the resolution is found by bisection. If no resolution gives this number, the partition
+    with the nearest number is returned.
     """
     tried: dict[float, Partition] = {}
 
@@ -115,7 +115,7 @@ def with_groups(
             else:
                 high = middle
 
-    # Of equally near numbers, the one with the smaller resolution is taken.
+    # Of two partitions that are equally near, the one with the smaller resolution is taken.
     return min(
         tried.values(),
         key=lambda partition: (abs(partition.groups - groups), partition.resolution),

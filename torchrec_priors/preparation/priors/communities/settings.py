@@ -15,14 +15,14 @@ class _Communities:
 
     Attributes:
         name: the name of the prior.
-        last: the number of each user's latest training interactions that count. None counts all.
+        last: the number of each user's latest training interactions that count. If None, all count.
         weighted: whether the weight of an edge is the number of shared users or items. Otherwise
             every edge has weight 1.
         neighbours: the number of strongest neighbours that each node keeps. An edge stays if at
-            least one of its ends keeps it. None keeps all edges.
+            least one of its ends keeps it. If None, all edges stay.
         resolution: the resolution of modularity. A higher resolution gives more communities. It is
             1 if neither `resolution` nor `groups` is given.
-        groups: the requested number of groups. The resolution is then searched.
+        groups: the requested number of groups. The resolution is then found by a search.
         min_size: communities with fewer members are merged into one group.
         seed: the seed of the order in which Leiden visits nodes, and of random draws.
     """
@@ -59,7 +59,7 @@ class _Communities:
             raise UserError(f"--seed must be in [0, 2^31), not {self.seed}")
 
     def recorded(self) -> dict[str, Any]:
-        """Returns the settings in the form of the manifest."""
+        """Returns the settings as the manifest records them."""
         values = asdict(self)
         del values["name"]
         return {"kind": self.kind, **values}
@@ -78,7 +78,7 @@ class GraphPrior(_Communities):
 class UserPrior(_Communities):
     """Communities of users. An edge connects two users if both interacted with the same item.
 
-    Nearly all pairs of users have an item in common. Without a limit of `neighbours`, the graph is
+    Nearly all pairs of users have an item in common. Without the limit `neighbours`, the graph is
     too dense for communities.
 
     Attributes:
