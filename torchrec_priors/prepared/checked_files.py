@@ -1,4 +1,4 @@
-"""Reads the files of a prepared data set and checks that they are unchanged since `prepare`.
+"""Reads the files of a prepared data set and checks that they have not changed since `prepare`.
 
 A small file is compared with the manifest as a whole, once. A large file is read in parts: the
 footer is compared with the manifest, and each part is compared with the footer whenever the part
@@ -98,7 +98,7 @@ class CheckedFiles:
         return self._read(name, self._folder / name, compare_and_read)
 
     def _read(self, name: str, file: Place, read: Callable[[], T]) -> T:
-        """Calls `read`, and calls it again if it failed on a copy from a store that was damaged."""
+        """Calls `read`, and calls it again if it failed on a damaged copy from a store."""
         try:
             return read()
         except (pa.ArrowException, OSError) as error:

@@ -33,8 +33,8 @@ Columns = Mapping[str, np.ndarray]
 # The types of these columns in the files.
 COLUMN_TYPES = {"items": np.int32, "timestamps": np.int64, "events": np.int8}
 
-# These columns of users exist if the log is split in time. They hold the number of the user's items
-# before the end of the training part and of the validation part.
+# The sequences have these columns if the log is split by time. They hold the number of the user's
+# items before the end of the training part and of the validation part.
 TRAINING_END = "training_end"
 VALIDATION_END = "validation_end"
 
@@ -127,8 +127,8 @@ class PreparedData:
         self._footers: dict[Path, Footer] = {}
         self._names: dict[Path, str] = {}
 
-        # In a local folder, a damaged footer is reported at once. From a store, nothing is fetched
-        # before it is needed.
+        # In a local folder, a damaged footer is reported immediately. From a store, nothing is
+        # fetched before it is needed.
         if isinstance(self.folder, Path):
             _ = self.row_groups
 
@@ -186,7 +186,7 @@ class PreparedData:
         all users are in memory.
 
         Raises:
-            UserError: the prior's user ids have another type than those of the sequences.
+            UserError: the prior's user ids have a different type from those of the sequences.
         """
         table = self._files.table(f"priors/{name}.parquet", ["user_id", "group"])
         users = pa.chunked_array(
@@ -199,7 +199,7 @@ class PreparedData:
                 "prepare the data set again"
             )
 
-        # -1 for users of the prior's file that are not in the sequences.
+        # The number is -1 for users of the prior's file that are not in the sequences.
         number = as_numbers(pc.index_in(table["user_id"], value_set=users))
         known = number >= 0
         if not known.all():
@@ -222,7 +222,7 @@ class PreparedData:
         return Users(starts, whole.pop("items"), whole)
 
     def read_into(self, group: RowGroup, arrays: Columns) -> None:
-        """Fills arrays with the columns of a row group. Several threads may call it at once.
+        """Fills arrays with the columns of a row group. Several threads may do so at the same time.
 
         Args:
             arrays: the arrays to fill, by the name of the column.
@@ -339,8 +339,9 @@ class PreparedData:
         """Returns the number of items before the end of a part, int32 [users].
 
         Args:
-            column: the column that holds the number if the log is split in time.
-            horizons: how many horizons before the end of the history the part ends otherwise.
+            column: the column that holds the number if the log is split by time.
+            horizons: if the log is not split by time, the number of horizons from the end of the
+                part to the end of the history.
         """
         # Each history is split separately: the last E items (E is the horizon) are for test, and
         # the E items before them are for validation.
@@ -358,7 +359,7 @@ class PreparedData:
 
     @property
     def _in_time(self) -> bool:
-        """Whether the log is split at points in time, and not each history separately."""
+        """Whether the log is split by time. If it is not, each history is split separately."""
         return any(
             TRAINING_END in footer.metadata.schema.names for footer in self._footers.values()
         )

@@ -31,10 +31,10 @@ _LINE = re.compile(
 def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
     """Reads the ids of a file as texts, in the order of the file.
 
-    The file is Parquet with the column `column`, or text with one id a line. A text file is read as
-    CSV with one column. Ids may be quoted. They must be quoted if they contain a comma, a quote or
-    a line break, or begin or end with a blank. If the first line is the name of the column, it is
-    skipped as a header. Empty lines are ignored.
+    The file is Parquet with the column `column`, or text with one id per line. A text file is read
+    as CSV with one column. Ids may be quoted. They must be quoted if they contain a comma, a quote
+    or a line break, or begin or end with a blank. If the first line is the name of the column, it
+    is skipped as a header. Empty lines are ignored.
 
     Args:
         option: the option that names the file, for messages.
@@ -132,7 +132,7 @@ def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n")
         ids = pc.utf8_trim_whitespace(lines.flatten()).cast(pa.string())
-        # A file with several columns is rejected, because its first column need not be the ids.
+        # A file with several columns is rejected, because the ids need not be in its first column.
         has_comma = pc.match_substring(ids, ",")
         if pc.any(has_comma, min_count=0).as_py():
             row = pc.index(has_comma, True).as_py()

@@ -1,6 +1,6 @@
 """Converts original ids of any Arrow type to texts, so that they can be compared.
 
-The integer 7, the text "7" and a decimal number 7 are the same id.
+The integer 7, the text "7" and the decimal number 7.0 are the same id.
 """
 
 import pyarrow as pa

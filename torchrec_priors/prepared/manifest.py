@@ -211,8 +211,8 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
                 f"{file} has version {version}; this release reads version {SCHEMA_VERSION}: "
                 "prepare again"
             )
-        # If a field is missing or unknown, the dataclass raises a TypeError, which becomes one line
-        # below.
+        # If a field is missing or unknown, the dataclass raises a TypeError, which becomes a
+        # one-line message below.
         values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
         values["files"] = [FileInfo(**info) for info in values["files"]]
         _check_names(values["priors"], values["files"], file)
@@ -267,8 +267,8 @@ def describe_file(file: Path, path: str) -> FileInfo:
 def hash_of(files: Iterable[FileInfo]) -> str:
     """Returns one hash of all files except those in HELD.
 
-    The rows in HELD keep the order of the raw files, so they may differ between logs that give the
-    same data set otherwise.
+    The rows in HELD keep the order of the raw files, so they may differ between logs that otherwise
+    give the same data set.
     """
     lines = [f"{info.path} {info.sha256}\n" for info in files if not info.path.startswith(HELD)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

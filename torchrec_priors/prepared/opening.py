@@ -1,4 +1,4 @@
-"""Finds the files of a prepared data set in a local folder, or in the cache if it is in a store."""
+"""Finds the files of a prepared data set in a local folder, or in the cache of a store's files."""
 
 import logging
 import re
