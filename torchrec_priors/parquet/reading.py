@@ -156,7 +156,7 @@ def read_schema(file: Path) -> pa.Schema:
 
 @contextmanager
 def readable(file: object, remedy: str) -> Iterator[None]:
-    """Runs a block that reads one of our files, and turns its errors into one line.
+    """Runs a block that reads one of our files, and turns its errors into one-line messages.
 
     Args:
         file: the file, for messages.
