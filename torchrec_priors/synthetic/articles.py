@@ -61,7 +61,7 @@ def articles(catalogue: Catalogue, seed: int) -> pa.Table:
     ids = article_ids(catalogue)[order]
     section = catalogue.top_of_leaf[leaf]
 
-    # Attributes are drawn from a key of the article. Each of them uses another mix of the key.
+    # Attributes are drawn from a key of the article. Each attribute uses a different mix of it.
     key = mix(ids.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
     published = _published(key)
     views = (
@@ -114,7 +114,7 @@ def _published(key: np.ndarray) -> np.ndarray:
 
 
 def _unless_every_third(numbers: list[int], name: str) -> list[list[str]]:
-    """Returns the name in a list for each article; for a third of them the list is empty."""
+    """Returns a list with the name for each article; every third article has an empty list."""
     return [[] if number % 3 == 0 else [name] for number in numbers]
 
 

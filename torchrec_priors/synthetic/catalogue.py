@@ -5,8 +5,8 @@ follow Zipf's law.
 
 Items are sorted by leaf, band and style. So everything that a user may look for is a range of
 positions: a level-1 category, a leaf, a price band of a leaf, or a *cell* (the items with the same
-leaf, band and style). To draw an item of a range by popularity takes one search in the cumulative
-weights.
+leaf, band and style). Drawing an item of a range by popularity takes a single search in the
+cumulative weights.
 """
 
 import itertools
@@ -29,8 +29,8 @@ _ZIPF = 1.1
 _FLAT = 3.0
 _ITEMS_A_CELL = 16
 _MOST_STYLES = 64
-# The least average number of items in a leaf. So a small catalogue uses only some leaves of the
-# tree, but at least one for each of the _TOPS level-1 categories.
+# The minimum average number of items in a leaf. A small catalogue therefore uses only some leaves
+# of the tree, but at least one for each of the _TOPS level-1 categories.
 _ITEMS_A_LEAF = 48
 _TOPS = 10
 _STREAM = 0x6361746C6F67  # distinguishes these draws from other uses of the seed
@@ -69,10 +69,10 @@ class Catalogue:
 
     @classmethod
     def make(cls, items: int, seed: int) -> "Catalogue":
-        """Makes a catalogue with a number of items.
+        """Makes a catalogue with `items` items.
 
-        The draws below must stay in this order: in another order, the same seed would give another
-        catalogue.
+        The draws below must stay in this order: in another order, the same seed would give a
+        different catalogue.
         """
         random = np.random.Generator(np.random.Philox(key=[seed, _STREAM]))
         tree = _used_leaves(max(_TOPS, min(len(leaves()), items // _ITEMS_A_LEAF)))
@@ -116,7 +116,7 @@ class Catalogue:
         """Draws items by popularity, each from a range of positions.
 
         Args:
-            first, last: The ranges of positions, without their ends.
+            first, last: The first position of each range, and the position after its last one.
             at: A uniform random number in [0, 1) for each draw.
 
         Returns:
@@ -217,7 +217,8 @@ def _used_leaves(count: int) -> tuple[Leaf, ...]:
 def _style_name(style: int, leaf: int) -> str:
     """Returns the name of a style.
 
-    Each leaf begins at another name of the list. So leaves with only one style differ in its name.
+    Each leaf begins at a different place in the list of names, so that neighbouring leaves with
+    only one style do not have the same style.
     """
     turn, index = divmod(style, len(_STYLES))
     name = _STYLES[(index + 5 * leaf) % len(_STYLES)]

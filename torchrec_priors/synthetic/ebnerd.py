@@ -1,10 +1,10 @@
-"""Writes the synthetic marketplace in the files of EB-NeRD.
+"""Writes the synthetic marketplace as files in the form of EB-NeRD's.
 
-These are articles, and behaviours and histories of two splits. Users behave as in the marketplace
-(`histories.py`), within the five weeks of EB-NeRD's two splits. Histories are as long as EB-NeRD's:
-150 clicks on average, and 512 or more for 5 % of the users. As in the published files, a click may
-be in the histories of both splits and in a week of impressions. `datasets/ebnerd.py` counts each
-click once, and so reads as many interactions as were requested.
+The files contain the articles, and the behaviours and histories of two splits. Users behave as in
+the marketplace (`histories.py`), within the five weeks of EB-NeRD's two splits. Histories are as
+long as EB-NeRD's: 150 clicks on average, and 512 or more for 5 % of the users. As in the published
+files, a click may be in the histories of both splits and in a week of impressions.
+`datasets/ebnerd.py` counts each click once, and so reads as many interactions as were requested.
 """
 
 from contextlib import ExitStack
@@ -60,7 +60,7 @@ BEHAVIOURS_SCHEMA = pa.schema(
     }
 )
 
-_VERSION = 1  # raised if the same seed gives other files than before
+_VERSION = 1  # raised when the same seed gives different files from before
 _LENGTHS = Lengths(median=80.0, spread=1.1, shortest=5, longest=1_800)
 _USERS_AT_ONCE = 2_048
 _START = datetime(2023, 4, 27, 7, tzinfo=UTC)
@@ -70,8 +70,8 @@ _VALIDATION = int((_START + timedelta(weeks=4)).timestamp())
 _WEEK = 7 * 86_400
 _HISTORY_SPAN = 3 * _WEEK
 _MINUTE_MS = 60_000
-_TWO_CLICKS = 0.02  # the share of clicks in the same impression as the click before
-_MOST_INVIEW = 15  # articles that an impression shows
+_TWO_CLICKS = 0.02  # the share of clicks in the same impression as the previous click
+_MOST_INVIEW = 15  # the maximum number of articles that an impression shows
 
 
 def generate(
@@ -90,7 +90,7 @@ def generate(
         raw: The folder.
         rows: The number of distinct clicks of all users.
         seed: The seed of all draws.
-        report: Is called with messages about the progress.
+        report: Called with messages about the progress.
         users_at_once: The number of users in memory at a time. The clicks do not depend on it.
 
     Raises:
@@ -125,7 +125,7 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
         for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
             clicks = _Clicks.of(catalogue, seed, users, lengths)
 
-            # The history of a split is the three weeks before its week of impressions.
+            # The history of a split covers the three weeks before its week of impressions.
             for number, begin in enumerate((_TRAIN, _VALIDATION)):
                 histories[number].write_table(_history(clicks, begin - _HISTORY_SPAN, begin))
                 shown = _behaviours(clicks, catalogue, begin, begin + _WEEK, impressions)
@@ -174,8 +174,8 @@ class _Clicks:
         start = np.cumsum(lengths) - lengths
         step = np.arange(len(made.time)) - np.repeat(start, lengths)
 
-        # The times of a user are stretched, from a time in the first week to one in the last week.
-        # One second for each click is left at the end, as `step` is added below.
+        # The times of a user are stretched so that they run from a time in the first week to a time
+        # in the last week. One second for each click is left at the end, as `step` is added below.
         first = int(_START.timestamp()) + unit(mix(keys)) * _WEEK
         last = _VALIDATION + unit(mix(mix(keys))) * (_WEEK - _LENGTHS.longest - 1)
         origin = made.time[start]
@@ -233,7 +233,7 @@ def _behaviours(
     """
     made = clicks.between(begin, end)
 
-    # Whether a click is the first of its impression. No impression has three clicks.
+    # `opens` says whether a click is the first of its impression. No impression has three clicks.
     opens = np.ones(len(made.user), bool)
     together = (made.user[1:] == made.user[:-1]) & (made.article[1:] != made.article[:-1])
     opens[1:] = ~(together & (unit(made.key[1:]) < _TWO_CLICKS))
@@ -291,10 +291,10 @@ def _inview(catalogue: Catalogue, shown: _Clicks, clicked: pa.LargeListArray) ->
 
 
 def _users(shown: _Clicks) -> dict[str, pa.Array]:
-    """Returns attributes of each impression's user; most of them are known only for few users."""
+    """Returns attributes of each impression's user, most of them known for only a few users."""
 
     def drawn(stream: int, values: range, known: float) -> pa.Array:
-        """Draws a value for each user; it is null unless the user is in a share of `known`."""
+        """Draws a value for each user; it is null except for a share `known` of the users."""
         bits = mix(shown.user_key + np.uint64(stream))
         chosen = np.array(values)[(unit(mix(bits)) * len(values)).astype(np.int64)]
         return pa.array(chosen, pa.int8(), mask=unit(bits) >= known)
@@ -313,7 +313,7 @@ def _users(shown: _Clicks) -> dict[str, pa.Array]:
 
 
 def _reading(key: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Returns how far pages were scrolled, in percent and often null, and seconds of reading."""
+    """Returns how far each page was scrolled (%, often null) and how long it was read (s)."""
     part = unit(mix(key + np.uint64(3)))
     scrolled = pa.array(
         np.round(100 * part), pa.float32(), mask=unit(mix(key + np.uint64(4))) < 0.4

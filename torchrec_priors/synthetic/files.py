@@ -1,6 +1,6 @@
 """Writes a synthetic marketplace as raw files.
 
-Some users are written at a time, so memory does not grow with the log.
+Users are written in chunks, so memory does not grow with the log.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ LOG = "log.parquet"
 ITEMS = "items.parquet"
 USERS = "users.parquet"
 TRUTH = "truth/interests.parquet"  # the planted interests, for checks; no corpus reads it
-_VERSION = 1  # raised if the same seed gives other files than before
+_VERSION = 1  # raised when the same seed gives different files from before
 _USERS_AT_ONCE = 4096
 
 
@@ -44,7 +44,7 @@ def generate(
         raw: The folder.
         rows: The number of interactions of all users.
         seed: The seed of all draws.
-        report: Is called with messages about the progress.
+        report: Called with messages about the progress.
         users_at_once: The number of users in memory at a time. The content does not depend on it.
 
     Raises:

@@ -38,10 +38,10 @@ def make_folder(
     Args:
         raw: The folder.
         corpus: The name of the corpus that defines the schema of the files.
-        version: The version of the generator; the same seed gives other files in another version.
+        version: The version of the generator. Another version gives other files for the same seed.
         rows: The number of interactions.
         seed: The seed of all draws.
-        report: Is called with messages about the progress.
+        report: Called with messages about the progress.
         write: Writes the files into an empty folder.
 
     Raises:

@@ -32,7 +32,7 @@ SPENDING = ("bargain hunters", "mid-range shoppers", "premium shoppers")
 _SPENDING_SHARES = (0.4, 0.4, 0.2)
 
 LENGTHS = Lengths(median=60.0, spread=0.75, shortest=5, longest=500)  # about 80 on average
-_LIVES = (60.0, 200.0)  # the least and the most interactions that an interest lasts
+_LIVES = (60.0, 200.0)  # the minimum and maximum number of interactions that an interest lasts
 _SESSION_LENGTH = 2.5  # interactions in a session, on average
 _CHANCE_SESSIONS = 0.1  # share of sessions in a random leaf
 # Probabilities that an interest is in the first category of the user's taste, and that it is in the
@@ -50,7 +50,7 @@ _BUYS_COMPLETED = SHARES[_COMPLETE] / SHARES[_START]
 # Times in ms.
 _DAY = 86_400_000
 _EPOCH = 1_683_000_000_000  # 2 May 2023
-_SPAN = 60  # days in which the first interactions of users are
+_SPAN = 60  # the number of days over which users' first interactions are spread
 _WITHIN = 40_000.0  # mean gap within a session
 _BETWEEN = 1.5 * _DAY  # mean gap between sessions
 
@@ -154,7 +154,7 @@ class _Interests:
     """The interests of each user.
 
     A user has a few slots, and each slot has one interest at a time. At each step, the number of
-    the slot's interest is floor(step / life + phase).
+    the slot's interest is floor(step / life + phase), with the life and phase of `_life`.
 
     Attributes:
         slots_U: The number of slots of each user, 3 to 5.
@@ -215,7 +215,7 @@ class _Interests:
         lengths = np.repeat(lengths, counts)
         number = _within(counts)
 
-        # An interest has the steps at which step / life + phase is in [number, number + 1).
+        # An interest covers the steps at which step / life + phase is in [number, number + 1).
         life, phase = self._life(user, slot)
         first = np.maximum(np.ceil((number - phase) * life), 0).astype(np.int64)
         last = np.minimum(np.ceil((number + 1 - phase) * life).astype(np.int64), lengths) - 1
@@ -322,7 +322,8 @@ def _sessions(
 def _events(rows: _Rows) -> np.ndarray:
     """Returns the event of each row.
 
-    The first event of a user is a view. A purchase is completed right after it was begun.
+    The first event of a user is a view. Some purchases are completed, each in the row right after
+    the one in which it was begun.
     """
     # Completions are not drawn with the other events, as they follow the beginnings of purchases.
     bounds = np.cumsum(SHARES[:_COMPLETE]) / (sum(SHARES) - SHARES[_COMPLETE])

@@ -1,9 +1,10 @@
-"""Writes the synthetic marketplace in the files of MerRec.
+"""Writes the synthetic marketplace as files in the form of MerRec's.
 
 There is a folder for each month, with Parquet files that have one row for each event. Users behave
 as in the marketplace (`histories.py`). Histories are as long as MerRec's: 230 events on average,
-and more than 2,000 for 1.7 % of the users. A product is an item of the synthetic catalogue. An
-`item_id` of MerRec is one listing of a product, the same for all events of a user on this product.
+and more than 2,000 for 1.7 % of the users. A product is an item of the synthetic catalogue. The
+column `item_id` identifies a listing of a product. All events of a user on a product are on the
+same listing.
 """
 
 from contextlib import ExitStack
@@ -54,12 +55,12 @@ SCHEMA = pa.schema(
     }
 )
 
-_VERSION = 1  # raised if the same seed gives other files than before
+_VERSION = 1  # raised when the same seed gives different files from before
 _LENGTHS = Lengths(median=60.0, spread=1.65, shortest=1, longest=20_000)
 _USERS_AT_ONCE = 512
 _ROWS_A_SHARD = 1_000_000
 _EVENTS_A_LISTING = 15  # MerRec has 1.27 billion events on 83 million listings
-_MOST_LISTINGS = 1 << 24  # listings of one product
+_MOST_LISTINGS = 1 << 24  # the maximum number of listings of one product
 _BRANDS = 400
 _CONDITIONS = ("New", "Like new", "Good", "Fair", "Poor")
 _SIZES = ("XS", "S", "M", "L", "XL", "One size")
@@ -87,7 +88,7 @@ def generate(
         raw: The folder.
         rows: The number of events of all users.
         seed: The seed of all draws.
-        report: Is called with messages about the progress.
+        report: Called with messages about the progress.
         users_at_once: The number of users in memory at a time. The events do not depend on it.
         rows_a_shard: The approximate number of rows in a file.
 
@@ -114,7 +115,7 @@ def _write(
         shards = [
             stack.enter_context(Shards(folder / month, SCHEMA, rows_a_shard)) for month in MONTHS
         ]
-        # The files of all months are open together, as a user has events in several months.
+        # The files of all months are open together, as a user may have events in several months.
         for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
             events, month = _events(catalogue, products, seed, users, lengths, starts)
             for number, files in enumerate(shards):
@@ -144,12 +145,13 @@ def _events(
     """
     made = make_histories(catalogue, seed, users, lengths)
     user = np.repeat(users, lengths)
-    # Half an hour without an event ends a session, three days end a sequence.
+    # Half an hour without an event ends a session; three days without one end a sequence.
     session = pauses(made.time, lengths, 30 * _MINUTE)
     sequence = pauses(made.time, lengths, 3 * _DAY)
     time = within(made.time, lengths, _milliseconds("20231101"))
 
-    # The key depends on the user and the product, so all their events are on the same listing.
+    # The key depends only on the user and the product, so all events of a user on a product are on
+    # the same listing.
     key = mix(np.repeat(user_keys(seed, users), lengths) ^ mix(made.position.astype(np.uint64)))
     listing = (unit(key) * products.listings[made.position]).astype(np.int64)
     condition = (unit(mix(key)) ** 1.5 * len(_CONDITIONS)).astype(np.int64)
@@ -194,7 +196,7 @@ class _Products:
 
     @classmethod
     def of(cls, catalogue: Catalogue, rows: int, seed: int) -> "_Products":
-        """Makes the products of a catalogue, for a log with a number of rows."""
+        """Makes the products of a catalogue, for a log of `rows` rows."""
         number = catalogue.item_id
         leaf = catalogue.leaf
         key = mix(number.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))

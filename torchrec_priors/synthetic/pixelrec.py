@@ -1,9 +1,9 @@
-"""Writes the synthetic marketplace in the files of PixelRec.
+"""Writes the synthetic marketplace as files in the form of PixelRec's.
 
-These are a CSV file of interactions and one of items. Users behave as in the marketplace
-(`histories.py`), but there are no event types, and a user interacts with an item only once.
-Histories are about as long as Pixel8M's: 18 interactions on average, and 50 or more for 6 % of the
-users. Every leaf of the category tree is one tag.
+One CSV file contains the interactions, and another one the items. Users behave as in the
+marketplace (`histories.py`), but there are no event types, and a user interacts with an item only
+once. Histories are about as long as Pixel8M's: 18 interactions on average, and 50 or more for 6 %
+of the users. Every leaf of the category tree has one tag.
 """
 
 import csv
@@ -30,13 +30,13 @@ COUNTS = (
 ITEM_COLUMNS = ("item_id", *COUNTS, "title", "tag", "description")
 UNLABELLED = "Miscellaneous"
 
-_VERSION = 1  # raised if the same seed gives other files than before
-# A third of these interactions are with items that the user has seen. They are left out.
+_VERSION = 1  # raised when the same seed gives different files from before
+# A third of these interactions are with items that the user has already seen, and are left out.
 _LENGTHS = Lengths(median=15.0, spread=1.0, shortest=5, longest=2_000)
 _USERS_AT_ONCE = 4_096
 _UNLABELLED = 0.055  # share of items with the tag `UNLABELLED`
 # Times in ms.
-_EARLIER = 66_000_000_000  # how much earlier than in the marketplace the times are
+_EARLIER = 66_000_000_000  # subtracted from the times of the marketplace
 _UNTIL = 1_656_100_000_000  # 24 June 2022
 
 
@@ -57,7 +57,7 @@ def generate(
         raw: The folder.
         rows: The number of interactions of all users.
         seed: The seed of all draws.
-        report: Is called with messages about the progress.
+        report: Called with messages about the progress.
         tags: The tags that items may have, in addition to `UNLABELLED`.
         users_at_once: The number of users in memory at a time. The content does not depend on it.
 
@@ -136,7 +136,7 @@ def _write_items(file: Path, catalogue: Catalogue, tags: Sequence[str], seed: in
             counts = [f"{views[position] // 4**level}.0" for level in range(len(COUNTS))]
             number = catalogue.item_id[position]
 
-            # Titles have commas and quotes, and some fields are empty, to test readers of CSV.
+            # Titles have commas and quotes, and some fields are empty, to test CSV readers.
             title = f'{titles[position]}: "{tag[position]}"'
             about = "" if number % 4 == 0 else f"{title}, watched {views[position]:,} times"
             lines.writerow([f"i{number}", *counts, title, tag[position], about])

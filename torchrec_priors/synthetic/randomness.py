@@ -17,7 +17,7 @@ _STREAM_BITS = np.uint64(40)  # counters of a stream are below 2^40
 class Stream(IntEnum):
     """The streams of random numbers; each kind of draw has its own stream.
 
-    The numbers must not change: with other numbers, the same seed would give another log.
+    The numbers must not change: with other numbers, the same seed would give a different log.
     """
 
     length = 0

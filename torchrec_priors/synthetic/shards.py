@@ -21,7 +21,7 @@ class Shards:
     Args:
         folder: The folder.
         schema: The schema of all files.
-        rows: The least number of rows in a file, except the last.
+        rows: The minimum number of rows in every file except the last one.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows: int) -> None:

@@ -30,7 +30,7 @@ class Lengths:
         """Returns the number of interactions of each user."""
         keys = user_keys(seed, users)
 
-        # The Box-Muller transform makes a normal number from two uniform ones.
+        # The Box-Muller transform turns two uniform numbers into a normally distributed one.
         radius = np.sqrt(-2 * np.log1p(-uniform(keys, Stream.length)))
         normal = radius * np.cos(2 * np.pi * uniform(keys, Stream.length_angle))
         drawn = np.exp(np.log(self.median) + self.spread * normal)
@@ -42,7 +42,7 @@ def chunks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the numbers of users and the lengths of their histories, in chunks.
 
-    The sum of all lengths is `rows`; the history of the last user is cut for this.
+    The sum of all lengths is `rows`; the history of the last user is cut short to reach it exactly.
 
     Args:
         rows: The number of interactions of all users.
@@ -56,7 +56,7 @@ def chunks(
         numbers = np.arange(first, first + users_at_once)
         lengths = lengths_of.of(seed, numbers)
 
-        # Only users who begin before the log has `rows` rows are taken.
+        # Only users whose histories begin before the log has `rows` rows are taken.
         before = np.cumsum(lengths) - lengths
         taken = before < left
         numbers = numbers[taken]
@@ -88,7 +88,7 @@ def within(time: np.ndarray, lengths: np.ndarray, until: int) -> np.ndarray:
 
 
 def pauses(time: np.ndarray, lengths: np.ndarray, longer_than: int) -> np.ndarray:
-    """Divides histories into runs, where pauses are longer than `longer_than`.
+    """Divides histories into runs at the pauses that are longer than `longer_than`.
 
     Returns:
         The number of each interaction's run, from 0 for each user.
