@@ -278,12 +278,12 @@ def test_label_attention_of_a_high_power_takes_the_best_interest():
         (
             "comirec",
             {"iterations": 2},
-            "baseline.options.iterations means nothing with routing = 'attention'",
+            "baseline.options.iterations has no effect with routing = 'attention'",
         ),
         (
             "comirec",
             {"routing": "dynamic", "positions": True},
-            "baseline.options.positions means nothing",
+            "baseline.options.positions has no effect",
         ),
         ("remi", {"attention": -1}, "baseline.options.attention = -1 must not be negative"),
         ("mind", {"power": -1}, "baseline.options.power = -1 must not be negative"),

@@ -82,7 +82,7 @@ def test_rows_are_the_file_s_and_the_others_their_own(small_data, tmp_path, vect
         if "vectors of 140 of 150 items" in record.getMessage()
     ]
     assert (
-        "10 keep their first values; 3 items of the file are unknown, 0 have no row to themselves"
+        "10 keep their first values; 3 items of the file are unknown, 0 have no row of their own"
         in said[0]
     )
 

@@ -133,7 +133,7 @@ def test_mistakes_in_python(loaded, call, says):
         (["--users", "none", "--out", "out"], ["--users: there is no file 'none'"]),
         (["--users", "empty", "--out", "out"], ["--users: 'empty' holds no ids"]),
         (["--users", "ids", "--out", "out"], ["no user '4711' (2 of 3 users are unknown)"]),
-        (["--users", "twice", "--out", "out"], ["user '9' is there twice"]),
+        (["--users", "twice", "--out", "out"], ["user '9' is listed twice"]),
         (["--user", "9", "--deny", "empty"], ["--deny: 'empty' holds no ids"]),
         (["--user", "9", "--allow", "none"], ["--allow: there is no file 'none'"]),
         (["--user", "9", "--allow", "ids", "-k", "151"], ["k = 151"]),

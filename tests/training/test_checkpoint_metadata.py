@@ -131,7 +131,7 @@ def _entry(metadata, entry):
         (lambda metadata: _store(metadata, transform_descriptors=["zstd"]), "another form"),
         (lambda metadata: _entry(metadata, BytesStorageMetadata()), "BytesStorageMetadata, which no checkpoint holds"),
         (lambda metadata: _entry(metadata, TensorStorageMetadata(None, torch.Size([2]), [])), "no TensorProperties"),
-        (lambda metadata: metadata.state_dict_metadata.pop("model.a"), "tensor 'model.a' is stored, which"),
+        (lambda metadata: metadata.state_dict_metadata.pop("model.a"), "lists data of a tensor 'model.a', which"),
         (lambda metadata: metadata.planner_data.update({"model.a": 3}), "planner_data is no tuple"),
         (lambda metadata: setattr(metadata, "storage_data", None), "storage_data is no dict"),
     ],

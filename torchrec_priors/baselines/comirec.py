@@ -143,7 +143,7 @@ def load(config: BaselineConfig, dim: int, context: int) -> ComiRec:
         for name in config.options:
             if name in names and options.routing != routing:
                 raise UserError(
-                    f"baseline.options.{name} means nothing with routing = '{options.routing}'"
+                    f"baseline.options.{name} has no effect with routing = '{options.routing}'"
                 )
 
     if options.iterations < 1:

@@ -259,7 +259,7 @@ def load(config: BaselineConfig, dim: int, context: int) -> DualVAE:
     options.check()
     if config.interests != BaselineConfig.interests:
         raise UserError(
-            f"baseline.interests = {config.interests} means nothing to dualvae, which has one "
+            f"baseline.interests = {config.interests} has no effect with dualvae, which has one "
             "query with several aspects: set baseline.options.aspects"
         )
     return DualVAE(dim, options)

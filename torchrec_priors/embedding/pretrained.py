@@ -90,7 +90,7 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
     own_row_I = np.ones(data.items, bool) if rows.own_row_I is None else rows.own_row_I
     log.info(
         "%s: vectors of %s of %s items; %s keep their first values; %s items of the file are "
-        "unknown, %s have no row to themselves",
+        "unknown, %s have no row of their own",
         _OPTION,
         f"{(in_file_I & own_row_I).sum():,}",
         f"{data.items:,}",

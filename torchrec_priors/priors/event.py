@@ -53,7 +53,7 @@ def load(argument: str, data: PreparedData, horizon: int) -> EventPrior:
     info = prior_of_data(argument, data, "event")
     if not info.eligible:
         raise UserError(
-            f"priors.tree: data set does not say which items saw '{argument}': prepare it again"
+            f"priors.tree: the data set does not say which items saw '{argument}': prepare it again"
         )
 
     event, group = data.prior_pairs(argument, "event")

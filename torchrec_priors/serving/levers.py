@@ -119,7 +119,8 @@ class Levers:
         for name, match in matches.items():
             if not match.restricts_items:
                 raise UserError(
-                    f"at-least: '{name}' does not restrict items: name a group of items, such as a category"
+                    f"at-least: '{name}' does not restrict items: name a group of items, such as a"
+                    " category"
                 )
         return {name: match.path_K for name, match in matches.items()}
 
