@@ -33,7 +33,7 @@ def summary(manifest: Manifest, folder: Path | None = None) -> str:
     if not dropped:
         lines.append("dropped: nothing")
 
-    # Manifests of earlier versions have no such counts.
+    # Manifests of earlier versions have no counts of repairs.
     repaired = {problem: number for problem, number in counts.get("repaired", {}).items() if number}
     lines += [f"repaired: {number:,} ({problem})" for problem, number in repaired.items()]
     lines += [prior_line(prior) for prior in manifest.priors]
