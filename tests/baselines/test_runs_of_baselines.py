@@ -128,7 +128,7 @@ def test_a_plan_counts_a_score_of_its_own(small_data):
         ({"baseline": {"name": "dualvae", "interests": 3}}, "set baseline.options.aspects"),
         (
             {"baseline": {"name": "mind"}, "evaluation": {"fusion": "mean"}},
-            "Mind needs evaluation.fusion=max",
+            "MIND needs evaluation.fusion=max",
         ),
     ],
 )

@@ -124,7 +124,7 @@ def test_searched_on_validation_and_the_best_on_test_without_training_again(
 ):
     out, file = tmp_path / "out", write(SEARCHED)
     done = app("experiment", file, "--search", "--data", small_data, "--out", out)
-    assert "1 of 1 runs of the best are trained" in done.stdout
+    assert "1 of 1 runs of the best cells are trained" in done.stdout
     trials = pq.read_table(out / "search/results.parquet").to_pylist()
     assert [one["score"] is not None for one in trials] == [True, True]
     assert not list(out.rglob("eval/test*"))

@@ -163,7 +163,7 @@ COLUMNS = [Piece(0, 0, 10, 0, 8), Piece(1, 0, 10, 8, 8)]
         ),
         (
             {"pieces": [Piece(0, 0, 5, 0, 16), Piece(2, 5, 5, 0, 16)]},
-            "names a rank that is none of 2",
+            "names a rank that is not one of 2",
         ),
         ({"pieces": COLUMNS}, "is not cut into row_wise pieces"),
         ({"type": "column_wise", "pieces": COLUMNS[:1]}, "is not cut into column_wise pieces"),

@@ -104,7 +104,7 @@ def test_layers_computed_again_in_backward_give_the_same_gradients():
     [
         ({"backbone": "hstv"}, "there is no 'hstv': did you mean 'hstu'"),
         ({"backbone": "mine.py"}, "there is no file 'mine.py'"),
-        ({"options": {"width": 3}}, "'width' means nothing"),
+        ({"options": {"width": 3}}, "hstu has no options: remove 'width'"),
     ],
 )
 def test_an_unknown_backbone_or_option_is_named(options, says):

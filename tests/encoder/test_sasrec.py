@@ -137,7 +137,7 @@ def test_blocks_computed_again_in_backward_give_the_same_gradients():
     [
         ({"time_bias": True}, "encoder.time_bias: sasrec reads only items"),
         ({"events": True}, "encoder.events: sasrec reads only items"),
-        ({"options": {"width": 3}}, "'width' means nothing"),
+        ({"options": {"width": 3}}, "sasrec has no options: remove 'width'"),
         ({"heads": 3}, "must divide"),
     ],
 )

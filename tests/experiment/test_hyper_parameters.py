@@ -145,7 +145,7 @@ def test_the_best_is_an_experiment_whose_runs_are_trained_already(small, tmp_pat
     assert {call[1] for call in launcher.asked() if call[0] == "train"} == {
         run.name for run in runs if run.config.seed == 1
     }
-    assert f"3 of {len(runs)} runs of the best are trained" in text
+    assert f"3 of {len(runs)} runs of the best cells are trained" in text
 
 
 def tmp_path_data(runs, out):

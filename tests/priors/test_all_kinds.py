@@ -200,7 +200,7 @@ def test_a_tree_that_is_too_large_is_refused_before_it_is_made(levels, items):
         ItemPrior(f"p{n}", [str(g) for g in range(groups)], rows, numbers, items)
         for n in range(levels)
     ]
-    with pytest.raises(UserError, match=r"priors.tree makes .*take fewer levels or coarser priors"):
+    with pytest.raises(UserError, match=r"priors.tree makes .*use fewer levels or coarser priors"):
         PriorTree(level, items)
 
 

@@ -222,7 +222,7 @@ def test_more_diverse_lists_of_the_same_model_are_named_with_what_they_cost(smal
         ]
         assert bool(said) == is_said
         assert not said or said[0].endswith(
-            "over it, +0.500 [+0.400, +0.600] bits of entropy@10 and −0.0100 [−0.0200, −0.0050] of ndcg@10."
+            "compared with it, +0.500 [+0.400, +0.600] bits of entropy@10 and −0.0100 [−0.0200, −0.0050] of ndcg@10."
         )
 
 
@@ -242,7 +242,9 @@ def test_heads_that_lose_over_one_head_of_the_same_horizon_are_not_said_to_add(
     gains = gains_of(section, PerUser.of(section))
     row = next(row for row in section.rows if row.label == "genre")
     [said] = what_heads_add(section, row, gains["genre"])
-    assert said.startswith("Over “lt-st-1”, one head with the same horizon, its heads lose −")
+    assert said.startswith(
+        "Compared with “lt-st-1” (one head with the same horizon), its heads lose −"
+    )
     assert said.endswith("(other settings differ, too: encoder.dropout).")
 
 

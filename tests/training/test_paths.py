@@ -188,7 +188,7 @@ def test_88_heads_cost_d_squared_each(data, tmp_path):
 def test_a_tree_above_the_budget_leaves_the_folder_free(data, tmp_path):
     says = (
         "20 paths have 2,104 parameters at model.dim = 8, more than priors.max_parameters = 2,000:"
-        " take fewer or coarse"
+        " use fewer or coarse"
     )
     with pytest.raises(UserError, match=re.escape(says)):
         tiny.train(_config(max_parameters=2000), data, tmp_path / "run")

@@ -79,7 +79,7 @@ def _path(name: str) -> Path:
         ('priors.tree=["all:0"]', "'all:0' needs a number of groups or a prior: write 'all:8'"),
         ("priors.composition=adative", "'hierarchical', 'multiplicative' or 'additive'"),
         ("priors.min_positives=-1", "priors.min_positives = -1 must not be negative"),
-        ('priors.tree=["genre", "genre"]', "are both 'genre': give it once"),
+        ('priors.tree=["genre", "genre"]', "are both named 'genre': give each once"),
         ('encoder.item_features=["title", "title"]', "'title' is given twice"),
         ("encoder.backbone=gru", "there is no 'gru'"),
         ("model.dim=36", None),

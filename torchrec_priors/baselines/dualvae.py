@@ -103,8 +103,8 @@ class Options:
             raise UserError(f"baseline.options.dropout = {self.dropout} must be in [0, 1)")
         if self.aspects > self.width:
             raise UserError(
-                f"baseline.options.aspects = {self.aspects} must be at most the width of each, "
-                f"{self.width}, or no prototypes are orthogonal"
+                f"baseline.options.aspects = {self.aspects} must be at most the width of an "
+                f"aspect, {self.width}: otherwise the prototypes cannot be orthogonal"
             )
 
 

@@ -72,7 +72,7 @@ class Mind(nn.Module):
         if not self.options.adaptive or self.interests == 1:
             return ""
         return (
-            "would count the first interest several times for users with few: Mind needs "
+            "would count the first interest several times for users with few interests: MIND needs "
             "evaluation.fusion=max, or baseline.options.adaptive=false"
         )
 

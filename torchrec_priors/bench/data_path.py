@@ -46,7 +46,7 @@ def prepare_rows(folder: Path, report: Report) -> list[Row]:
     for interactions in _LOGS:
         raw = folder / f"raw-{interactions}"
         out = folder / f"data-{interactions}"
-        report(f"prepare: making up {interactions:,} interactions")
+        report(f"prepare: generating {interactions:,} interactions")
         generate(raw, interactions, 0)
 
         report(f"prepare: {interactions:,} interactions")
@@ -68,7 +68,7 @@ def prepare_rows(folder: Path, report: Report) -> list[Row]:
 
 def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
     """Measures tokens per second: first for reading alone, then for training a `paper-1` HSTU."""
-    report(f"reader: making up {_READ:,} interactions")
+    report(f"reader: generating {_READ:,} interactions")
     generate(folder / "raw", _READ, 0)
     prepare(Settings("marketplace", folder / "raw"), folder / "data")
     config = parse(_SIZE_1)

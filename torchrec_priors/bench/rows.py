@@ -178,7 +178,7 @@ def _workloads(shape: Shape, report: Report) -> Iterator[Callable[[int], Path]]:
         def data_of(items: int) -> Path:
             data = Path(folder) / f"{shape.name}-{items}"
             if not data.exists():
-                report(f"{shape.name}: making up {items:,} items")
+                report(f"{shape.name}: generating {items:,} items")
                 make_workload(replace(shape, items=items), data)
             return data
 

@@ -225,6 +225,6 @@ def _check_blocks(tables: list[ModelTable], world: int) -> None:
         if table.block and table.rows // table.block < world:
             raise UserError(
                 f"embedding.blocks = {table.rows // table.block}: a managed table needs at least "
-                f"one block a rank, but there are {world} ranks: use fewer, or train with more "
-                "blocks"
+                f"one block per rank, but there are {world} ranks: use fewer ranks, or train with "
+                "more blocks"
             )

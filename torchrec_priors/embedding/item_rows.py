@@ -92,8 +92,8 @@ class ItemRows:
         own_rows = int(seen_I.sum())
         if not own_rows:
             raise UserError(
-                f"embedding.min_frequency = {config.min_frequency}: no item has so many training "
-                "interactions: lower it"
+                f"embedding.min_frequency = {config.min_frequency}: no item has this many training "
+                "interactions: lower the value"
             )
 
         # Shared rows are at equal distances, so that all row-wise shards have about as many.

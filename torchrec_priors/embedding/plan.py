@@ -210,20 +210,20 @@ class ModelPlan:
         for table in tables:
             plan = planned.pop(table.name, None)
             if plan is None:
-                raise UserError(f"{where} does not cover table '{table.name}': make another")
+                raise UserError(f"{where} does not cover table '{table.name}': make another plan")
 
             planned_size = _rows_and_columns(plan.table)
             size = _rows_and_columns(table)
             if planned_size != size:
                 raise UserError(
                     f"{where} is for a table '{table.name}' of {planned_size}, not of {size}: "
-                    "make another"
+                    "make another plan"
                 )
             _check_pieces(plan, table, self.ranks, f"{where}, table '{table.name}'")
 
         if planned:
             raise UserError(
-                f"{where} has a table '{min(planned)}' that the model lacks: make another"
+                f"{where} has a table '{min(planned)}' that the model lacks: make another plan"
             )
 
     def check_fits(self, tables: list[ModelTable], ranks: int, device: str, where: str) -> None:
@@ -362,7 +362,7 @@ def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) ->
     if table.block and plan.type != ROW_WISE:
         raise UserError(f"{where} is managed, so it must be cut row_wise, not {plan.type}")
     if any(not 0 <= piece.rank < ranks for piece in held):
-        raise UserError(f"{where} names a rank that is none of {ranks}: make another")
+        raise UserError(f"{where} names a rank that is not one of {ranks}: make another plan")
 
     # A piece spans the table in one direction; in the other, pieces follow one another.
     if plan.type == ROW_WISE:
@@ -383,6 +383,7 @@ def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) ->
     if not (whole and in_place and end == size):
         raise UserError(
             f"{where} is not cut into {plan.type} pieces that hold each value once: make another"
+            " plan"
         )
 
 

@@ -156,6 +156,6 @@ def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> HST
     """Returns HSTU. It has no options."""
     if config.options:
         raise UserError(
-            f"encoder.options: hstu has none, so '{next(iter(config.options))}' means nothing"
+            f"encoder.options: hstu has no options: remove '{next(iter(config.options))}'"
         )
     return HSTU(config, dim, context, event_types)

@@ -131,7 +131,7 @@ def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> SAS
     """Returns SASRec. It has no options and reads only items."""
     if config.options:
         raise UserError(
-            f"encoder.options: sasrec has none, so '{next(iter(config.options))}' means nothing"
+            f"encoder.options: sasrec has no options: remove '{next(iter(config.options))}'"
         )
     for name in ("time_bias", "events"):
         if getattr(config, name):

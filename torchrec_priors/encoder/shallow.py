@@ -44,7 +44,7 @@ def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> Sha
     """Returns the encoder without layers. It has no options and reads only items."""
     if config.options:
         raise UserError(
-            f"encoder.options: shallow has none, so '{next(iter(config.options))}' means nothing"
+            f"encoder.options: shallow has no options: remove '{next(iter(config.options))}'"
         )
     for name in ("time_bias", "events", "recompute"):
         if getattr(config, name):

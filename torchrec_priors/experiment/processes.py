@@ -206,4 +206,4 @@ def _last_line(lines: Iterable[str]) -> str:
     errors = [
         line[line.index("error: ") :] for line in lines if re.match(r"(\[\S+\]:)?\s*error: ", line)
     ]
-    return (errors or lines or ["it said nothing"])[-1]
+    return (errors or lines or ["no output"])[-1]

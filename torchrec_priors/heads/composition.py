@@ -42,6 +42,6 @@ def check_budget(tree: PriorTree, dim: int, config: PriorsConfig) -> None:
         raise UserError(
             f"priors.tree: {len(tree.item_set_K):,} paths have {parameters:,} parameters at"
             f" model.dim = {dim}, more than priors.max_parameters = {config.max_parameters:,}:"
-            " take fewer or coarser priors, a smaller "
-            "model.dim or priors.adapters=vector, or raise it"
+            " use fewer or coarser priors, a smaller model.dim or priors.adapters=vector, or raise"
+            " priors.max_parameters"
         )

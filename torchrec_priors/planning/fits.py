@@ -48,8 +48,8 @@ def plan_or_explain(request: Request) -> TablesOnRanks:
         changes = smallest_changes(request)
         if not changes:
             raise UserError(
-                f"{lack}; no change of only the ranks (up to {MOST_RANKS:,}), the rows, the kernel "
-                "or the batch helps"
+                f"{lack}; no single change of the ranks (up to {MOST_RANKS:,}), the rows, the "
+                "kernel or the batch makes it fit"
             ) from None
         listed = "; or ".join(change.says for change in changes)
         raise UserError(f"{lack}; what would fit, the smallest change first: {listed}") from None
@@ -123,7 +123,7 @@ def _batch(request: Request) -> Iterator[Change]:
     fitting = _largest(1, batch - 1, lambda fewer: replace(request, batch=fewer, global_batch=0))
     if fitting:
         yield Change(
-            f"{fitting.request.batch:,} windows a rank (--batch) instead of {batch:,}", fitting
+            f"{fitting.request.batch:,} windows per rank (--batch) instead of {batch:,}", fitting
         )
 
 
@@ -139,7 +139,7 @@ def _host_memory(request: Request) -> Iterator[Change]:
             host = in_gb(fitting.fullest.host)
             step = in_ms(fitting.slowest.step)
             yield Change(
-                f"--kernel {kernel} ({host} of host memory a rank, {step} a step)", fitting
+                f"--kernel {kernel} ({host} of host memory per rank, {step} a step)", fitting
             )
             return
 

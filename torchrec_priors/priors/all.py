@@ -22,7 +22,7 @@ def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
     if data.items * groups > _MOST_PAIRS:
         raise UserError(
             f"priors.tree: 'all:{argument}' puts each of {data.items:,} items into {groups:,}"
-            f" groups, which is more than {_MOST_PAIRS:,} pairs: give fewer groups, as"
+            f" groups, which is more than {_MOST_PAIRS:,} pairs: give fewer groups, such as"
             f" 'all:{max(1, _MOST_PAIRS // data.items)}'"
         )
 

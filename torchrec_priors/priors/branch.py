@@ -308,5 +308,5 @@ def _too_large(levels: list[Prior], excess: str) -> UserError:
     """The error for levels with too many combinations; `excess` says how many of what."""
     names = ", ".join(f"{level.name} {len(level.groups):,}" for level in levels)
     return UserError(
-        f"priors.tree makes {excess} ({names} groups): take fewer levels or coarser priors"
+        f"priors.tree makes {excess} ({names} groups): use fewer levels or coarser priors"
     )

@@ -101,7 +101,7 @@ def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:
     priors = {prior.name: prior for prior in data.manifest.priors if prior.kind in kinds}
     if name not in priors:
         raise UserError(
-            f"priors.tree: data set has no {' or '.join(kinds)} prior '{name}':"
+            f"priors.tree: the data set has no {' or '.join(kinds)} prior '{name}':"
             f" {nearest(name, priors)}"
         )
     return priors[name]
@@ -126,6 +126,7 @@ def load_tree(
     for specification, name in zip(config.tree, names, strict=True):
         if names.count(name) > 1:
             raise UserError(
-                f"priors.tree: '{specification}' and another level are both '{name}': give it once"
+                f"priors.tree: '{specification}' and another level are both named '{name}': give"
+                " each once"
             )
     return PriorTree(levels, data.items, config.composition, only)

@@ -50,7 +50,7 @@ class UserPrior(nn.Module):
         if without:
             raise UserError(
                 f"prior '{name}': {without:,} of {users:,} users are in no group:"
-                " give them one of their own"
+                " put them into a group of their own"
             )
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:

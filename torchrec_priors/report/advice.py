@@ -14,7 +14,9 @@ from torchrec_priors.report.standing import NAMED
 _HEADLINES = {
     "better": "gains for all users together",
     "worse": "loses for all users together",
-    "some": "gains for some users or items, in more groups than by chance, not for all together",
+    "some": (
+        "gains for some users or items (in more groups than by chance), but not for all together"
+    ),
     "open": "not distinguishable from the reference row",
 }
 
@@ -57,7 +59,7 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
     rows = [row for row in rows if row.label in gains]
     if not rows:
         why = section.missing or "the predictions of single users cannot be read"
-        text = f"Whether a prior gains cannot be said, as there are no intervals: {why}."
+        text = f"There are no intervals, so it cannot be said whether a prior gains: {why}."
         return Advice([text], [])
 
     # The best model comes first, because the summary is about it.

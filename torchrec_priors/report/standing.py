@@ -52,9 +52,9 @@ def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
     keys = besides_heads(row, over.row)
     if keys:
         others = f" (other settings differ, too: {', '.join(keys)})"
-    one_head = f"“{over.row.label}”, one head with the same horizon, its heads"
+    one_head = f"“{over.row.label}” (one head with the same horizon), its heads"
     if sign(over.ndcg) < 0:
-        return [f"Over {one_head} lose {signed(over.ndcg)}{others}."]
+        return [f"Compared with {one_head} lose {signed(over.ndcg)}{others}."]
 
     start = "Over"
     reference = section.reference.variant
@@ -126,7 +126,7 @@ def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[st
     overs.sort(key=lambda pair: pair[1].entropy.mean)
 
     return [
-        f"More diverse lists: “{other.label}” is the same model re-ranked: over it, "
+        f"More diverse lists: “{other.label}” is the same model, re-ranked; compared with it, "
         f"{signed(over.entropy, 3)} bits of entropy@10 and {signed(over.ndcg)} of ndcg@10."
         for other, over in overs[:NAMED]
     ]

@@ -81,9 +81,13 @@ def search(
     # Cells that `only` left out may have no score yet.
     lacking = [name for name in names if name not in chosen and (not only or name in only)]
     if lacking:
-        log.error("no trial has a score, best.toml has them unchanged: %s", ", ".join(lacking))
+        log.error(
+            "no trial of these cells has a score, so best.toml has them unchanged: %s",
+            ", ".join(lacking),
+        )
     then = (
-        f"written to {folder}; {trained} of {len(final)} runs of the best are trained; then:\n"
+        f"written to {folder}; {trained} of {len(final)} runs of the best cells are trained; "
+        "then:\n"
         f"  {shlex.join(words)}"
     )
     return f"{text}\n{then}", 1 if lacking else 0

@@ -103,8 +103,8 @@ class LastOfUser:
     @property
     def rule(self) -> str:
         return (
-            f"per user, by time: the last {self.horizon} for test, the {self.horizon} before"
-            " those for validation, the rest for training"
+            f"per user, in time: last {self.horizon} test, {self.horizon} before validation,"
+            " rest training"
         )
 
     @property
