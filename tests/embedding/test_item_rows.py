@@ -138,5 +138,5 @@ def test_settings_that_nobody_reads_are_named():
 
 
 def test_a_catalogue_that_nobody_met_is_refused():
-    with pytest.raises(UserError, match="min_frequency = 3: no item has so many"):
+    with pytest.raises(UserError, match="min_frequency = 3: no item has this many"):
         ItemRows.of(UnseenConfig("dropped", 3), np.zeros(4, bool), 4)

@@ -75,7 +75,7 @@ def test_one_line_says_what_lacks_and_what_would_do():
 
 def test_a_dense_model_that_leaves_nothing_is_what_is_named():
     with pytest.raises(
-        UserError, match=r"dense model, which every rank holds, needs 160.00 GB.*no change"
+        UserError, match=r"dense model, which every rank holds, needs 160.00 GB.*no single change"
     ):
         plan_or_explain(request_of(1_000_000, 8, numbers={"dense": "10B"}))
 

@@ -101,7 +101,7 @@ def test_a_user_in_no_group_is_refused(copied):
     pq.write_table(whole.slice(1), file)
     describe_again(copied, "priors/gender.parquet")
     with pytest.raises(
-        UserError, match=r"prior 'gender': 1 of 77 users are in no group: give them one"
+        UserError, match=r"prior 'gender': 1 of 77 users are in no group: put them into a group"
     ):
         load_prior("gender", PreparedData(copied), HORIZON)
     texts = whole.set_column(0, "user_id", whole["user_id"].cast(pa.string()))
