@@ -1,7 +1,7 @@
 # make install    creates .venv with everything that the project needs
 # make demo       generates a marketplace log, trains HSTU with and without prior heads, shows recommendations,
 #                 and writes a page of results; all files are in demo/ (under 10 minutes on 2 cores)
-# make test       runs the tests (10 to 15 minutes on 2 cores)
+# make test       runs the tests (about 5 minutes on 2 cores)
 # make test-slow  runs the tests that take longer
 # make test-campaigns  runs the tests that take many minutes or hours
 # make test-mutants  changes the core in 200 places, and looks whether a test notices

@@ -94,6 +94,7 @@ def test_json_without_a_checksum_is_read(tmp_path):
     assert read_json(tmp_path / "x.json", remedy="train again") == VALUES
 
 
+@pytest.mark.slow
 def test_every_bit_of_json_counts(tmp_path):
     """A flipped bit is found, or changes nothing but the layout or the name of the checksum."""
     file = tmp_path / "x.json"

@@ -51,6 +51,7 @@ def workload(request, tmp_path_factory):
     return _small(request.param), folder, training.time_ours(_small(request.param), folder, 1, {})
 
 
+@pytest.mark.slow
 def test_the_reference_has_our_loss(workload):
     shape, folder, ours = workload
     reference = training.time_reference(shape, folder, 1, {})
@@ -61,6 +62,7 @@ def test_the_reference_has_our_loss(workload):
     assert min(ours.rate, ours.peak_bytes, *ours.seconds) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ablations.NAMES)
 def test_without_an_optimisation_the_loss_is_the_same(workload, name):
     shape, folder, ours = workload

@@ -4,6 +4,7 @@ import collections
 import itertools
 from contextlib import closing
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs_in_memory import cuts, logs, pieces, stream_of, token_cuts
@@ -15,6 +16,7 @@ starts = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(logs(), cuts | token_cuts, st.sampled_from([None, 1, 64]), st.integers(0, 2), starts)
 def test_every_window_is_seen_once_in_an_epoch_of_interruptions(log, cut, dim, epoch, starts):

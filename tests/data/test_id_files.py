@@ -32,6 +32,7 @@ def test_text(tmp_path, text):
     assert _read(tmp_path / "ids") == ["7", "u8", "009"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_ids_of_any_characters_stand_in_quotes(end, tmp_path):
     ids = [

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ SEQUENCES = st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=2, max_size=9)
 KNOWN = st.lists(st.booleans(), min_size=ITEMS, max_size=ITEMS).map(np.array)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(SEQUENCES, KNOWN, st.data())
 def test_windows(sequences, known, data):
@@ -48,6 +50,7 @@ def test_windows(sequences, known, data):
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(SEQUENCES, KNOWN, st.integers(1, 5))
 def test_histories(sequences, known, context):

@@ -110,6 +110,7 @@ def test_a_budget_that_one_window_may_exceed_is_refused():
         WindowStream(log, batch_tokens=10, **cut)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(logs(), changing(cuts), st.integers(1, 5))
 def test_the_ranks_shares_together_are_the_global_batch(log, cut, world):

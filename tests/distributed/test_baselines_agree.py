@@ -24,12 +24,14 @@ WITH_INTERESTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WITHOUT_INTERESTS)
 def test_two_ranks_give_the_losses_tables_and_parameters_of_one(case, small_data):
     changes = WITHOUT_INTERESTS[case]
     _compare(small_data, changes, changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WITH_INTERESTS)
 def test_two_ranks_and_parts_give_the_same_losses_tables_and_parameters(case, small_data):
     name = case.split(",")[0]

@@ -109,6 +109,7 @@ def of_two(small_data, tmp_path_factory):
     return _saved(small_data, tmp_path_factory.mktemp("saved") / "run", 2)
 
 
+@pytest.mark.slow
 def test_a_table_in_columns_goes_on_from_one_in_rows_and_back(small_data, tmp_path):
     saved = _saved(small_data, tmp_path / "saved" / "run", 1)
     again = _goes_on(small_data, saved, tmp_path / "again", 1, COLUMN_WISE)
@@ -155,6 +156,7 @@ def _flaws(run):
         return found, progress.step
 
 
+@pytest.mark.slow
 def test_ranks_agree_on_what_is_whole(small_data, tmp_path):
     """Whichever rank reads the file that is damaged: one rank's alone, both and none."""
     run = tmp_path / "run"

@@ -86,6 +86,7 @@ def _tensors(built, optimizers):
                 yield f"{name}/{key}", value.to_local() if hasattr(value, "to_local") else value
 
 
+@pytest.mark.slow
 def test_nothing_changes_on_any_rank_and_the_user_is_named(small_data):
     (ends, *_, counts), (same_ends, user, item, same_counts) = run_on_ranks(2, spoil, small_data)
     assert counts == same_counts == [1.0, 0.0]  # what a rank has to tell arrives at all

@@ -20,6 +20,8 @@ from torchrec_priors.serving.export import export
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training.step import step as whole_step
 
+pytestmark = pytest.mark.slow
+
 WORLD = 4
 SETTINGS = tiny.settings(
     model={"context": 10, "horizon": 2},

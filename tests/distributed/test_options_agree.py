@@ -36,6 +36,7 @@ def test_each_option_of_negatives_is_used(option, alone, small_data):
     assert not np.isclose(losses[0], alone[0][0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "more"),
     [

@@ -80,6 +80,7 @@ def _both_ways(folder, runs):
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_run_is_the_same_bit_by_bit_and_goes_on_where_it_was(small_data, tmp_path, world):
     for answers in run_on_ranks(world, _both_ways, small_data, tmp_path):

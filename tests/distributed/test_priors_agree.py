@@ -30,6 +30,8 @@ from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step
 
+pytestmark = pytest.mark.slow
+
 COMMUNITIES = """
 import numpy as np
 from torchrec_priors.priors.item import ItemPrior

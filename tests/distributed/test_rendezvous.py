@@ -70,6 +70,7 @@ def test_a_long_wait_says_for_whom_and_how_long(told, monkeypatch, caplog):
     assert said.endswith(": 1 s at most")
 
 
+@pytest.mark.slow
 def test_a_place_that_is_nowhere_is_named(told):
     told(MASTER_ADDR="nowhere.invalid")
     assert _refused(UserError).startswith(
@@ -160,6 +161,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("read", "doing"), [(_serve, "recommendations"), (_evaluate, "evaluation"), (_export, "export")]
 )

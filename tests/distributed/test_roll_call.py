@@ -30,6 +30,7 @@ def wait_for_rank_1():
         return str(lost), lost.speaks
 
 
+@pytest.mark.slow
 def test_who_did_not_answer_is_named():
     (message, speaks), nothing, (other_message, other_speaks) = run_on_ranks(3, wait_for_rank_1)
     assert nothing is None

@@ -21,6 +21,8 @@ from torchrec_priors.ranks.process import join
 from torchrec_priors.settings.sharding import TYPES, ShardingConfig
 from torchrec_priors.training.step import step as whole_step
 
+pytestmark = pytest.mark.slow
+
 TREE = ["temporal:2", "genre"]
 FEATURES = {"encoder.item_features": ["release_date", "title"], "training.steps": 22}
 SAME = {

@@ -12,6 +12,8 @@ from torchrec_priors.embedding.managed import ManagedRows, blocks_of
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = tiny.settings(
     model={"dim": 16},
     encoder={"dropout": 0.3, "time_bias": True, "item_features": ["title"]},

@@ -100,6 +100,7 @@ def later(small_raw, tmp_path_factory):
 SHARDINGS = [{}, {"type": "table_wise"}, {"type": "column_wise", "columns": 4}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 3])
 def test_what_has_the_same_name_has_the_old_value_and_the_rest_its_own_first_one(world, old, later):
     run, values = old

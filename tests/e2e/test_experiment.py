@@ -81,6 +81,7 @@ def _rows(out, split="validation"):
     return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_resumed_with_a_cell_that_fails_and_one_that_is_evaluated_alone(
     small_data, tmp_path, write
 ):

@@ -48,10 +48,12 @@ def _store(base: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_short(base):
     assert in_a_room(campaign.fill_up, named("evaluate"), base, 2, 0)
 
 
+@pytest.mark.slow
 def test_no_permission_and_a_kill_in_short(base):
     in_a_room(campaign.forbid, named("prior item"), base, 1, 0)
     in_a_room(campaign.kill, named("prior item"), base, 1, 0)

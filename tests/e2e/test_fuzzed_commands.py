@@ -123,6 +123,7 @@ def test_every_option_of_every_app_is_known():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_few(ground):
     assert _try(range(_FEW), ground) == []
 

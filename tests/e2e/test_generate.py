@@ -1,10 +1,12 @@
 """`prepare --generate` as a command and as a TorchX component."""
 
+import pytest
 from command_line import BIN, REPOSITORY, app, run
 
 from torchrec_priors.prepared.manifest import read_manifest
 
 
+@pytest.mark.slow
 def test_a_log_is_made_up_and_prepared_and_found_again(tmp_path):
     arguments = ["--dataset", "marketplace", "--raw", tmp_path / "raw", "--out", tmp_path / "data"]
     for _ in range(2):

@@ -45,6 +45,7 @@ def test_missing_raw_folder(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_garbage_row_is_named_by_file_and_line(small_raw, tmp_path):
     shutil.copytree(small_raw, tmp_path / "raw")
     lines = (tmp_path / "raw" / "u.data").read_text().splitlines()
@@ -230,6 +231,7 @@ def test_prepared_folder_without_manifest_and_truncated_parquet(small_data, tmp_
     )
 
 
+@pytest.mark.slow
 def test_under_a_launcher_one_rank_alone_says_it_and_it_is_not_tried_again(small_data, tmp_path):
     done = app("train", "--config", CONFIG, "--data", small_data, "--run", tmp_path / "run", "model.dimm=8",
                ranks=2, restarts=3, check=False)  # fmt: skip
@@ -321,6 +323,7 @@ def test_uris(small_raw, small_data, tmp_path):
     _refused(*_prepare(small_raw, "https://host/out"), says=["--out", "http"])
 
 
+@pytest.mark.slow
 def test_a_report_of_nothing(small_data, run, tmp_path):
     out = ["--out", tmp_path / "page"]
     _refused(

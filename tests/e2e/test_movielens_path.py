@@ -8,6 +8,8 @@ from command_line import BIN, REPOSITORY, app, run
 from independent import recompute
 from run_files import logged
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "model.dim=16",
     "encoder.layers=1",

@@ -16,6 +16,8 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from torchrec_priors.preparation.prepare import Settings, prepare
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [model]
 dim = 16

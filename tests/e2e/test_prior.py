@@ -14,6 +14,7 @@ def data(small_data, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
     (tmp_path / "moods.csv").write_text("item_id,label\n1,calm\n2,loud\n7777,loud\n")
     for options in (

@@ -9,6 +9,7 @@ from command_line import REPOSITORY, TINY, app
 from torchrec_priors.prepared.manifest import read_manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "heads"),
     [

@@ -16,6 +16,7 @@ def yesterday(trained):
     return trained(load_config(CONFIG, STEPS))
 
 
+@pytest.mark.slow
 def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(
     yesterday, small_data, tmp_path
 ):

@@ -38,6 +38,7 @@ def bucket(request, tmp_path, monkeypatch, small_raw):
     pretended.stop()
 
 
+@pytest.mark.slow
 def test_from_raw_files_to_recommendations(bucket, small_data, tmp_path):
     said = app(
         "prepare", "--dataset", "movielens", "--raw", f"{bucket}/raw", "--out", f"{bucket}/data"

@@ -87,6 +87,7 @@ def test_rows_are_the_file_s_and_the_others_their_own(small_data, tmp_path, vect
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_and_columns_start_alike(small_data, tmp_path, vectors):
     file = _write(tmp_path / "vectors.parquet", [str(item) for item in vectors[0]], vectors[1])
     (one, *_) = start(small_data, tmp_path / "one", file, 1 << 20)

@@ -157,6 +157,7 @@ def tmp_path_data(runs, out):
     )
 
 
+@pytest.mark.slow
 def test_the_same_whatever_ran_at_once_and_wherever_it_was_interrupted(small, tmp_path):
     small("one", at_once=1)
     small("many", at_once=8)
@@ -176,6 +177,7 @@ def test_the_same_whatever_ran_at_once_and_wherever_it_was_interrupted(small, tm
     assert small("cut")[2] == []
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_from_those_that_are_there(small, tmp_path):
     small()
     before = [row | {"chosen": False} for row in _rows(tmp_path / "out")]
@@ -185,6 +187,7 @@ def test_more_trials_go_on_from_those_that_are_there(small, tmp_path):
     assert sum(call[0] == "train" for call in calls) == 3 * 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_told_and_does_not_stop_the_rest(small, tmp_path):
     small("whole")
     name = next(run.name for run in sorted((tmp_path / "whole/runs").iterdir()) if run.name.startswith("two-") and
@@ -217,6 +220,7 @@ def test_a_cell_like_another_takes_its_values_and_shares_its_training(small, tmp
     assert "| one again | those of one | " in text
 
 
+@pytest.mark.slow
 def test_one_cell_alone_leaves_the_others_as_far_as_they_are(small, tmp_path):
     _, code, calls = small(only=["two"])
     assert code == 0

@@ -19,6 +19,7 @@ def _wrong(tmp_path):
 SAID = "error: unknown data set 'movilens': did you mean 'movielens'?"
 
 
+@pytest.mark.slow
 def test_in_place(small_raw, tmp_path, monkeypatch):
     monkeypatch.setenv(
         "RANK", "3"
@@ -58,6 +59,7 @@ def test_what_runs_in_place_is_ended(tmp_path):
     assert launcher.run("prepare", long, [], log) == "stopped"
 
 
+@pytest.mark.slow
 def test_on_a_scheduler(small_raw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(

@@ -72,6 +72,7 @@ def test_other_programs_read_it_and_find_checksums_of_pages(file):
         pq.ParquetFile(file, page_checksum_verification=True).read_row_group(0, ["user_id"])
 
 
+@pytest.mark.slow
 def test_no_bit_changes_unnoticed(file, tmp_path):
     content = file.read_bytes()
     damaged, unnoticed = tmp_path / "damaged.parquet", []

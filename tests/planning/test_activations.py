@@ -104,6 +104,7 @@ def test_counted_is_what_a_step_has(small_data, layers, context, recompute):
     assert counted == pytest.approx(measured, rel=WITHIN)
 
 
+@pytest.mark.slow
 @native
 @pytest.mark.parametrize(
     "settings",

@@ -57,6 +57,7 @@ def logs(draw):
     return [rows[:first], rows[first:second], rows[second:]]
 
 
+@pytest.mark.slow
 @given(
     logs(),
     st.sampled_from(
@@ -186,6 +187,7 @@ def test_labels_that_are_there_stay_and_groups_of_new_ones_come_last(shop, tmp_p
     assert labels[24] == {"no kind"}
 
 
+@pytest.mark.slow
 def test_without_times_new_interactions_come_after_the_others(tmp_path):
     def placed(rows):
         place = Counter()
@@ -207,6 +209,7 @@ def test_without_times_new_interactions_come_after_the_others(tmp_path):
     assert content(tmp_path / "data") == content(tmp_path / "together")
 
 
+@pytest.mark.slow
 def test_a_file_of_which_nobody_did_anything_new_is_the_same_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sequence_files, "USERS_A_FILE", 4)
     monkeypatch.setattr(sequence_files, "users_a_row_group", lambda _: 2)

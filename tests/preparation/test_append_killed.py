@@ -47,6 +47,7 @@ def shop(tmp_path, monkeypatch):
     return tmp_path / "data", new, append(new, tmp_path / "whole", SHOP).manifest.content_sha256
 
 
+@pytest.mark.slow
 def test_stages_that_are_finished_are_not_redone(shop, tmp_path, monkeypatch):
     out, new, expected = shop
     before, finish, finished, left = read_manifest(out), Journal.finish, [], [0]
@@ -75,6 +76,7 @@ def test_stages_that_are_finished_are_not_redone(shop, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "new", "raw", "whole"]
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_two_moves_leaves_the_old_one_to_be_found(shop, tmp_path, monkeypatch):
     out, new, expected = shop
     before = content(out)
@@ -95,6 +97,7 @@ def test_a_kill_between_the_two_moves_leaves_the_old_one_to_be_found(shop, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "new", "raw", "whole"]
 
 
+@pytest.mark.slow
 def test_a_prior_that_is_added_meanwhile_is_not_lost(shop, tmp_path, monkeypatch):
     out, new, _ = shop
     (tmp_path / "moods.csv").write_text("item_id,label\n1,light\n2,dark\n")

@@ -113,6 +113,7 @@ def test_nothing_to_append_to_and_nothing_to_append(shop, tmp_path):
         append(write(tmp_path / "raw", []), shop / "data", SHOP)
 
 
+@pytest.mark.slow
 def test_a_bad_row_is_refused_or_counted(shop, tmp_path):
     prepare(Settings(SHOP.dataset, shop / "raw", horizon=1), tmp_path / "data")
     new = write(tmp_path / "new", [("user 1", 2, 99, 0), ("user 1", 2, 100, 7)])
@@ -144,6 +145,7 @@ def test_an_item_that_nobody_described_of_a_user_who_was_too_short(shop, tmp_pat
         append(new, tmp_path / "data", SHOP)
 
 
+@pytest.mark.slow
 def test_a_prepared_data_set_that_grew_is_not_prepared_over(shop, tmp_path):
     again = Settings(SHOP.dataset, shop / "raw", horizon=1)
     prepare(again, tmp_path / "data")
@@ -155,6 +157,7 @@ def test_a_prepared_data_set_that_grew_is_not_prepared_over(shop, tmp_path):
     assert prepare(again, tmp_path / "data", overwrite=True).grown == []
 
 
+@pytest.mark.slow
 def test_the_command_takes_what_the_data_set_says_and_imports_no_torch(tmp_path):
     raw, new = write_movielens(tmp_path / "raw"), write_movielens(tmp_path / "new", seed=1)
     prepare(Settings("movielens", raw, 8), tmp_path / "data")

@@ -82,6 +82,7 @@ def test_an_edge_stays_if_either_end_keeps_it_and_ties_go_to_the_smaller(neighbo
         assert len(kept) < len(weights), "nothing was pruned"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neighbours", [None, 1, 3, 100])
 @pytest.mark.parametrize("at_once", [1, 40, 10**6])
 def test_edges_of_ranges_of_nodes_are_those_of_all_at_once(neighbours, at_once):

@@ -298,6 +298,7 @@ def test_planted_interests_are_found_as_the_leaves_that_they_are(market):
     assert _adjusted_rand(made.table["group"].to_pylist(), leaf) >= 0.95
 
 
+@pytest.mark.slow
 def test_the_default_settings_find_the_tastes_from_which_interests_are_drawn(market):
     """Most interests of a user lie within two level-1 categories."""
     folder, top, _ = market
@@ -332,6 +333,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_the_app_imports_no_torch_and_gives_the_same(data, small_data, tmp_path):
     shutil.copytree(small_data, tmp_path / "data")
     options = ["graph", "--data", tmp_path / "data", "--name", "community", "--last", "9"]

@@ -35,6 +35,7 @@ _lines = st.one_of(st.tuples(_integers, _numbers, _texts), st.sampled_from(["", 
 _GARBAGE = [b"garbage", b"1,2,3,4,5", b"\xe9,1,,2", b"\xe9"]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(_lines, min_size=1, max_size=8), st.sampled_from(["\n", "\r\n"]))
 @example([("1", ".99", ""), ("2", "3", "x")], "\n")

@@ -22,6 +22,7 @@ lines = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(lines, max_size=12),
@@ -49,6 +50,7 @@ broken_lines = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(broken_lines, max_size=12),

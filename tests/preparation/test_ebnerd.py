@@ -98,6 +98,7 @@ def test_clicks_follow_from_rows_and_seed_alone(raw, tmp_path):
     assert sorted(_clicks(tmp_path / "other")) != sorted(clicks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("catalogue", ["read", "all"])
 def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     options = (f"min_history={LEAST}", f"catalogue={catalogue}", *FAST)
@@ -193,6 +194,7 @@ def _change(file, column, value, row=6):
     pq.write_table(table.set_column(table.column_names.index(column), column, changed), file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "column", "value", "says"),
     [
@@ -271,6 +273,7 @@ def test_a_bad_row_is_named_or_dropped_and_counted(tiny, file, column, value, sa
     assert made.counts["dropped"][account] == 1
 
 
+@pytest.mark.slow
 def test_a_user_without_clicks_is_no_user(tiny, tmp_path):
     made = prepare(Settings("ebnerd", tiny, options=("min_history=20", *FAST)), tmp_path / "plain")
     history = pq.read_table(tiny / "train/history.parquet")

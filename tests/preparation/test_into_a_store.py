@@ -83,6 +83,7 @@ def test_something_else_is_left_alone(store, settings):
     assert store.cat_file(f"{OUT}/notes.txt") == b"mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_while_it_uploads_and_given_again(
     store, settings, small_raw, small_data, monkeypatch, overwrite

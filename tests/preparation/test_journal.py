@@ -33,6 +33,7 @@ def test_a_file_that_is_not_as_it_was_left_is_not_finished(left, change):
     assert Journal(left).finished("first") == {"rows": 3}
 
 
+@pytest.mark.slow
 def test_no_bit_of_the_journal_changes_what_it_says(left):
     content = left.read_bytes()
     said = [{"rows": 3}, None]

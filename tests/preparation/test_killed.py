@@ -33,6 +33,7 @@ def small_ranges(monkeypatch):
     monkeypatch.setattr("torchrec_priors.preparation.build.sequence_files.USERS_A_FILE", 16)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_ranges")
 def test_finished_stages_are_not_redone(log, tmp_path, monkeypatch):
     raw, _ = log
@@ -72,6 +73,7 @@ def test_ranges_of_users_do_not_change_the_content(log, tmp_path, monkeypatch):
     assert made.content_sha256 == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.campaign)])
 def test_a_killed_process_leaves_nothing_that_is_taken_for_a_data_set(kills, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"

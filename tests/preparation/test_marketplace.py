@@ -201,6 +201,7 @@ def test_missing_and_garbage_files_are_named(tiny, tmp_path, name):
         prepare(Settings("marketplace", tiny), tmp_path / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [

@@ -150,6 +150,7 @@ def test_users_are_not_that_active(raw, tmp_path):
         prepare(Settings("merrec", raw, options=("min_history=20000",)), tmp_path / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [

@@ -112,6 +112,7 @@ def test_a_release_becomes_the_data_set_that_100k_becomes(
         assert got.manifest.prior("age").sizes == expected.manifest.prior("age").sizes
 
 
+@pytest.mark.slow
 def test_a_release_one_folder_deeper_in_another_encoding_or_without_users_is_read(
     small_raw, films, tmp_path
 ):

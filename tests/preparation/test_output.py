@@ -38,6 +38,7 @@ def _failing(error: BaseException):
     return fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
@@ -59,6 +60,7 @@ def test_a_mistake_of_the_user_or_a_full_disk_midway_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(errno.EIO, "lost")]
 )
@@ -91,6 +93,7 @@ def test_a_failure_while_replacing_keeps_the_old_data_set(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.slow
 def test_what_a_preparation_of_other_settings_left_is_not_taken_over(
     small_raw, small_data, tmp_path, monkeypatch
 ):
@@ -104,6 +107,7 @@ def test_what_a_preparation_of_other_settings_left_is_not_taken_over(
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
 
 
+@pytest.mark.slow
 def test_too_little_memory_leaves_what_is_finished(small_raw, small_data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -179,6 +183,7 @@ def test_an_output_folder_among_the_raw_files_is_none_of_them(small_raw, tmp_pat
     assert _state(raw) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"horizon": 4}, {"seed": 1}, {"on_bad_row": "drop"}])
 def test_other_settings_are_refused_and_overwrite_replaces(change, small_raw, prepared):
     before = _state(prepared)

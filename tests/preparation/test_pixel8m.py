@@ -126,6 +126,7 @@ def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     assert labels(tmp_path / "data", "tag") == {item: {row["tag"]} for item, row in about.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "line", "says"),
     [
@@ -183,6 +184,7 @@ def test_an_item_that_stands_twice_is_refused(tiny, tmp_path):
         prepare(Settings("pixel8m", tiny), tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_files_are_told_by_their_headers(tiny, tmp_path):
     options = ("min_history=17",)
     plain = prepare(Settings("pixel8m", tiny, options=options), tmp_path / "plain")

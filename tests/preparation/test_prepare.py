@@ -231,6 +231,7 @@ _ratings = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.lists(_ratings, min_size=1, max_size=25), st.integers(1, 3), st.integers(0, 2**31 - 1))
 def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
@@ -252,6 +253,7 @@ def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
             assert list(Path(place).iterdir()) == [raw]
 
 
+@pytest.mark.slow
 def test_sequences_in_many_files_and_row_groups_are_the_same(
     small_raw, small_data, tmp_path, monkeypatch
 ):
@@ -281,6 +283,7 @@ def test_steps_are_in_order_of_user_and_position_whatever_order_rows_come_in(tmp
     assert table["items"].to_pylist() == [50 + user for user, _ in rows]
 
 
+@pytest.mark.slow
 def test_row_ids_are_a_seeded_permutation(small_raw, small_data, tmp_path):
     for name, seed in (("again", 0), ("other", 1)):
         prepare(Settings("movielens", small_raw, HORIZON, seed), tmp_path / name)
@@ -298,6 +301,7 @@ def test_row_ids_are_a_seeded_permutation(small_raw, small_data, tmp_path):
     assert _shas(small_data) == _shas(tmp_path / "again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_contiguous_shards_hold_their_share_of_every_level_of_frequency(seed, small_raw, tmp_path):
     """A shard of s rows of n holds s * m / n of the m most frequent items, give or take 3, for every m."""
@@ -311,6 +315,7 @@ def test_contiguous_shards_hold_their_share_of_every_level_of_frequency(seed, sm
         assert np.abs(held - share).max() <= 3, f"{ranks} ranks"
 
 
+@pytest.mark.slow
 def test_shards_of_the_real_table_get_the_same_traffic(ml_raw, tmp_path):
     prepare(Settings("movielens", ml_raw), tmp_path / "prepared")
     frequency = np.array(_read(tmp_path / "prepared", "items.parquet")["frequency"])
@@ -322,6 +327,7 @@ def test_shards_of_the_real_table_get_the_same_traffic(ml_raw, tmp_path):
         assert np.abs(traffic / traffic.mean() - 1).max() < 0.05, f"{ranks} ranks: {traffic}"
 
 
+@pytest.mark.slow
 def test_the_real_corpus_has_its_published_size(ml_raw, tmp_path):
     counts = prepare(Settings("movielens", ml_raw), tmp_path / "prepared").counts
     assert (counts["users"], counts["items"], counts["interactions"]) == (943, 1682, 100_000)
@@ -354,6 +360,7 @@ def _beside_sequences(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", [slice(-2 * HORIZON, -HORIZON), slice(-HORIZON, None)], ids=["validation", "test"]
 )
@@ -369,6 +376,7 @@ def test_a_changed_held_out_interaction_changes_no_prior_and_no_frequency(
     assert _shas(tmp_path / "prepared") != _shas(small_data), "nothing was changed"
 
 
+@pytest.mark.slow
 def test_a_changed_training_interaction_changes_frequencies_and_event_prior(
     small_raw, small_data, tmp_path
 ):
@@ -379,6 +387,7 @@ def test_a_changed_training_interaction_changes_frequencies_and_event_prior(
     assert before["priors/rating.eligible.parquet"] != after["priors/rating.eligible.parquet"]
 
 
+@pytest.mark.slow
 def test_the_optional_raw_files_may_be_absent(small_raw, small_data, tmp_path):
     shutil.copytree(
         small_raw, tmp_path / "raw", ignore=shutil.ignore_patterns("u.genre", "u.occupation")
@@ -411,6 +420,7 @@ sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
 
+@pytest.mark.slow
 def test_preparing_imports_no_torch_and_no_igraph_where_no_communities_are_asked_for(
     small_raw, small_data, tmp_path
 ):

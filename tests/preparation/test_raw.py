@@ -222,6 +222,7 @@ def _insert(file: Path, number: int, line: str) -> None:
 _FLAGS = "|".join(["0"] * 18)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line", "mistake", "reason"),
     [
@@ -315,6 +316,7 @@ def test_dropping_a_film_drops_its_ratings_and_counts_them(raw):
     assert int(corpus.interactions.count().execute()) == len(ratings) - lost
 
 
+@pytest.mark.slow
 def test_dropped_rows_are_counted_in_the_manifest(raw, tmp_path):
     _insert(raw / "u.data", 3, "1\t1\t9\t4")
     _insert(raw / "u.data", 5, "nonsense")

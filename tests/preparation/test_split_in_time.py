@@ -140,6 +140,7 @@ def test_windows_hold_the_training_part_alone_and_all_of_it(raw, folder):
     assert found == collections.Counter(rating.film for ratings in trained for rating in ratings)
 
 
+@pytest.mark.slow
 def test_what_lies_after_the_training_part_changes_no_prior_and_no_frequency(raw, folder, tmp_path):
     shutil.copytree(raw, tmp_path / "raw")
     films = sorted({rating.film for rating in read_ratings(raw)})
@@ -163,12 +164,14 @@ def test_what_lies_after_the_training_part_changes_no_prior_and_no_frequency(raw
     assert all(path.startswith(("sequences/", "held/")) for path in changed), changed
 
 
+@pytest.mark.slow
 def test_without_times_given_a_fifth_of_the_log_is_held_out(raw, tmp_path):
     manifest = prepare(Settings("movielens", raw, HORIZON, split=SplitBy("time")), tmp_path / "out")
     counts = manifest.counts
     assert 0.75 < counts["training_interactions"] / counts["interactions"] < 0.85
 
 
+@pytest.mark.slow
 def test_the_same_settings_are_known_again_and_others_are_not(raw, tmp_path):
     settings = Settings("movielens", raw, HORIZON, split=IN_TIME)
     said = []

@@ -16,6 +16,7 @@ from torchrec_priors.prepared.manifest import read_manifest
 HORIZON = 8
 
 
+@pytest.mark.slow
 def test_the_range_of_times_is_in_days_of_all_kept_interactions(small_raw, tmp_path, monkeypatch):
     monkeypatch.setattr(sequence_files, "USERS_A_FILE", 32)
     manifest = prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")

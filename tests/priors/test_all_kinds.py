@@ -36,6 +36,7 @@ def _omega(case, levels, groups):
     return sorted(set(range(case.items)).intersection(*sets))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(cases())
 def test_paths_are_those_with_items_and_their_sets_are_intersections(case):
@@ -84,6 +85,7 @@ def test_events_of_the_same_items_are_decided_one_by_one():
     assert beside.decided().tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(cases(), targets)
 def test_positives_are_the_targets_in_all_groups_of_a_path(case, drawn):

@@ -113,7 +113,7 @@ def test_what_the_page_says(document):
         "evaluation.fusion",
         "Means over seeds",
         "± ",
-        "one of N segments of it",
+        "one for each of N segments of the horizon",
     ):
         assert words in document.text, words
 
@@ -136,6 +136,7 @@ def test_example_users_are_those_of_the_rule_and_the_same_every_time(section):
         assert all(item.title.startswith("Café") for item in user.history)
 
 
+@pytest.mark.slow
 def test_the_same_runs_make_the_same_page(made_up_runs, page, tmp_path):
     found = find([made_up_runs])
     again = write_page(
@@ -165,6 +166,7 @@ def test_a_page_without_the_data_set_shows_what_the_runs_hold(made_up_runs, tmp_
     assert "bootstrap" not in document.text
 
 
+@pytest.mark.slow
 def test_predictions_that_are_gone_cost_a_row_its_intervals_alone(made_up_runs, tmp_path):
     runs = shutil.copytree(made_up_runs, tmp_path / "runs")
     for seed in (0, 1):
@@ -177,6 +179,7 @@ def test_predictions_that_are_gone_cost_a_row_its_intervals_alone(made_up_runs, 
     assert "“genre averaged” has no intervals" not in text
 
 
+@pytest.mark.slow
 def test_a_seed_that_is_gone_leaves_the_others_intervals_and_is_named(made_up_runs, tmp_path):
     runs = shutil.copytree(made_up_runs, tmp_path / "runs")
     (runs / "genre-seed1" / "eval/test/predictions.parquet").unlink()

@@ -83,6 +83,7 @@ def test_each_user_gets_what_one_alone_gets(run, bulk, deny):
             assert [item.score for item in alone] == row["scores"]  # to the last bit
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_same_bytes_from_a_parquet_list(run, bulk, users, deny, tmp_path):
     pq.write_table(pa.table({"user_id": users}), tmp_path / "users")
     app("recommend", "--run", run, "--users", tmp_path / "users", "--out", tmp_path / "out", "-k", K,
@@ -130,6 +131,7 @@ def test_a_failing_job_leaves_the_old_file(run, tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out": "old"}
 
 
+@pytest.mark.slow
 def test_a_killed_job_leaves_no_file_and_the_next_one_cleans_up(run, tmp_path):
     program = """
         import os, signal, sys

@@ -39,6 +39,7 @@ def genres(small_data):
     return found
 
 
+@pytest.mark.slow
 def test_evaluation_reranks_what_was_found_on_any_number_of_ranks(run, genres, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)

@@ -277,6 +277,7 @@ def test_the_app_and_python_give_the_same(run, loaded, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_same_bytes_in_bulk_and_each_user_gets_what_one_alone_gets(
     run, loaded, capsys, tmp_path
 ):

@@ -181,6 +181,7 @@ def _python(*arguments):
     return done
 
 
+@pytest.mark.slow
 def test_the_example_runs(run, loaded):
     done = _python("tools/recommend_in_python.py", run, "5", "50")
     assert f"1. {loaded.recommend([5, 50], k=1)[0].title}" in done.stdout

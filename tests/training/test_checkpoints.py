@@ -89,6 +89,7 @@ def test_what_is_there_and_its_checksums(whole):
             )
 
 
+@pytest.mark.slow
 def test_beside_training_or_not_the_bits_are_those_of_that_step(
     whole, small_data, tmp_path, monkeypatch
 ):

@@ -36,6 +36,7 @@ def _faults(how):
     return int(ended.stdout)
 
 
+@pytest.mark.slow
 def test_steps_ask_for_no_pages_again():
     pages = 5 * 4 * (16 << 20) // resource.getpagesize()
     assert _faults("kept") < pages / 10

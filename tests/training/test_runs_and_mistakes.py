@@ -57,6 +57,7 @@ def _path(name: str) -> Path:
     return Path(name).absolute()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
@@ -98,6 +99,7 @@ def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configurati
             _train(shop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "says"),
     [

@@ -84,6 +84,7 @@ with join() as ranks, claimed(Path(sys.argv[1]), ranks):
 """
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_folder_is_stopped_until_the_first_is_gone(folder, small_data):
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLD, "b"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
