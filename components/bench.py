@@ -28,9 +28,9 @@ def bench(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Measures a shape: our path, the dense reference and the machine's limit.
+    """Measures a shape: this package, the dense reference and the machine's limit.
 
-    Every variant runs in a process of its own, one after another.
+    Every variant runs in a separate process, one after another.
 
     The scheduler starts it as one process.
 
@@ -40,9 +40,10 @@ def bench(
         repeats: Repeats of each variant; the median counts.
         threads: Threads of each process. [cores of this machine]
         ablations: Also leave out each optimisation in turn (training shapes).
-        only: Measure only this variant, in addition to ours. Separate several with commas.
+        only: Measure only this variant, in addition to `ours`. Separate several with commas.
         json: Print one JSON object with `rows` instead of the table.
-        profile: Also write a trace of our path to this file (chrome://tracing or Perfetto).
+        profile: Also write a trace of the variant `ours` to this file, for chrome://tracing or
+            Perfetto.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
         cpu: Cores.

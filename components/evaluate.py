@@ -29,22 +29,23 @@ def evaluate(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Scores every user against the whole catalogue.
+    """Evaluates the recommendations for every user against the whole catalogue.
 
-    Writes eval/<split>/metrics.json and predictions.parquet, and if the model has heads for events,
-    predictions_event_given.parquet, too.
+    It writes eval/<split>/metrics.json and predictions.parquet. If the model has heads for events,
+    it also writes predictions_event_given.parquet.
 
     Args:
-        overrides: Changes to the run's `evaluation` settings, and only to these.
+        overrides: Changes to the run's settings evaluation.*; other settings cannot be changed.
         run: Folder of a trained run.
-        split: Which interactions are the targets. One of: validation, test.
+        split: Split with the interactions that are the targets. One of: validation, test.
         data: Prepared data set, if it has moved since training.
-        name: Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart.
+        name: Write to eval/<split>-<NAME>/ instead, so that evaluations with other settings are not
+            overwritten.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
-        leaked: What to do if a run that this one started from was trained on targets of some users:
-            refuse to evaluate, leave these users out, or keep them. The metrics say which. One of:
-            refuse, leave-out, keep.
+        leaked: What to do if the run started from another run that was trained on targets of some
+            users: refuse to evaluate, leave these users out, or keep them. The metrics record this.
+            One of: refuse, leave-out, keep.
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.

@@ -32,21 +32,21 @@ def experiment(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Runs what is missing of an experiment, and writes a table of all results.
+    """Runs the missing runs of an experiment, and writes a table of all results.
 
     The scheduler starts it as one process.
 
     Args:
         file: TOML file of the experiment.
         data: Prepared data set. [the file's]
-        out: Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]
-        split: What to evaluate on. One of: validation, test. [the file's; validation]
-        at_once: Runs at a time. [the file's; 1]
+        out: Folder for the runs and the files <split>/results.parquet and .md. [experiments/<name>]
+        split: Split to evaluate on. One of: validation, test. [the file's; validation]
+        at_once: Number of runs at the same time. [the file's; 1]
         only: Run only this cell. Separate several with commas.
-        scheduler: TorchX scheduler to run on, such as local_cwd. [a process for each run, on this
-            machine, on one thread]
-        ranks: With --scheduler: nodes x processes per node, of each run.
-        no_keep: Remove a run's checkpoints once it is evaluated.
+        scheduler: TorchX scheduler to run on, such as local_cwd. [each run is a process with one
+            thread on this machine]
+        ranks: With --scheduler: nodes x processes per node for each run.
+        no_keep: Remove a run's checkpoints after it is evaluated.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
         search: Try the values of the file's [search], on validation only. Writes search/best.toml,

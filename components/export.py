@@ -28,11 +28,11 @@ def export(
 ) -> specs.AppDef:
     """Writes the best checkpoint as plain files.
 
-    Item vectors are written as Parquet, with original ids, other weights as safetensors.
+    Item vectors are written as Parquet with original ids, and other weights as safetensors.
 
     Args:
         run: Folder of a trained run.
-        out: Folder to write, which must not exist or be empty.
+        out: Folder to write. It must be empty, or not exist yet.
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.

@@ -55,51 +55,54 @@ def plan(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Asks TorchRec's planner about a table, without creating the table.
+    """Asks TorchRec's planner how to shard a table, without creating the table.
 
-    Prints how it is sharded, what a rank holds and how long a step takes.
+    It prints how the table is sharded, the memory that a rank needs, and the duration of a step.
 
     The scheduler starts it as one process.
 
     Args:
         overrides: With --config: changes to it, such as model.dim=64.
-        items: Rows of the item table, such as 1255665, 1.26M or 10B; several, with commas: a sweep.
+        items: Rows of the item table, such as 1255665, 1.26M or 10B. Several values, separated by
+            commas, give a sweep.
         dim: Width of the rows.
-        ranks: Devices, over all nodes; several, with commas: a sweep.
+        ranks: Number of devices, over all nodes. Several values, separated by commas, give a sweep.
         device: h200 (141 GB at 4.8 TB/s), h100 (80 GB at 3.35 TB/s), a100 (80 GB at 2.04 TB/s),
             each with its DGX: 8 per node, NVLink of 450, 450 and 300 GB/s, network of 50, 50 and 25
             GB/s per GPU, 256 GB of host memory per GPU; cuda (TorchRec's defaults: 32 GiB); cpu
             (assumed: 128 GB at 51 GB/s per rank, 2 per node).
         memory: Memory of a device, such as 141GB or 80GiB. [as published]
-        host_memory: Memory of the host, a GPU's share of it. [as published]
+        host_memory: Memory of the host for each GPU. [as published]
         memory_bandwidth: Bytes per second of a device's memory, such as 4.8TB.
-        host_bandwidth: Bytes per second of the host's memory, a GPU's share.
+        host_bandwidth: Bytes per second of the host's memory for each GPU.
         host_link_bandwidth: Bytes per second between a GPU and its host, one way.
-        node_bandwidth: Bytes per second of a rank to others of its node, one way.
-        network_bandwidth: Bytes per second of a rank to other nodes, one way.
-        ranks_per_node: Ranks of each node. [8 GPUs, 2 CPUs]
-        batch: Windows of a rank in a step. [128]
-        context: Items of a window, including those it is trained to predict. [200]
-        negatives: Negatives of a step, over all item sets and ranks. [8192]
+        node_bandwidth: Bytes per second from a rank to other ranks of its node, one way.
+        network_bandwidth: Bytes per second from a rank to other nodes, one way.
+        ranks_per_node: Number of ranks on each node. [8 GPUs, 2 CPUs]
+        batch: Number of windows of a rank in a step. [128]
+        context: Number of items in a window, including those that are predicted. [200]
+        negatives: Number of negatives in a step, over all item sets and ranks. [8192]
         dense: Parameters of the dense model, such as 7.5M. [none]
-        layers: Layers of an HSTU encoder, to count its activations. [not counted]
-        accumulate: With --layers: parts into which a rank's windows are divided. [1]
-        recompute: With --layers: layers are computed again in backward.
+        layers: Number of layers of an HSTU encoder. [activations are not counted]
+        accumulate: With --layers: number of parts that a rank's windows are divided into. [1]
+        recompute: With --layers: compute layers again in backward.
         precision: With --layers: precision of the encoder, fp32 or bf16. [fp32]
-        queries: With --layers: paths of a prior tree in which a position has positives. [1]
+        queries: With --layers: number of paths of the prior tree in which a position has positives.
+            [1]
         optimizer: Optimizer of the tables: rowwise-adagrad, sgd, adagrad or adam.
         rows: Precision of the rows: fp32 or fp16.
         sharding: row_wise, table_wise, column_wise, or auto: the planner's choice. [row_wise]
         kernel: fused, fused_uvm, fused_uvm_caching (rows in the host's memory), or auto. [fused]
-        reserve: Share of a device's memory for what is not counted: CUDA, the allocator, copies.
+        reserve: Share of a device's memory for uses that are not counted: CUDA, the allocator,
+            copies.
         config: TOML file of a run's configuration, instead of --dim, --batch, --context, ...
         data: With --config: the prepared data set.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
         plot: Also draw the sweep into this file: .png, .svg or .pdf.
-        measure: With --device cpu: also run it on this machine, and print predicted and measured
-            values.
-        repeats: With --measure: steps; the fastest counts.
+        measure: With --device cpu: also run the step on this machine, and print predicted and
+            measured values.
+        repeats: With --measure: number of steps; the fastest counts.
         json: Print one JSON object instead of the table.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.

@@ -43,28 +43,30 @@ def prepare(
 
     Args:
         raw: Folder of the raw files.
-        out: Folder of the prepared data set; written as a whole or not at all.
+        out: Folder of the prepared data set; written completely or not at all.
         dataset: Name of a corpus (see datasets/), or path of your own corpus file. [--append: the
             data set's]
-        horizon: E: a user's last E interactions are test, the E before validation. [the corpus's]
+        horizon: E: the last E interactions of a user are the test part, and the E before them the
+            validation part. [the corpus's]
         seed: Seed of the permutation that numbers the rows, and of --generate. [0]
-        on_bad_row: Invalid rows: refuse the file, or drop and count them. One of: refuse, drop.
+        on_bad_row: Invalid rows: refuse the file, or drop and count the rows. One of: refuse, drop.
         option: KEY=VALUE: An option of the corpus, as its file explains it. Separate several with
             commas.
-        split: By user: the last E of each are test. By time: for all users, what is after
-            --test_from is test. One of: user, time. [user]
-        validation_from: With --split time (UTC). [80 %% of the log are before it]
-        test_from: With --split time (UTC). [90 %% of the log are before it]
-        append: Add the raw files to the data set in --out; other settings stay as they were.
+        split: By user: the last interactions of each user are the test part. By time: the
+            interactions of all users from --test_from on are the test part. One of: user, time.
+            [user]
+        validation_from: With --split time (UTC). [80 %% of the log is before it]
+        test_from: With --split time (UTC). [90 %% of the log is before it]
+        append: Add the raw files to the data set in --out; its settings stay as they were.
         keep_short: Keep the interactions of users with short histories for a later --append, which
             may make them long enough. One of: yes, no. [yes, unless the corpus leaves them out by
             its min_history]
         overwrite: Replace a data set of other settings in --out.
-        generate: First make up a log of this number of rows in --raw, if the corpus can.
-        engine: What computes: DuckDB in this process, or Spark (an extra); the content is the same.
-            One of: duckdb, spark.
-        memory: Memory that the engine may use; beyond it, it spills to disk. For Spark: that of the
-            driver.
+        generate: First generate a log with this number of rows in --raw, if the corpus can.
+        engine: Engine: DuckDB in this process, or Spark (an extra). The content of the data set is
+            the same. One of: duckdb, spark.
+        memory: Memory that the engine may use; if it is full, the disk is used. For Spark: the
+            memory of the driver.
         spark_master: Master of a Spark cluster. [all cores of this machine]
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.

@@ -38,28 +38,32 @@ def prior(
 ) -> specs.AppDef:
     """Adds a prior to a prepared data set.
 
-    It holds communities of the training log, an attribute, or a mapping of your own.
+    Its groups are communities found in the training log, the values of an attribute, or labels from
+    a file of yours.
 
     The scheduler starts it as one process.
 
     Args:
-        kind: graph: communities of items; user: communities of users, or --by, or --from; item:
-            --from. One of: graph, user, item.
+        kind: graph: communities of items. user: communities of users, or groups from --by or
+            --from. item: groups from --from. One of: graph, user, item.
         data: Folder of the prepared data set.
         name: Name of the prior, as in priors.tree.
-        from_file: CSV with a header or Parquet: item_id or user_id, and label.
-        by: user: the user prior whose groups are taken, small ones merged.
-        last: Number of a user's latest training interactions that make edges. [graph: 50, user:
-            all]
-        unweighted: Every edge weighs 1, instead of the number that its ends share.
-        neighbours: Strongest neighbours that each item or user keeps; an edge needs one end.
-            [graph: all, user: 20]
-        resolution: Resolution of Leiden: the larger, the more communities. [1]
-        groups: Final number of groups; the resolution that gives it is searched for.
+        from_file: CSV file with a header, or Parquet file, with the columns item_id or user_id, and
+            label.
+        by: user: take the groups of this user prior, and merge small ones.
+        last: Number of each user's latest training interactions from which edges are made. [graph:
+            50, user: all]
+        unweighted: Give every edge the weight 1, instead of the number of users or items that its
+            ends share.
+        neighbours: Number of strongest neighbours that each item or user keeps; an edge stays if
+            one of its ends keeps it. [graph: all, user: 20]
+        resolution: Resolution of Leiden; a larger one gives more communities. [1]
+        groups: Final number of groups; a resolution that gives it is searched for.
         min_size: Groups with fewer members are merged into one. [communities: 10, --by: 1]
-        users_per_item: user: number of users, drawn at random, that an item joins at most. [2000]
-        seed: Seed of Leiden and of what is drawn.
-        memory: Memory for counting who shares what; beyond it, that spills to disk.
+        users_per_item: user: largest number of users that are connected because of one item; they
+            are drawn at random. [2000]
+        seed: Seed of Leiden and of random draws.
+        memory: Memory for counting shared users or items; if it is full, the disk is used.
         overwrite: Replace a prior of this name that was added before.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.

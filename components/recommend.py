@@ -38,29 +38,30 @@ def recommend(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Recommends items from the whole history of a user, of many users, or from a given history.
+    """Recommends items to one user, to many users, or for a given history.
 
     Args:
         run: Folder of a trained run.
         user: Original id of a user of the data set.
-        history: Instead of --user: original item ids, oldest first, separated by commas; an id that
-            contains a comma in quotes.
-        users: Many users at once, into --out: a file with an original user id per line, or Parquet
-            with a column user_id; `all` for every user of the data set.
+        history: Instead of --user: original item ids, oldest first, separated by commas. Put an id
+            that contains a comma in quotes.
+        users: Recommend to many users and write to --out: a file with an original user id on each
+            line, or Parquet with a column user_id; `all` for every user of the data set.
         out: With --users: the file to write, in the order of --users.
         k: Number of items.
-        allow: Recommend only these: a file with an original item id per line, or Parquet with a
-            column item_id.
-        deny: Never recommend these: a file as for --allow.
-        only: Let only these heads answer: a path ('long-term / Comedy'), the beginning of one, a
-            group of any level ('Comedy'), or a prior and its group ('genre: Comedy'). Separate
-            several with commas.
-        mute: Do not let these heads answer. Separate several with commas.
-        boost: HEAD=X: Multiply the probability that these heads give by X, above 0: log(X) is added
-            to their scores, which is exactly that if scores are calibrated (evaluation.calibrated).
-            Factors of the same head multiply. Separate several with commas.
-        at_least: GROUP=SHARE: Take at least this share of the -k items from a group of items, its
-            best ones: 'Documentary=0.3', for up to 5 groups. Separate several with commas.
+        allow: Recommend only these items: a file with an original item id on each line, or Parquet
+            with a column item_id.
+        deny: Never recommend these items: a file as for --allow.
+        only: Use only these heads: a path ('long-term / Comedy'), the beginning of a path, a group
+            of any level ('Comedy'), or a prior and its group ('genre: Comedy'). Separate several
+            with commas.
+        mute: Do not use these heads. Separate several with commas.
+        boost: HEAD=X: Multiply the probabilities of these heads by X, above 0: log(X) is added to
+            their scores, which has exactly this effect if scores are calibrated
+            (evaluation.calibrated). Factors of the same head multiply. Separate several with
+            commas.
+        at_least: GROUP=SHARE: Take at least this share of the -k items from the best items of a
+            group: 'Documentary=0.3', for up to 5 groups. Separate several with commas.
         json: Print JSON.
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not

@@ -24,19 +24,18 @@ def report(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Writes a page of all evaluations of some runs.
+    """Writes a page with all evaluations of some runs.
 
-    It shows what to turn on for whom, tables, figures and example users. The page needs no network:
-    send it, or open it from the disk.
+    The page says what to turn on for whom, and it shows tables, figures and example users. It needs
+    no network: you can send it, or open it from the disk.
 
     The scheduler starts it as one process.
 
     Args:
-        more: More folders, so --runs DIR DIR ... can be written.
-        runs: Folder of a run, of an experiment, or one that holds such. Separate several with
-            commas.
-        out: Folder of the page, index.html.
-        reference: Reference row, with which the others are compared. [one head, next item]
+        more: More folders, so that you can give --runs DIR DIR ...
+        runs: Folder of a run or an experiment, or of several of them. Separate several with commas.
+        out: Folder for the page, which is called index.html.
+        reference: Row that the others are compared with. [one head, next item]
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
         cpu: Cores.

@@ -32,16 +32,17 @@ def train(
 ) -> specs.AppDef:
     """Trains a run, or resumes it.
 
-    It trains on all ranks of the launcher (torchrun, TorchX), or without one in this process.
+    It trains on all ranks of a launcher (torchrun, TorchX), or without a launcher in this process.
 
     Args:
         overrides: Changes to the configuration, such as model.dim=64.
         config: TOML file of the run's configuration.
         data: Folder of the prepared data set.
-        run: Folder of the run; a run of the same configuration in it is resumed.
-        init_from: Folder of a run whose best weights this one starts from; items and heads are
-            matched by name.
-        fit_all: Train on validation and test interactions, too: a model to serve, not to evaluate.
+        run: Folder of the run. If it contains a run of the same configuration, that run is resumed.
+        init_from: Folder of another run. The new run starts from its best weights; items and heads
+            are matched by name.
+        fit_all: Also train on validation and test interactions. Such a model is for serving and
+            cannot be evaluated.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
         j: [min nodes:]nodes x processes per node.

@@ -101,10 +101,10 @@ def _none(file):
         (lambda file: file.write_text(""), "holds no ids"),
         (lambda file: file.write_text("user_id\n"), "holds no ids"),
         (lambda file: file.write_text("\n\n"), "holds no ids"),
-        (lambda file: file.write_text("7,x\n8,y\n"), "give one id a line"),
+        (lambda file: file.write_text("7,x\n8,y\n"), "give one id per line"),
         (
             lambda file: file.write_text('7\n8 "x", y\n'),
-            "line 2: '8 \"x\", y' has a comma: give one id a line",
+            "line 2: '8 \"x\", y' has a comma: give one id per line",
         ),
         (lambda file: file.write_text('7\n"8\n9\n'), "line 2: a quote that is not closed"),
         (lambda file: file.write_text('7\n"8" 9\n'), "line 2: a quote that is not closed"),

@@ -66,7 +66,7 @@ def test_a_configuration(planned):
         "--config torchx_configs/merrec.toml --items 1.26M --ranks 8 training.batch=80"
     )
     assert code == 0
-    assert "10 windows per rank" in out
+    assert "10 windows a rank" in out
 
 
 @pytest.mark.parametrize(

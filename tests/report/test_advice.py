@@ -28,7 +28,7 @@ def test_the_best_prior_is_named_with_its_gain_and_its_cost(section):
     assert found.priors[0].label == "genre-lt-st-2"
     assert found.priors[0].verdict == "better"
     facts = dict(found.priors[0].facts)
-    assert "38 heads of 2,432 parameters (+2,432 in all, +148.3%)" in facts["Costs"]
+    assert "38 heads, 2,432 parameters (the model: +2,432, +148.3%)" in facts["Costs"]
     differ = [
         key
         for key, value in best.config.items()
@@ -75,7 +75,7 @@ def test_without_the_data_set_there_are_no_intervals_and_the_page_says_why(secti
     finally:
         section.missing = ""
     assert found.priors == []
-    assert "no intervals: there is no folder" in found.summary[0]
+    assert "a prior gains: there is no folder" in found.summary[0]
 
 
 def test_one_head_alone_is_nothing_to_turn_on(small_data, tmp_path):

@@ -1,4 +1,4 @@
-"""Runs the missing parts of an experiment, several at a time. A failure stops no other part."""
+"""Runs the missing parts of an experiment, several at a time. If one part fails, the others continue."""
 
 import logging
 import os

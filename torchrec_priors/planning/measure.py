@@ -37,8 +37,8 @@ class Measured:
     Attributes:
         rows: the bytes by which the rank's memory grew while the table was made and its rows were
             written.
-        step: the bytes by which the rank's peak grew in steps with a tiny table. They are those of
-            ids, vectors, and everything that TorchRec allocates.
+        step: the bytes by which the rank's peak grew in steps with a tiny table. They include
+            ids, vectors, and everything else that TorchRec allocates.
         forward, backward: the seconds of the fastest step. Other work of the machine can only slow
             a step down.
         memory_bandwidth: the bytes per second that a copy reads and writes, while all ranks copy.
@@ -179,7 +179,7 @@ def show_cases(cases: Sequence[Case]) -> str:
         if link:
             between = f", {link / 1e9:.2f} GB/s between them"
         copied = min(values.memory_bandwidth for values in measured)
-        lines.append(f"\n{ranks} working: memory {copied / 1e9:.1f} GB/s each{between}")
+        lines.append(f"\n{ranks} active: memory {copied / 1e9:.1f} GB/s each{between}")
     return "\n".join(lines)
 
 

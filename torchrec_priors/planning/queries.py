@@ -26,7 +26,7 @@ class Queries:
     Attributes:
         queries: the number of different paths that have a positive.
         positives: the number of positives, over all of these paths.
-        above: the number of different nodes, without those of the last depth, on these paths.
+        above: the number of distinct nodes on these paths, except those at the last depth.
     """
 
     queries: float

@@ -44,7 +44,7 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
             file holds no ids.
     """
     where = f"{option}: '{file}'"
-    remedy = f"give one id a line, or Parquet with a column '{column}'"
+    remedy = f"give one id per line, or a Parquet file with a column '{column}'"
     try:
         check_file(file, option)
         # The content of the file decides between the two forms, not its name.
@@ -168,5 +168,5 @@ def _comma_error(where: str, line: int, text: str, remedy: str) -> UserError:
     """Returns the error for a line with a comma, which may hold several values."""
     return UserError(
         f"{where}, line {line}: {shown(text)} has a comma: {remedy}, "
-        "with an id that has one in quotes"
+        "and put an id that contains a comma in quotes"
     )

@@ -15,7 +15,8 @@ _HEADLINES = {
     "better": "gains for all users together",
     "worse": "loses for all users together",
     "some": (
-        "gains for some users or items (in more groups than by chance), but not for all together"
+        "gains for some users or items (in more groups than chance explains), but not for all users"
+        " together"
     ),
     "open": "not distinguishable from the reference row",
 }
@@ -54,12 +55,12 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
     """Writes the advice on a section. Without intervals, the advice says why there are none."""
     rows = [row for row in section.rows if row.variant.ours and row is not section.reference]
     if not rows:
-        return Advice(["No run with priors is here, so there is nothing to turn on."], [])
+        return Advice(["None of these runs uses a prior, so there is nothing to turn on."], [])
 
     rows = [row for row in rows if row.label in gains]
     if not rows:
         why = section.missing or "the predictions of single users cannot be read"
-        text = f"There are no intervals, so it cannot be said whether a prior gains: {why}."
+        text = f"There are no intervals, so the page cannot say whether a prior gains: {why}."
         return Advice([text], [])
 
     # The best model comes first, because the summary is about it.
@@ -98,8 +99,9 @@ def _summary(
     pairs = sum(len(gains[row.label].over) for row in rows)
     by_chance = (groups + pairs) * (1 - LEVEL)
     sentences.append(
-        f"Every statement is on the {section.split} split, against “{base.label}” where no other "
-        f"row is named, by {LEVEL:.0%} intervals over users and seeds. {groups:,} groups and "
+        f"All statements are for the {section.split} split. They compare with “{base.label}” "
+        f"unless they name another row, by {LEVEL:.0%} intervals over users and seeds. "
+        f"{groups:,} groups and "
         f"{pairs:,} pairs of rows were compared, of which about {by_chance:.2g} would differ by "
         "chance: check a result again if it holds for only one small group."
     )
@@ -166,8 +168,8 @@ def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Ga
     base = section.reference
     sentences = [
         f"No prior among these runs gains ndcg@10 over “{base.label}” for all users at the "
-        f"{LEVEL:.0%} level: on this evidence there is no reason to turn one on for everyone. More "
-        "users, seeds or steps could show one."
+        f"{LEVEL:.0%} level: on this evidence there is no reason to turn one on for everyone. With "
+        "more users, seeds or steps, a gain might show."
     ]
 
     # A gain in recall is worth a sentence only if ndcg does not fall.
@@ -290,12 +292,12 @@ def _sizes(row: Row, base: Row) -> str:
     if heads is None or not before:
         return "parameters unknown"
     if not heads:
-        return f"no head parameters ({more:+,} in all)"
+        return f"no head parameters (the model: {more:+,})"
 
     number = "heads"
     if row.heads:
         number = "1 head" if row.heads == 1 else f"{row.heads:,} heads"
-    return f"{number} of {heads:,} parameters ({more:+,} in all, {more / before:+.1%})"
+    return f"{number}, {heads:,} parameters (the model: {more:+,}, {more / before:+.1%})"
 
 
 def _cost(row: Row) -> tuple[float, int]:

