@@ -1,4 +1,7 @@
-"""Runs the missing parts of an experiment, several at a time. If one part fails, the others continue."""
+"""Runs the missing parts of an experiment, several at a time.
+
+If one part fails, the others continue.
+"""
 
 import logging
 import os

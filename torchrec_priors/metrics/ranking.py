@@ -43,7 +43,8 @@ class RankingMetrics:
         Args:
             items: the number of items in the catalogue.
             frequency: the number of training interactions of each item, for novelty.
-            category: the category prior, for entropy and for new interests. Its groups are reported.
+            category: the category prior, for entropy and for new interests. Its groups are
+                reported.
             others: further priors whose groups are reported.
             event_given: whether users have a second list, found with only the heads for the events
                 of their targets.

@@ -102,7 +102,8 @@ class _Run:
         logs: the lines, the curves and the progress bar.
         stop: the signals that this process has received.
         warned_of_reach: whether the warnings about targets out of reach were printed.
-        started, saved_at: the times when this process started or resumed the run, and when the last checkpoint was written.
+        started, saved_at: the times when this process started or resumed the run, and when the last
+            checkpoint was written.
         seconds_waited: how long steps have waited for their batches.
     """
 

@@ -110,8 +110,9 @@ def _locked(folder: Path, out: Path) -> int:
             os.close(lock)
             raise UserError(f"--out: another process is preparing '{out}': wait until it is done")
 
-        # Another process may have removed the folder between opening the file and locking it. The locked file is then
-        # no longer in the folder, so other processes would not find it, and a new lock is needed.
+        # Another process may have removed the folder between opening the file and locking it. The
+        # locked file is then no longer in the folder, so other processes would not find it, and a
+        # new lock is needed.
         try:
             if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
                 return lock

@@ -114,7 +114,8 @@ class Spark(Engine):
         texts = [name for name, kind in source.columns.items() if pa.types.is_string(kind)]
 
         # Spark accepts text that is not UTF-8, so this loop looks for such text. Files that contain
-        # it are replaced by copies without the invalid text, and the next round checks the remaining files.
+        # it are replaced by copies without the invalid text, and the next round checks the
+        # remaining files.
         while True:
             originals = [
                 file for index, file in enumerate(source.files) if index not in source.copies
