@@ -30,7 +30,7 @@ KERNELS = {
 # Arguments that are pointers, grouped by the type of the data.
 _ROWS = {"q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v"}
 _INTEGERS = {"offsets", "order", "times"}
-_FLOATS = {"bias", "time_bias", "of_distance", "of_time"}
+_FLOATS = {"bias", "time_bias", "distance_sums", "time_sums"}
 
 
 class Taken(NamedTuple):
