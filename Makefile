@@ -31,7 +31,7 @@ test: install
 	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not slow and not campaign" -n 2 --dist worksteal
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m slow -n 2 --dist worksteal --timeout 1200
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "slow and not campaign" -n 2 --dist worksteal --timeout 1200
 
 test-campaigns: install
 	$(RUN)python -m pytest -m campaign --timeout 3600

@@ -172,7 +172,9 @@ def test_ebnerd_has_a_row_for_one_head_and_merrec_one_for_a_larger_catalogue():
 
 @pytest.mark.slow
 def test_two_ranks_have_the_tokens_of_both_and_the_loss_of_one(tmp_path):
-    arguments = scaling._workload(replace(SHAPES["merrec"], items=500, sequences=4), tmp_path, 1)
+    arguments = scaling._worker_arguments(
+        replace(SHAPES["merrec"], items=500, sequences=4), tmp_path, 1
+    )
     alone = in_a_process("1 rank", scaling._WORKER, arguments, 1)
     both = on_ranks(2, "2 ranks", scaling._WORKER, arguments, 1)
     assert both.tokens == alone.tokens

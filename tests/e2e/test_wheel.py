@@ -81,7 +81,9 @@ def _blocks(language, document=CONTRIBUTING):
 
 
 def test_a_corpus_a_prior_a_backbone_and_a_baseline_model_of_ones_own(installed, shop):
-    commands = [shlex.split(line) for block in _blocks("sh") for line in block.splitlines()]
+    commands = [
+        shlex.split(line, comments=True) for block in _blocks("sh") for line in block.splitlines()
+    ]
     typed = [words[1:] for words in commands if words[:1] == ["torchrec-priors"]]
     assert [words[0] for words in typed] == [
         "prepare", "train", "evaluate", "recommend", "train", "recommend", "train", "train", "recommend",

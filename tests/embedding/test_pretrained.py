@@ -26,7 +26,8 @@ SETTINGS = tiny.settings(
 
 def start(data, run, file, entries, **more):
     """(The whole table, its map of items) of a run that learns nothing."""
-    pretrained._ENTRIES = entries
+    assert pretrained._NUMBERS_AT_A_TIME, "the name in the module"
+    pretrained._NUMBERS_AT_A_TIME = entries
     config = parse(tiny.merged(SETTINGS, table={"pretrained": str(file or "")}, **more))
     with join() as ranks:
         started = loop._Run(config, PreparedData(data), RunFolder(run), ranks, None)
