@@ -32,6 +32,10 @@ GENRE = ItemPrior(
 TREE = PriorTree([TemporalPrior(2, HORIZON), GENRE], ITEMS)
 
 
+def test_weights_are_computed_from_the_log_again_and_are_in_no_checkpoint():
+    assert not LossWeights(3, HORIZON).state_dict()
+
+
 @st.composite
 def windows(draw):
     """(context length, extended sequence) of a few windows."""

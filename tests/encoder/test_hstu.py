@@ -21,6 +21,18 @@ def _encoder(**options):
     return encoder
 
 
+def test_first_weights_are_small_and_output_biases_zero():
+    torch.manual_seed(0)
+    encoder = HSTU(EncoderConfig(events=True), dim=64, context=200, event_types=40)
+    small = [encoder.position.weight, encoder.event.weight]
+    small += [layer.project_in.weight for layer in encoder.layers]
+    for weight in small:
+        assert float(weight.std()) == pytest.approx(0.02, rel=0.1)
+        assert float(weight.mean()) == pytest.approx(0.0, abs=0.002)
+    for layer in encoder.layers:
+        assert not layer.project_out.bias.any()
+
+
 def test_a_history_is_encoded_the_same_alone_and_in_a_batch():
     encoder, x = _encoder(), torch.randn(9, 8)
     keys = DropoutKeys([1, 2, 3], [2, 4, 3])

@@ -190,7 +190,11 @@ def test_the_same_settings_are_known_again_and_others_are_not(raw, tmp_path):
             "leave a part empty, as the log goes from 1997-11-20",
         ),
         (("time", "1998-02-01", "1998-01-01"), "leave a part empty"),
-        (("time", "1998-02-01", "2001-01-01"), "leave a part empty"),
+        (
+            ("time", "1998-02-01", "2001-01-01"),
+            r"validation from 1998-02-01.* and test from 2001-01-01.* leave a part empty, as the "
+            r"log goes from 1997-11-20.* to 1998-04-27T10:59",
+        ),
         (("time", "yesterday", None), "--validation-from: 'yesterday' is not a date or time"),
         (("user", None, "1998-01-01"), "--test-from goes with --split time"),
     ],
