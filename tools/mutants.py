@@ -33,7 +33,7 @@ AREAS = {
     "split": ["preparation/build/split.py"],
 }
 # What mutmut says about a mutant that a test, or its time limit, has caught.
-KILLED = {"killed", "timeout", "suspicious", "caught by type check"}
+KILLED = {"killed", "timeout", "suspicious", "segfault", "caught by type check"}
 # Any pattern makes mutmut write all mutants and learn which tests run which function.
 SMALLEST = "torchrec_priors.heads.score.*__mutmut_1"
 

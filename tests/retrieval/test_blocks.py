@@ -1,0 +1,27 @@
+"""Paths of one block are compared by their best score; blocks are averaged."""
+
+import numpy as np
+
+from torchrec_priors.priors.item import ItemPrior
+from torchrec_priors.priors.temporal import TemporalPrior
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval.fusion import blocks
+
+GENRE = ItemPrior("genre", ["a", "b"], np.array([0, 1, 2, 3]), np.array([0, 1, 0, 1]), 4)
+
+
+def test_each_level_of_an_additive_tree_is_a_block():
+    tree = PriorTree([TemporalPrior(2, 4), GENRE], 4, "additive")
+    pairs = {
+        (path.levels, block) for path, block in zip(tree.paths, blocks(tree).tolist(), strict=True)
+    }
+    assert sorted(block for _, block in pairs) == [0, 1]
+    assert len({levels for levels, _ in pairs}) == 2
+
+
+def test_each_group_of_a_level_that_restricts_no_items_is_a_block():
+    tree = PriorTree([TemporalPrior(2, 4), GENRE], 4)
+    found = {
+        path.groups: block for path, block in zip(tree.paths, blocks(tree).tolist(), strict=True)
+    }
+    assert found == {(0, 0): 0, (0, 1): 0, (1, 0): 1, (1, 1): 1}
