@@ -24,6 +24,7 @@ from torchrec_priors.prepared.manifest import GROWN_FROM, PriorInfo
 _OPTIONS = (
     "by",
     "last",
+    "weights",
     "neighbours",
     "resolution",
     "groups",
@@ -200,9 +201,12 @@ def remake(info: PriorInfo, data: Path) -> str:
         if made.get(name):
             words += [f"--{name.replace('_', '-')}", quote(str(made[name]))]
 
-    # Weighted edges are the default. Manifests of other kinds of priors have no such setting.
-    if made.get("weighted") is False:
-        words.append("--unweighted")
+    # Manifests of earlier releases tell only whether edges are weighted, and their communities were
+    # not joined. Manifests of other kinds of priors have no such settings.
+    if "weighted" in made:
+        words += ["--weights", "shared" if made["weighted"] else "equal"]
+    if "weighted" in made or made.get("join") is False:
+        words.append("--no-join")
     return " ".join(words)
 
 
