@@ -1,6 +1,5 @@
 """Describes the graph, the groups and their quality in lines for the user."""
 
-
 from torchrec_priors.preparation.priors.communities.graph import OTHERS
 from torchrec_priors.preparation.priors.communities.log_graph import LogGraph
 from torchrec_priors.preparation.priors.communities.partition import Partition
@@ -56,10 +55,12 @@ def _about_remainder(settings: GraphPrior | UserPrior, log: LogGraph, partition:
     absent = others & (log.graph.data == 0)
     apart = others & ~absent & (log.graph.strength == 0)
     small = others & (log.graph.strength > 0)
+    # Where communities are joined, only parts of the graph without an edge to the rest stay small.
+    where = "parts of the graph" if settings.join else "communities"
     reasons = {
         "without a training interaction that counts": absent,
         "without an edge": apart,
-        f"in communities of fewer than {settings.min_size:,}": small,
+        f"in {where} of fewer than {settings.min_size:,}": small,
     }
     counts = [f"{int(which.sum()):,} {why}" for why, which in reasons.items() if which.any()]
     return f"remainder: {int(others.sum()):,} {things(settings)}: {', '.join(counts)}"
