@@ -2,7 +2,8 @@
 
 The community with the least data is joined first, because a head needs data to learn. It joins the
 community with which the modularity is then highest. So small subjects join the subject that is
-nearest to them, and large ones stay apart.
+nearest to them, and large ones stay apart. Parts of what would be one community at resolution 1 are
+joined before different subjects are.
 """
 
 import heapq
@@ -11,6 +12,9 @@ import numpy as np
 
 from torchrec_priors.preparation.priors.communities.graph import OTHERS, Graph
 
+# Below this, a change of the modularity is an error of rounding.
+_NO_GAIN = 1e-12
+
 
 def join(graph: Graph, community: np.ndarray, min_size: int, most: int | None = None) -> np.ndarray:
     """Returns larger communities, each of which is a union of given ones.
@@ -18,6 +22,7 @@ def join(graph: Graph, community: np.ndarray, min_size: int, most: int | None = 
     1. Communities with fewer than `min_size` nodes join others with which they share an edge. Those
        that no edge connects to any other become OTHERS.
     2. While there are more than `most` groups, the community with the least data joins another.
+       As long as a union raises the modularity, only communities count for which one does.
 
     Of communities with equal data, the one with the smallest node is joined first.
 
@@ -50,10 +55,15 @@ def join(graph: Graph, community: np.ndarray, min_size: int, most: int | None = 
         in_communities = joined.nodes[joined.alive].sum()
         most_communities = most - int(in_communities < graph.nodes)
 
-        waiting = joined.by_data()
-        while joined.alive.sum() > most_communities:
-            data, number = heapq.heappop(waiting)
-            if joined.alive[number] and joined.data[number] == data:
+        for must_gain in (True, False):
+            waiting = joined.by_data()
+            while waiting and joined.alive.sum() > most_communities:
+                data, number = heapq.heappop(waiting)
+                if not joined.alive[number] or joined.data[number] != data:
+                    continue
+                # A community without a gain now has none later: the gain of a union is the sum.
+                if must_gain and joined.gain(number).max() <= _NO_GAIN:
+                    continue
                 union = joined.join(number, near_only=False)
                 heapq.heappush(waiting, (joined.data[union], union))
 
@@ -109,6 +119,18 @@ class _Joined:
         heapq.heapify(entries)
         return entries
 
+    def gain(self, number: int) -> np.ndarray:
+        """Returns half of the change of the modularity if a community joins another, float64 [K].
+
+        That is what the two share, minus what they would share by chance. It is minus infinity for
+        the community itself and for those that do not exist.
+        """
+        gain: np.ndarray = -self.share[number] * self.share
+        gain[list(self.weights[number])] += list(self.weights[number].values())
+        gain[~self.alive] = -np.inf
+        gain[number] = -np.inf
+        return gain
+
     def join(self, number: int, *, near_only: bool) -> int:
         """Joins a community with the one that gives the highest modularity.
 
@@ -119,17 +141,11 @@ class _Joined:
             number: the community.
             near_only: whether only communities that an edge connects with it are considered.
         """
-        # This is half of the change of the modularity: what the two share, minus what they would
-        # share by chance.
-        gain = -self.share[number] * self.share
-        near = list(self.weights[number])
-        gain[near] += list(self.weights[number].values())
-
-        possible = self.alive.copy()
+        gain = self.gain(number)
         if near_only:
-            possible = np.isin(np.arange(len(possible)), near)
-        possible[number] = False
-        gain[~possible] = -np.inf
+            far = np.ones(len(gain), bool)
+            far[list(self.weights[number])] = False
+            gain[far] = -np.inf
 
         kept, gone = sorted((number, int(gain.argmax())))
         self._unite(kept, gone)

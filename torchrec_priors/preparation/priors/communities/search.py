@@ -17,7 +17,7 @@ Report = Callable[[str], None]
 
 # No higher resolution is tried.
 _HIGHEST = 2.0**16
-# Groups may be made more even at the cost of the rest of the highest modularity.
+# Groups may be made more even as long as they have this share of the highest modularity.
 _ENOUGH = 0.9
 
 
@@ -31,10 +31,11 @@ def joined(
 ) -> Partition:
     """Finds communities, and joins them until they are large enough and few enough.
 
-    With a number of groups and no resolution, resolutions from 1 upwards are tried. The partition
-    with the most even groups is returned, among those that have the requested number and at least
-    nine tenths of the highest modularity. A higher resolution divides large communities, so it can
-    give more even groups, but its modularity is lower.
+    With a number of groups and no resolution, resolutions from 1 upwards are tried, until there are
+    enough groups and they are even enough: their entropy is at least that of half as many groups of
+    equal size. A higher resolution divides large communities, so that groups become more even.
+    But their modularity falls, and it must be at least nine tenths of the highest. If no groups are
+    even enough at this modularity, the most even ones are returned.
 
     Args:
         graph: the graph.
@@ -62,9 +63,10 @@ def joined(
 
         if groups is None or resolution is not None:
             break
-        # From here on, a higher resolution only lowers the modularity of the groups further.
-        enough = partition.groups >= groups
-        is_last = enough and partition.modularity < _ENOUGH * best
+        # From a low modularity on, a higher resolution only lowers it further.
+        if partition.groups >= groups:
+            is_good = partition.modularity >= _ENOUGH * best
+            is_last = not is_good or _is_even(graph, partition)
         is_last |= at >= _HIGHEST or partition.found == len(graph.connected)
 
         # Far below the number, resolutions are skipped.
@@ -73,6 +75,12 @@ def joined(
     most = max(partition.groups for partition in tried)
     possible = [partition for partition in tried if partition.groups == most]
     good = [partition for partition in possible if partition.modularity >= _ENOUGH * best]
+    even = [partition for partition in good if _is_even(graph, partition)]
     # Of equally even groups, those of the smallest resolution are taken, which were tried first.
-    chosen = max(good or possible, key=lambda partition: evenness(graph, partition.group))
+    chosen = max(even[:1] or good or possible, key=lambda one: evenness(graph, one.group))
     return replace(chosen, best_modularity=best)
+
+
+def _is_even(graph: Graph, partition: Partition) -> bool:
+    """Whether the groups are as even as half as many groups of equal size."""
+    return evenness(graph, partition.group) >= math.log(partition.communities / 2)
