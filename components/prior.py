@@ -19,10 +19,11 @@ def prior(
     from_file: Optional[str] = None,
     by: Optional[str] = None,
     last: Optional[int] = None,
-    unweighted: bool = False,
+    weights: Optional[str] = None,
     neighbours: Optional[int] = None,
     resolution: Optional[float] = None,
     groups: Optional[int] = None,
+    join: Optional[bool] = None,
     min_size: Optional[int] = None,
     users_per_item: Optional[int] = None,
     seed: int = 0,
@@ -51,12 +52,16 @@ def prior(
         by: user: the user prior whose groups are taken, small ones merged.
         last: Number of a user's latest training interactions that make edges. [graph: 50, user:
             all]
-        unweighted: Every edge weighs 1, instead of the number that its ends share.
+        weights: Weight of an edge. shared: how many both ends share; cosine: divided by the root of
+            how many each has; pmi: how much more than by chance; equal: 1. One of: shared, cosine,
+            pmi, equal. [pmi]
         neighbours: Strongest neighbours that each item or user keeps; an edge needs one end.
             [graph: all, user: 20]
         resolution: Resolution of Leiden: the larger, the more communities. [1]
-        groups: Final number of groups; the resolution that gives it is searched for.
-        min_size: Groups with fewer members are merged into one. [communities: 10, --by: 1]
+        groups: Final number of groups, the remainder included.
+        join: Whether communities that are too small, or too many, join those that they share most
+            with. --no-join: small ones form one group, and --groups looks for a resolution. [join]
+        min_size: Least number of members of a group. [communities: 10, --by: 1]
         users_per_item: user: number of users, drawn at random, that an item joins at most. [2000]
         seed: Seed of Leiden and of what is drawn.
         memory: Memory for counting who shares what; beyond it, that spills to disk.
@@ -75,10 +80,11 @@ def prior(
         from_file=from_file,
         by=by,
         last=last,
-        unweighted=unweighted,
+        weights=weights,
         neighbours=neighbours,
         resolution=resolution,
         groups=groups,
+        join=join,
         min_size=min_size,
         users_per_item=users_per_item,
         seed=seed,

@@ -92,7 +92,7 @@ class _Joined:
             community, weights=graph.strength[graph.connected], minlength=number
         )
         total = self.share.sum()
-        self.share /= total
+        self.share = self.share / total
 
         # Edges between the same two communities are added up.
         community_of = np.full(graph.nodes, OTHERS)
