@@ -18,6 +18,7 @@ from torchrec_priors.apps.progress import with_progress
 from torchrec_priors.common.files import write_json
 from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.data.histories import Split as HeldOut
 from torchrec_priors.data.leaks import Leaks
 from torchrec_priors.data.trained_part import TrainedPart
 from torchrec_priors.errors import UserError
@@ -236,7 +237,7 @@ def _neural(opened: OpenRun, ranks: Ranks) -> _Evaluated:
     index = built.fetch_index()
     settings = opened.config.evaluation
 
-    def metrics(prepared: PreparedData, split: str, **more: Any) -> dict[str, Any]:
+    def metrics(prepared: PreparedData, split: HeldOut, **more: Any) -> dict[str, Any]:
         return run_evaluation(
             model,
             index,

@@ -91,7 +91,7 @@ def _load_module(name: str) -> Any:
     return importlib.import_module(f"{__package__}.{name}")
 
 
-def _options(kind: type[Any], config: PlainConfig) -> Any:
+def _options(kind: Any, config: PlainConfig) -> Any:
     """Returns `plain.options` as the dataclass `kind`, checked."""
     try:
         return adapter(kind).validate_json(json.dumps(config.options))

@@ -2,7 +2,7 @@
 
 The run's folder has the configuration, the record of the data, the summary and the evaluations, but
 no weights: a baseline takes seconds to fit, so whoever opens the run fits it again
-(docs/decisions/34-plain-baselines-are-fitted-again.md).
+(docs/decisions/35-plain-baselines-are-fitted-again.md).
 """
 
 import time
