@@ -3,15 +3,17 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_logs import MadeUp
 
+from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.trained_part import training_ends
+from torchrec_priors.plain import ease, item_knn, popularity, transitions
 from torchrec_priors.plain.log import Log
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.retrieval import plain_lists
 from torchrec_priors.retrieval.plain_lists import PlainLists, best
 from torchrec_priors.settings.evaluation import RetrievalConfig
 from torchrec_priors.settings.training import TrainingConfig
@@ -36,9 +38,7 @@ def test_the_best_are_the_first_of_all_sorted_by_score_and_popularity(data, item
         assert (rows[user][len(expected) :] == -1).all()
 
 
-@pytest.mark.parametrize("cells", [1, 1 << 24])
-def test_seen_items_are_left_out_if_they_are_filtered(monkeypatch, cells):
-    monkeypatch.setattr(plain_lists, "_CELLS", cells)
+def test_seen_items_are_left_out_if_they_are_filtered():
     made = MadeUp([[0, 1], [2]], 4)
     plain = SimpleNamespace(scores=lambda users: np.tile([4.0, 3.0, 2.0, 1.0], (len(users), 1)))
     batch = made.batch()
@@ -49,6 +49,15 @@ def test_seen_items_are_left_out_if_they_are_filtered(monkeypatch, cells):
 
     assert rows() == [[2, 3, -1], [0, 1, 3]]
     assert rows(filter_seen=False) == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_rank_may_have_no_users_in_its_last_round():
+    made = MadeUp([[0, 1]], 4)
+    nobody = Histories.of(pa.array([], pa.int64()), [], [], 1)
+    for module in (popularity, item_knn, transitions, ease):
+        plain = module.load(module.Options(), made.log)
+        lists = PlainLists(plain, made.log.order_I, RetrievalConfig(), made.data, 3)
+        assert lists.find(nobody)[0].row_Bk.shape == (0, 3)
 
 
 @pytest.mark.parametrize("fit_all", [False, True])

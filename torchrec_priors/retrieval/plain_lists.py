@@ -13,8 +13,6 @@ from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.settings.evaluation import RetrievalConfig
 
-_CELLS = 1 << 24  # scores that are computed at a time, which limits the memory
-
 
 class PlainLists:
     """A fitted plain baseline that is ready to find items for users.
@@ -49,18 +47,12 @@ class PlainLists:
 
     def find(self, users: Histories) -> tuple[Found, None]:
         """Finds the best items of each user; there are no lists for given events."""
-        row_Bk = np.full((len(users), self._searched), -1)
-        score_Bk = np.full((len(users), self._searched), -np.inf)
-        if len(users):
-            score_BI = self._plain.scores(users)
-            if self._filter_seen:
-                user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
-                score_BI[user_X, users.seen] = -np.inf
-            step = max(1, _CELLS // score_BI.shape[1])
-            for first in range(0, len(users), step):
-                part = slice(first, first + step)
-                row_Bk[part], score_Bk[part] = best(score_BI[part], self._order_I, self._searched)
+        score_BI = self._plain.scores(users)
+        if self._filter_seen:
+            user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
+            score_BI[user_X, users.seen] = -np.inf
 
+        row_Bk, score_Bk = best(score_BI, self._order_I, self._searched)
         path_Bk = torch.zeros(row_Bk.shape, dtype=torch.int64)
         found = Found(torch.from_numpy(row_Bk), torch.from_numpy(score_Bk).float(), path_Bk)
         if self._diversifier is not None:
@@ -84,19 +76,17 @@ def best(score_BI: np.ndarray, order_I: np.ndarray, k: int) -> tuple[np.ndarray,
     score_Bk = np.full((users, k), -np.inf)
     kept = min(k, items)
 
-    # Columns are in the order that decides between equal scores. Of those that equal the k-th
-    # highest score, the first ones fill the list.
-    score_BI = score_BI[:, order_I]
-    lowest_B1 = np.partition(score_BI, items - kept, 1)[:, items - kept, None]
-    above_BI = score_BI > lowest_B1
-    equal_BI = score_BI == lowest_B1
-    room_B1 = kept - above_BI.sum(1, keepdims=True)
-    chosen_BI = above_BI | (equal_BI & (equal_BI.cumsum(1) <= room_B1))
+    for user in range(users):
+        # In the order that decides between equal scores. Of the items that equal the k-th highest
+        # score, the first ones fill the list.
+        score_I = score_BI[user][order_I]
+        lowest = np.partition(score_I, items - kept)[items - kept]
+        above = np.flatnonzero(score_I > lowest)
+        equal = np.flatnonzero(score_I == lowest)[: kept - len(above)]
 
-    column_Bk = np.nonzero(chosen_BI)[1].reshape(users, kept)
-    chosen_Bk = np.take_along_axis(score_BI, column_Bk, 1)
-    order_Bk = np.argsort(-chosen_Bk, 1, kind="stable")
-    score_Bk[:, :kept] = np.take_along_axis(chosen_Bk, order_Bk, 1)
-    row_Bk[:, :kept] = order_I[np.take_along_axis(column_Bk, order_Bk, 1)]
+        place_k = np.concatenate([above[np.argsort(-score_I[above], kind="stable")], equal])
+        score_Bk[user, :kept] = score_I[place_k]
+        row_Bk[user, :kept] = order_I[place_k]
+
     row_Bk[np.isneginf(score_Bk)] = -1
     return row_Bk, score_Bk
