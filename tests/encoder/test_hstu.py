@@ -122,3 +122,11 @@ def test_layers_computed_again_in_backward_give_the_same_gradients():
 def test_an_unknown_backbone_or_option_is_named(options, says):
     with pytest.raises(UserError, match=says):
         load_encoder(EncoderConfig(**options), 8, 6, 0)
+
+
+def test_a_custom_encoder_with_other_arguments_is_told_those_it_is_called_with(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def load(config):\n    return None\n")
+    wanted = r"load\(config\) where load\(config, dim, context, event_types\) is called"
+    with pytest.raises(UserError, match=wanted):
+        load_encoder(EncoderConfig(backbone=str(file)), 8, 6, 0)

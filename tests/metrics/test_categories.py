@@ -60,6 +60,9 @@ def test_labels_are_those_of_the_file(folder, name, entity, column):
 def test_a_prior_of_an_unknown_kind_is_named(folder):
     with pytest.raises(
         UserError,
-        match=r"prior 'odd' is of an unknown kind, 'weather' \(known: item, graph, event, us",
+        match=(
+            r"prior 'odd' is of an unknown kind, 'weather' \(known: item, graph, event, user\):"
+            r" prepare again$"
+        ),
     ):
         Categories.of_prior(PreparedData(folder), "odd")

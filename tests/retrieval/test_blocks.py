@@ -1,11 +1,13 @@
 """Paths of one block are compared by their best score; blocks are averaged."""
 
 import numpy as np
+import pytest
+import torch
 
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.retrieval.fusion import blocks
+from torchrec_priors.retrieval.fusion import Fusion, blocks
 
 GENRE = ItemPrior("genre", ["a", "b"], np.array([0, 1, 2, 3]), np.array([0, 1, 0, 1]), 4)
 
@@ -25,3 +27,20 @@ def test_each_group_of_a_level_that_restricts_no_items_is_a_block():
         path.groups: block for path, block in zip(tree.paths, blocks(tree).tolist(), strict=True)
     }
     assert found == {(0, 0): 0, (0, 1): 0, (1, 0): 1, (1, 1): 1}
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        {"kind": "mean"},
+        {"kind": "inverse_variance", "variance_K": torch.ones(3)},
+        {"kind": "hierarchical", "block_K": torch.zeros(3, dtype=torch.int64)},
+        {"kind": "hierarchical", "block_K": torch.arange(3)},
+    ],
+)
+def test_of_equally_good_paths_the_first_is_named(fusion, calibrated):
+    accumulator = Fusion(**fusion, calibrated=calibrated).accumulator(1, torch.zeros(1, 2))
+    for path, score in enumerate((-1.0, -1.0, -2.0)):
+        accumulator.add(slice(0, 2), torch.full((1, 1, 2), score), torch.tensor([[path]]))
+    assert accumulator.result()[1].tolist() == [[0, 0]]
