@@ -15,7 +15,7 @@ the quantity 0; 801 households have demographics.
 
 An interaction is a row with a quantity above 0. The files list the products of a basket by product
 number, at one time. This order says nothing about the household, but a model could learn it.
-Therefore the products of a basket are in an order of their own, which follows from a hash.
+Therefore the products of a basket get another order, which is computed with a hash.
 
 Priors of products: `department`, `product_category` (the category prior), `product_type`, `brand`.
 Priors of households: the columns of `demographics.parquet`.
@@ -62,7 +62,7 @@ _PRODUCT_COLUMNS: Mapping[str, Kind] = {
     "product_id": WHOLE,
     **dict.fromkeys((*_ITEM_PRIORS, "package_size"), TEXT),
 }
-# The priors of households, and how a value is called. "2" alone would not say what it counts.
+# The priors of households, and the text around a value: "2" would not say what it counts.
 _USER_PRIORS = {
     "age": "{}",
     "income": "{}",

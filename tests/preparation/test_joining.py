@@ -141,7 +141,7 @@ _edges = st.dictionaries(
 
 
 def _slow_join(graph, community, min_size, most):
-    """The definition: every union is tried, and the modularity of all groups is computed anew."""
+    """The definition: each union is tried, and the modularity of all groups is computed."""
     node_group = np.full(graph.nodes, OTHERS)
     node_group[graph.connected] = community
 

@@ -66,8 +66,8 @@ def train(
     init_folder = None
     if init_from is not None and settings.plain.name:
         raise UserError(
-            f"--init-from: plain.name = {settings.plain.name!r} is fitted to the log alone: leave "
-            "it out"
+            f"--init-from: plain.name = {settings.plain.name!r} has no weights to start with: "
+            "leave it out"
         )
     if init_from is not None:
         init_folder = RunFolder(init_from, trust)

@@ -29,7 +29,8 @@ class Plain(Protocol):
     """A fitted baseline.
 
     Attributes:
-        numbers: how many numbers it keeps, in place of a neural model's parameters.
+        numbers: the count of numbers that it stores. It is shown like the parameters of a neural
+            model.
     """
 
     numbers: int

@@ -40,8 +40,8 @@ class FittedPlain:
 
     Attributes:
         plain: the baseline.
-        lists: it makes the lists of users.
-        path_names: the name of the only head, as of a model without priors.
+        lists: finds the items for users.
+        path_names: the name of the only head, which is that of a model without priors.
         reach: the metric that counts the targets that can be found.
     """
 
@@ -75,8 +75,8 @@ def train_plain(
 ) -> dict[str, Any]:
     """Fits a plain baseline, evaluates it on validation and writes the run's files.
 
-    Every rank must call it; all fit the same, and share the users of the evaluation. A run that was
-    killed starts from the beginning.
+    Every rank must call it. All ranks fit the same baseline, and each evaluates its share of the
+    users. A run that was killed starts from the beginning.
 
     Returns:
         the summary, with the keys of a neural run's summary and `plain`, the baseline's name.
