@@ -19,10 +19,11 @@ def prior(
     from_file: Optional[str] = None,
     by: Optional[str] = None,
     last: Optional[int] = None,
-    unweighted: bool = False,
+    weights: Optional[str] = None,
     neighbours: Optional[int] = None,
     resolution: Optional[float] = None,
     groups: Optional[int] = None,
+    join: Optional[bool] = None,
     min_size: Optional[int] = None,
     users_per_item: Optional[int] = None,
     seed: int = 0,
@@ -53,13 +54,18 @@ def prior(
         by: user: take the groups of this user prior, and merge small ones.
         last: Number of each user's latest training interactions from which edges are made. [graph:
             50, user: all]
-        unweighted: Give every edge the weight 1, instead of the number of users or items that its
-            ends share.
+        weights: Weight of an edge. shared: number of users or items that its ends share. cosine:
+            this number, divided by the square root of the product of the numbers that each end has.
+            pmi: how much more the ends share than by chance. equal: 1. One of: shared, cosine, pmi,
+            equal. [pmi]
         neighbours: Number of strongest neighbours that each item or user keeps; an edge stays if
             one of its ends keeps it. [graph: all, user: 20]
         resolution: Resolution of Leiden; a larger one gives more communities. [1]
-        groups: Final number of groups; a resolution that gives it is searched for.
-        min_size: Groups with fewer members are merged into one. [communities: 10, --by: 1]
+        groups: Final number of groups, including the remainder.
+        join: Whether communities that are too small or too many are joined with those that they
+            share most with. --no-join: small ones form one group, and --groups searches for a
+            resolution. [join]
+        min_size: Least number of members of a group. [communities: 10, --by: 1]
         users_per_item: user: largest number of users that are connected because of one item; they
             are drawn at random. [2000]
         seed: Seed of Leiden and of random draws.
@@ -79,10 +85,11 @@ def prior(
         from_file=from_file,
         by=by,
         last=last,
-        unweighted=unweighted,
+        weights=weights,
         neighbours=neighbours,
         resolution=resolution,
         groups=groups,
+        join=join,
         min_size=min_size,
         users_per_item=users_per_item,
         seed=seed,

@@ -33,6 +33,7 @@ def train(
     """Trains a run, or resumes it.
 
     It trains on all ranks of a launcher (torchrun, TorchX), or without a launcher in this process.
+    A plain baseline (plain.name) is fitted at once.
 
     Args:
         overrides: Changes to the configuration, such as model.dim=64.

@@ -33,6 +33,7 @@ import ibis
 import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.build.label_counts import most_frequent
 from torchrec_priors.preparation.build.long_histories import at_least
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
@@ -286,25 +287,9 @@ def _user_priors(behaviours: ir.Table) -> list[Labels]:
     }
 
     return [
-        Labels(name, _most_frequent(behaviours, label), f"unknown {name}")
+        Labels(name, most_frequent(behaviours, label), f"unknown {name}")
         for name, label in labels.items()
     ]
-
-
-def _most_frequent(behaviours: ir.Table, label: ir.StringValue) -> ir.Table:
-    """Returns a table of (user_id, label) with the most frequent label in each user's impressions.
-
-    Of equally frequent labels, the first by name is used.
-    """
-    values = behaviours.select(user_id=behaviours.user_id.cast("int64"), label=label)
-    values = values.filter(values.label.notnull())
-
-    counts = values.group_by(["user_id", "label"]).aggregate(n=values.count())
-    by_frequency = ibis.window(
-        group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.label]
-    )
-    ranked = counts.mutate(place=ibis.row_number().over(by_frequency))
-    return ranked.filter(ranked.place == 0).select("user_id", "label")
 
 
 def _computed_priors(options: Options) -> list[GraphPrior | UserPrior]:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import ibis
 import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.build.label_counts import largest
 from torchrec_priors.preparation.build.long_histories import at_least
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
@@ -190,12 +190,4 @@ def _brands(items: ir.Table, most: int) -> ir.Table:
         most: the number of brands that are labels.
     """
     branded = items.filter(items.brand_name.notnull() & (items.brand_name != ""))
-    # The number of items of a brand counts, not the number of events. Of equally frequent brands,
-    # the first by name comes first.
-    counts = branded.group_by("brand_name").aggregate(n=branded.count())
-    by_frequency = counts.order_by([ibis.desc("n"), "brand_name"])
-    frequent = by_frequency.limit(most).select(frequent="brand_name")
-
-    # `frequent` is null here for all other brands.
-    joined = branded.left_join(frequent, branded.brand_name == frequent.frequent)
-    return joined.select("item_id", label=joined.frequent.fill_null("other brands"))
+    return largest(branded.select("item_id", label="brand_name"), most, "other brands")

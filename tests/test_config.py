@@ -48,6 +48,7 @@ def _other(key: str, value):
         "priors.adapters": ("matrix", "vector"),
         "encoder.backbone": ("hstu", "/mine.py"),
         "baseline.name": ("", "/mine.py"),
+        "plain.name": ("", "ease"),
         "evaluation.fusion": ("max", "mean"),
         "embedding.unseen": ("own", "dropped"),
         "embedding.eviction": ("distance_lfu", "lru"),
@@ -334,6 +335,13 @@ def test_an_infinite_rate_is_refused(key, write):
 @settings(deadline=None, max_examples=30)
 @given(st.sets(st.sampled_from([key for key in keys() if key not in _NOT_ALONE])))
 def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
+    if "plain.options" in changed:
+        changed.add("plain.name")
+    if "plain.name" in changed:
+        changed -= {
+            "priors.tree", "evaluation.calibrated", "evaluation.fusion",
+            "baseline.name", "baseline.options", "baseline.interests",
+        }  # fmt: skip
     if changed & {"baseline.options", "baseline.interests"}:
         changed.add("baseline.name")
     if "baseline.name" in changed:
@@ -352,6 +360,7 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
 
 def test_the_checksum_changes_with_any_value():
     beside = {"training.batch_tokens": {"training.batch": 0}, "baseline.options": {"baseline.name": "/my_own.py"},
+              "plain.options": {"plain.name": "popularity"},
               "baseline.interests": {"baseline.name": "/my_own.py"}}  # fmt: skip
     changed = [
         parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256()
@@ -397,3 +406,27 @@ def test_a_size_of_the_paper_fills_what_is_not_given():
     assert parse(tomllib.loads(config.to_toml())) == config
     with pytest.raises(UserError, match=r"model\.size = 'paper-5'"):
         parse({"model": {"size": "paper-5"}})
+
+
+def test_checksums_of_neural_models_are_those_of_releases_without_plain_baselines():
+    assert "[plain]" not in RunConfig().to_toml_for_checksums()
+    assert "[plain]" in parse({"plain": {"name": "ease"}}).to_toml_for_checksums()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"priors": {"tree": ["genre"]}},
+        {"baseline": {"name": "mind"}},
+        {"evaluation": {"calibrated": True}},
+        {"evaluation": {"fusion": "mean"}},
+    ],
+)
+def test_a_plain_baseline_has_no_heads(other):
+    assert "plain.name = 'ease' has no heads" in _refused(
+        parse, {"plain": {"name": "ease"}, **other}
+    )
+
+
+def test_options_of_a_plain_baseline_need_its_name():
+    assert "plain.name" in _refused(parse, {"plain": {"options": {"l2": 1}}})

@@ -39,6 +39,7 @@ from torchrec_priors.settings.former_keys import present_key, with_former_keys, 
 from torchrec_priors.settings.loss import LossConfig
 from torchrec_priors.settings.model import ModelConfig
 from torchrec_priors.settings.negatives import NegativesConfig
+from torchrec_priors.settings.plain import PlainConfig
 from torchrec_priors.settings.priors import PriorsConfig
 from torchrec_priors.settings.ranges import (
     Section,
@@ -71,6 +72,7 @@ class RunConfig(Section):
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     priors: PriorsConfig = field(default_factory=PriorsConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    plain: PlainConfig = field(default_factory=PlainConfig)
 
     # What it learns from a batch
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
@@ -102,6 +104,7 @@ class RunConfig(Section):
             self.model,
             self.priors,
             self.baseline,
+            self.plain,
             self.negatives,
             self.loss,
             self.table,
@@ -116,6 +119,8 @@ class RunConfig(Section):
             raise UserError(
                 f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]"
             )
+        if self.plain.name:
+            self._check_plain()
         if not self.negatives.seen and not self.evaluation.filter_seen:
             raise UserError(
                 "negatives.seen = false does not train the model to distinguish seen items from "
@@ -126,6 +131,22 @@ class RunConfig(Section):
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
         managed = TABLE if self.embedding.unseen == "managed" else None
         self.sharding.check_tables(tables, self.model.dim, managed)
+
+    def _check_plain(self) -> None:
+        """Raises UserError if a setting needs a model that a plain baseline does not have."""
+        # The key, whether it needs such a model, and the value without it.
+        needs = [
+            ("priors.tree", bool(self.priors.tree), "[]"),
+            ("baseline.name", bool(self.baseline.name), '""'),
+            ("evaluation.calibrated", self.evaluation.calibrated, "false"),
+            ("evaluation.fusion", self.evaluation.fusion != "max", '"max"'),
+        ]
+        for key, given, value in needs:
+            if given:
+                raise UserError(
+                    f"plain.name = {self.plain.name!r} has no heads and no neural model: give "
+                    f"{key}={value}"
+                )
 
     def own_files(self) -> list[Path]:
         """Returns the custom Python files: those of priors, of the backbone and of the baseline."""
@@ -142,9 +163,13 @@ class RunConfig(Section):
     def to_toml_for_checksums(self) -> str:
         """Returns all settings as TOML, with the former names of keys that were renamed.
 
-        So the checksum of a configuration is the same as in earlier releases.
+        So the checksum of a configuration is the same as in earlier releases. These had no plain
+        baselines, so the section counts only if it names one.
         """
-        return tomli_w.dumps(with_former_keys(asdict(self)))
+        settings = with_former_keys(asdict(self))
+        if not self.plain.name:
+            del settings["plain"]
+        return tomli_w.dumps(settings)
 
     def sha256(self) -> str:
         """Returns a checksum of the values; the order of keys in the file does not matter."""

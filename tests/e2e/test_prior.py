@@ -19,7 +19,7 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
     (tmp_path / "moods.csv").write_text("item_id,label\n1,calm\n2,loud\n7777,loud\n")
     for options in (
         ["graph", "--name", "community", "--groups", "5"],
-        ["user", "--name", "crowd", "--groups", "3", "--min-size", "5", "--unweighted"],
+        ["user", "--name", "crowd", "--groups", "3", "--min-size", "5", "--weights", "equal"],
         ["user", "--name", "job", "--by", "occupation", "--groups", "3"],
         ["item", "--name", "mood", "--from", tmp_path / "moods.csv"],
     ):
@@ -65,7 +65,7 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
             ["prior graph does not take --users-per-item"],
         ),
         (
-            ["graph", "--name", "x", "--groups", "3", "--resolution", "2"],
+            ["graph", "--name", "x", "--groups", "3", "--resolution", "2", "--no-join"],
             ["--groups and --resolution"],
         ),
         (["graph", "--name", "x", "--last", "0"], ["--last must be at least 1"]),
@@ -80,6 +80,9 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
             ["no attribute 'agee' of users: did you mean 'age'?"],
         ),
         (["user", "--name", "x", "--by", "age", "--last", "9"], ["--by does not take --last"]),
+        (["user", "--name", "x", "--by", "age", "--no-join"], ["--by does not take --join"]),
+        (["user", "--name", "x", "--by", "age", "--weights", "pmi"], ["does not take --weights"]),
+        (["graph", "--name", "x", "--weights", "count"], ["count"]),
         (
             ["user", "--name", "x", "--by", "age", "--min-size", "0"],
             ["--min-size must be at least 1"],

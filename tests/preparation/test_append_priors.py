@@ -1,10 +1,13 @@
 """Priors that were computed or added stay for what was there; what is new is in the group of the rest, as is said."""
 
+from pathlib import Path
+
 import pytest
 from prepared_log import item_ids, labels
 from small_movielens import Rating, read_ratings, write_movielens, write_ratings
 
 from torchrec_priors.preparation.append.append import append
+from torchrec_priors.preparation.append.priors import remake
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.preparation.priors.add_prior import add_prior
 from torchrec_priors.preparation.priors.attribute import from_attribute
@@ -12,7 +15,7 @@ from torchrec_priors.preparation.priors.communities.prior import communities
 from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.priors.mapping import from_mapping
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.prepared.manifest import read_manifest
+from torchrec_priors.prepared.manifest import PriorInfo, read_manifest
 
 REST = {"community": "others", "crowd": "other users", "job": "others", "mood": "no mood"}
 
@@ -66,11 +69,27 @@ def test_it_is_said_with_the_command_that_computes_them_again(grown):
     command = "to compute it again: torchrec-priors prior"
     assert made.messages == [
         f"prior community: 10 new items are in 'others'; {command} graph --data {out} --name community --overwrite"
-        " --last 50 --groups 3 --min-size 2",
+        " --last 50 --weights pmi --groups 3 --min-size 2",
         f"prior crowd: 3 new users are in 'other users'; {command} user --data {out} --name crowd --overwrite"
-        " --neighbours 20 --min-size 1 --users-per-item 2000",
+        " --weights pmi --neighbours 20 --min-size 1 --users-per-item 2000",
         f"prior job: 3 new users are in 'others'; {command} user --data {out} --name job --overwrite --by occupation"
         " --min-size 1",
         f"prior mood: 10 new items are in 'no mood'; {command} item --data {out} --name mood --overwrite"
         " --from moods.csv",
     ]
+
+
+@pytest.mark.parametrize(
+    ("made_by", "options"),
+    [
+        ({"weighted": True}, "--weights shared --no-join"),
+        ({"weighted": False}, "--weights equal --no-join"),
+        ({"weights": "cosine", "join": False}, "--weights cosine --no-join"),
+        ({"weights": "pmi", "join": True}, "--weights pmi"),
+    ],
+)
+def test_the_command_gives_the_same_for_priors_of_earlier_releases(made_by, options):
+    """Earlier manifests have `weighted`, and their communities were not joined."""
+    info = PriorInfo("c", "graph", ["others"], [3], made_by={"kind": "graph", **made_by})
+    expected = f"torchrec-priors prior graph --data data --name c --overwrite {options}"
+    assert remake(info, Path("data")) == expected

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 
 import ibis
 import numpy as np
@@ -139,3 +140,35 @@ def test_nodes_are_in_the_order_of_original_ids():
         item_id: node for _, item_id, node in _run(edges.nodes(ibis.memtable(items), "item_id"))
     }
     assert found == {"a": 0, "b": 1, "c": 2, "d": 3}
+
+
+@pytest.mark.parametrize("neighbours", [None, 2])
+@pytest.mark.parametrize("kind", ["shared", "equal", "cosine", "pmi"])
+def test_weights_are_what_they_are_defined_as(kind, neighbours):
+    log = _log(users=12, items=12)
+    training = edges.training(_table(log), 2, None)
+    members = training.rename(node="item")
+    seen = {user: set(items[:-4]) for user, items in log.items()}
+    count = collections.Counter(item for items in seen.values() for item in items)
+
+    def weight(pair, shared):
+        product = count[pair[0]] * count[pair[1]]
+        if kind == "cosine":
+            return shared / product**0.5
+        if kind == "pmi":
+            return math.log(shared * len(seen) / product)
+        return shared
+
+    expected = {pair: weight(pair, shared) for pair, shared in _brute_force(log, 2, None).items()}
+    if neighbours is not None:
+        kept = set()
+        for node in range(12):
+            ends = [(-w, b if a == node else a) for (a, b), w in expected.items() if node in (a, b)]
+            near = sorted(ends, key=lambda end: (round(end[0], 9), end[1]))[:neighbours]
+            kept |= {(min(node, other), max(node, other)) for _, other in near}
+        expected = {pair: expected[pair] for pair in kept}
+
+    weights = edges.Weight(kind, edges.occurrences(members, "user_id"), len(seen))
+    found = _run(edges.near(members, "user_id", 0, None, neighbours, weights).distinct())
+    assert {pair[:2]: pair[2] for pair in found} == pytest.approx(expected)
+    assert len(found) == len(expected)

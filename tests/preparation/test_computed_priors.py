@@ -1,6 +1,7 @@
 """Communities of a prepared data set: of training interactions alone, whole, and those that were planted."""
 
 import collections
+import re
 import shutil
 import subprocess
 import sys
@@ -9,14 +10,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_movielens import Rating, read_sequences, write_ratings
+from small_movielens import Rating, read_sequences, write_movielens, write_ratings
 from test_prepare import HORIZON, _beside_sequences, _shas, _with_other_films
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus, Labels
+from torchrec_priors.preparation.engine.on_duckdb import DuckDB
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.priors.communities import prior as computing
+from torchrec_priors.preparation.priors.communities.graph import Graph
 from torchrec_priors.preparation.priors.communities.names import named_by_category
+from torchrec_priors.preparation.priors.communities.partition import data_of_groups
 from torchrec_priors.preparation.priors.communities.prior import communities
+from torchrec_priors.preparation.priors.communities.quality import normalised_mutual_information
 from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.manifest import read_manifest, verify
@@ -158,7 +164,10 @@ def test_one_seed_gives_one_result_and_settings_matter(small_data):
     assert first == again
     for other in (
         GraphPrior("community", last=9, seed=1),
-        GraphPrior("community", last=9, weighted=False),
+        GraphPrior("community", last=9, weights="cosine"),
+        GraphPrior("community", last=9, weights="shared"),
+        GraphPrior("community", last=9, weights="equal"),
+        GraphPrior("community", last=9, join=False),
         GraphPrior("community", last=9, neighbours=2),
         GraphPrior("community", last=9, resolution=3.0),
         GraphPrior("community", last=9, min_size=25),
@@ -168,11 +177,34 @@ def test_one_seed_gives_one_result_and_settings_matter(small_data):
 
 
 def test_what_was_done_is_said(small_data):
-    said = _make(GraphPrior("community", groups=70), small_data).messages
-    assert said[0].startswith("graph: ")
+    made = _make(GraphPrior("community", groups=7), small_data)
+    said = made.messages
+    assert [line.split(":")[0] for line in said] == ["graph", "communities", "remainder", "quality"]
     assert "of 150 items, from the last 50 training interactions of each user" in said[0]
-    assert "modularity" in said[1]
-    assert said[2].startswith("--groups 70: no resolution tried gives this number; ")
+    assert re.search(r"weights: pmi \([\d,]+ pairs left out that occur together no more", said[0])
+    assert re.fullmatch(
+        r"communities: \d+ at resolution \S+; joined to 6 of at least 10 items", said[1]
+    )
+    assert len(made.groups) == 7
+    rest = made.sizes[made.groups.index("others")]
+    assert said[2].startswith(f"remainder: {rest} items: ")
+    assert sum(int(count) for count in re.findall(r"(\d+) (?:without|in)", said[2])) == rest
+    assert re.search(r"modularity [.\d]+ \(weights: pmi; the highest .* tried: [.\d]+\)", said[3])
+    assert "agreement with 'genre': NMI 0." in said[3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "--groups 70: there are only .* of at least 10 items .*: lower --min-size"),
+        ({"resolution": 1.0}, "--groups 70: there are only .*: raise --resolution or leave it out"),
+        ({"join": False}, "--groups 70: no resolution tried gives this number; "),
+    ],
+)
+def test_why_a_number_of_groups_is_not_reached_is_said(settings, says, small_data):
+    made = _make(GraphPrior("community", groups=70, **settings), small_data)
+    assert len(made.groups) < 70
+    assert re.match(says, made.messages[-1])
 
 
 def test_a_log_in_which_nothing_is_shared_is_refused(small_raw, tmp_path):
@@ -205,7 +237,8 @@ def test_a_file_that_is_no_parquet_is_the_users_affair(name, small_data, tmp_pat
         ({"neighbours": 0}, "--neighbours must be"),
         ({"min_size": 0}, "--min-size must be"),
         ({"groups": 1}, "--groups must be at least 2"),
-        ({"groups": 3, "resolution": 1.0}, "--groups and --resolution"),
+        ({"groups": 3, "resolution": 1.0, "join": False}, "--groups and --resolution"),
+        ({"weights": "tfidf"}, "--weights must be one of shared, cosine, pmi, equal, not 'tfidf'"),
         ({"resolution": 0.0}, "--resolution must be a positive number"),
         ({"resolution": float("nan")}, "--resolution must be a positive number"),
         ({"seed": -1}, "--seed must be in"),
@@ -299,12 +332,20 @@ def test_planted_interests_are_found_as_the_leaves_that_they_are(market):
 
 
 @pytest.mark.slow
-def test_the_default_settings_find_the_tastes_from_which_interests_are_drawn(market):
+@pytest.mark.parametrize(("weights", "least"), [("pmi", 0.85), ("cosine", 0.9), ("shared", 0.9)])
+def test_any_weights_find_the_tastes_from_which_interests_are_drawn(market, weights, least):
     """Most interests of a user lie within two level-1 categories."""
     folder, top, _ = market
-    made = _make(GraphPrior("community"), folder)
+    made = _make(GraphPrior("community", weights=weights), folder)
+    assert len(made.groups) in (10, 11)
+    assert _adjusted_rand(made.table["group"].to_pylist(), top) >= least
+    assert made.made_by["category_nmi"] >= 0.9
+
+
+def test_communities_of_tastes_have_different_names(market):
+    folder, _, _ = market
+    made = _make(GraphPrior("community", weights="shared"), folder)
     assert len(made.groups) == 10
-    assert _adjusted_rand(made.table["group"].to_pylist(), top) >= 0.9
     named = {name.split(": ")[1] for name in made.groups}
     assert len(named) == 10, "every community is named by another category"
 
@@ -339,9 +380,69 @@ def test_the_app_imports_no_torch_and_gives_the_same(data, small_data, tmp_path)
     options = ["graph", "--data", tmp_path / "data", "--name", "community", "--last", "9"]
     command = [sys.executable, "-c", _NO_TORCH, *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert "prior community (graph): " in done.stdout
     assert (
         _shas(tmp_path / "data")["priors/community.parquet"]
         == _shas(data)["priors/community.parquet"]
     )
+
+
+@pytest.fixture(scope="module")
+def hubs(tmp_path_factory):
+    """(prepared folder, taste of each film); six tastes of 20 films, and 6 films that nearly everyone rates."""
+    folder = tmp_path_factory.mktemp("hubs")
+    write_movielens(folder / "raw", users=300, items=126, longest=50)
+    random = np.random.default_rng(0)
+    ratings = []
+    for user in range(1, 301):
+        own = 1 + 20 * (user % 6) + random.choice(20, 9, replace=False)
+        hubs = 121 + random.choice(6, 5, replace=False)
+        other = 1 + random.choice(120, 3, replace=False)
+        films = random.permutation(np.unique(np.concatenate([own, hubs, other])))
+        ratings += [Rating(user, int(film), 3, second) for second, film in enumerate(films)]
+    write_ratings(folder / "raw", ratings)
+    prepare(Settings("movielens", folder / "raw", 1), folder / "data")
+    return folder / "data"
+
+
+@pytest.mark.parametrize("weights", ["pmi", "cosine"])
+def test_popular_items_do_not_swallow_the_rest(hubs, weights):
+    """Each group has the films of one taste, and no group has most of the interactions."""
+    made = _make(GraphPrior("community", groups=6, weights=weights), hubs)
+    assert len(made.groups) == 6
+    group = dict(zip(*made.table.to_pydict().values(), strict=True))
+    ids = pq.read_table(hubs / "items.parquet", columns=["item", "item_id"]).to_pydict()
+    group_of = {film: group[item] for item, film in zip(*ids.values(), strict=True)}
+    tastes = [(film - 1) // 20 for film in range(1, 121)]
+    assert _adjusted_rand([group_of[film] for film in range(1, 121)], tastes) >= 0.9
+    assert made.made_by["largest_share"] < 0.6
+
+
+def test_the_number_of_threads_does_not_matter(hubs, monkeypatch):
+    priors = (GraphPrior("c"), UserPrior("u", groups=4))
+    many = [_make(prior, hubs) for prior in priors]
+
+    class OneThread(DuckDB):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.connection.raw_sql("SET threads = 1")
+
+    monkeypatch.setattr(computing, "DuckDB", OneThread)
+    assert [_make(prior, hubs) for prior in priors] == many
+
+
+def test_the_quality_is_what_it_is_defined_as():
+    """Two groups with an edge in each and one between them; data 1, 2, 3, 4."""
+    ends = np.array([[0, 2, 1], [1, 3, 2]])
+    graph = Graph(4, *ends, np.ones(3), np.array([1.0, 2.0, 3.0, 4.0]))
+    group = np.array([0, 0, 1, 1])
+    assert data_of_groups(graph, group).tolist() == [0.3, 0.7]
+    assert graph.modularity(group) == pytest.approx(2 / 3 - 2 * (3 / 6) ** 2)
+    assert normalised_mutual_information(group, group + 7) == pytest.approx(1)
+    one, two = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    assert normalised_mutual_information(one, two) == pytest.approx(0, abs=1e-12)
+    two = np.array([0, 0, 0, 1])
+    both = 0.5 * np.log(4 / 3) + 0.25 * np.log(2 / 3) + 0.25 * np.log(2)
+    entropies = np.log(2) - 0.75 * np.log(0.75) - 0.25 * np.log(0.25)
+    assert normalised_mutual_information(one, two) == pytest.approx(2 * both / entropies)

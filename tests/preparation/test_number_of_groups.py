@@ -1,10 +1,13 @@
-"""Small communities are merged, and a number of groups is reached, or the nearest one."""
+"""With --no-join, small communities are merged, and a number of groups is reached, or the nearest one."""
 
 import numpy as np
 import pytest
 
-from torchrec_priors.preparation.priors.communities.graph import Graph
-from torchrec_priors.preparation.priors.communities.search import OTHERS, at_resolution, with_groups
+from torchrec_priors.preparation.priors.communities.by_resolution import (
+    at_resolution,
+    by_resolution,
+)
+from torchrec_priors.preparation.priors.communities.graph import OTHERS, Graph
 
 
 def _cliques(*sizes, apart=0):
@@ -39,11 +42,11 @@ def test_the_modularity_is_that_of_the_merged_groups():
 @pytest.mark.parametrize("groups", [2, 3, 5, 8, 10])
 def test_the_number_of_groups_is_reached_on_either_side_of_resolution_1(groups):
     graph = _cliques(*range(5, 15))
-    assert with_groups(graph, groups, min_size=1, seed=0).groups == groups
+    assert by_resolution(graph, groups, min_size=1, seed=0).groups == groups
 
 
 def test_the_remainder_counts_as_a_group():
-    found = with_groups(_cliques(*range(5, 15), apart=3), 6, min_size=1, seed=0)
+    found = by_resolution(_cliques(*range(5, 15), apart=3), 6, min_size=1, seed=0)
     assert (found.groups, found.communities) == (6, 5)
 
 
@@ -51,6 +54,6 @@ def test_the_nearest_number_is_given_where_none_is_exact():
     """Two graphs that nothing joins are two communities at the least; and no more than fit `min_size` at the most."""
     first, second = np.array([0, 1, 0, 3, 4, 3]), np.array([1, 2, 2, 4, 5, 5])
     graph = Graph(6, first, second, np.ones(6))
-    assert with_groups(graph, 5, min_size=3, seed=0).groups == 2
+    assert by_resolution(graph, 5, min_size=3, seed=0).groups == 2
     four = Graph(12, *(np.concatenate([x, x + 6]) for x in (first, second)), np.ones(12))
-    assert with_groups(four, 2, min_size=1, seed=0).groups == 4
+    assert by_resolution(four, 2, min_size=1, seed=0).groups == 4

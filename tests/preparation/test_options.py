@@ -120,7 +120,7 @@ def test_a_file_whose_options_do_not_fit_is_refused(corpus, change, says):
         find_corpus(str(corpus))
 
 
-@pytest.mark.parametrize("name", ["merrec", "pixel8m", "ebnerd"])
+@pytest.mark.parametrize("name", ["merrec", "pixel8m", "ebnerd", "globo", "completejourney"])
 def test_a_shipped_corpus_explains_each_option_in_its_card(name):
     found = find_corpus(name)
     card = Path(found.__file__).with_suffix(".md").read_text(encoding="utf8")

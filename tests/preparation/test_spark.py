@@ -15,6 +15,7 @@ from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_spark import Spark
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.published import milliseconds
 from torchrec_priors.prepared.manifest import read_manifest
 from torchrec_priors.synthetic.files import generate
 
@@ -108,3 +109,22 @@ def test_rows_are_named_and_bad_text_is_left_out(tmp_path):
         assert ordered["user_id"].to_pylist() == [6, 4, 3, 2, 1]
     finally:
         engine.close()
+
+
+def test_nanoseconds_are_read(spark, tmp_path):
+    whole = [0, 1_514_764_800_123_999_999, None, -1_500_000]
+    moments = pa.array(whole, pa.int64())
+    columns = {
+        "plain": moments.cast(pa.timestamp("ns")),
+        "in a zone": moments.cast(pa.timestamp("ns", "UTC")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    (tmp_path / "work").mkdir()
+    with spark.start(tmp_path / "work") as engine:
+        log = engine.read_parquet(
+            [tmp_path / "log.parquet"], {name: column.type for name, column in columns.items()}
+        )
+        times = {name: milliseconds(log[name]) for name in columns}
+        found = engine.to_arrow(log.select("row", **times).order_by("row"))
+    for name in columns:
+        assert found[name].to_pylist() == [0, 1_514_764_800_123, None, -2]

@@ -3,9 +3,10 @@
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +18,19 @@ from torchrec_priors.apps.progress import with_progress
 from torchrec_priors.common.files import write_json
 from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.data.histories import Split as HeldOut
 from torchrec_priors.data.leaks import Leaks
+from torchrec_priors.data.trained_part import TrainedPart
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
+from torchrec_priors.metrics.evaluation import evaluate_lists
 from torchrec_priors.metrics.reach import Reach
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.read_predictions import noted_of
 from torchrec_priors.retrieval.search_types import Found
-from torchrec_priors.training.open_run import open_run
+from torchrec_priors.training.open_run import OpenRun, open_run
 from torchrec_priors.training.run.ancestry import Ancestry, read_ancestry
 
 log = logging.getLogger(__name__)
@@ -92,7 +98,7 @@ def evaluate(
     It writes eval/<split>/metrics.json and predictions.parquet. If the model has heads for events,
     it also writes predictions_event_given.parquet.
     """
-    opened = open_run(run, data, trust=trust)
+    opened = open_run(run, data, trust=trust, plain=True)
     opened = replace(opened, config=_with_overrides(opened.config, overrides or []))
 
     # Options that are wrong are rejected before the ranks meet.
@@ -106,12 +112,16 @@ def evaluate(
             "evaluate on"
         )
     folder.check_writable()
+    if config.plain.name:
+        from torchrec_priors.training.plain_run import check_as_fitted  # SciPy takes half a second
+
+        check_as_fitted(folder, prepared)
 
     with opened.join_ranks() as ranks:
         ranks.where.doing = "evaluation"
         started = time.monotonic()
 
-        ancestry = read_ancestry(folder)
+        ancestry = _ancestry(opened)
         leaks = ancestry.leaks(prepared, split.value, ranks)
         _check_leaks(leaks, ancestry, split, leaked)
         leave_out = leaks is not None and leaked is Leaked.leave_out
@@ -119,17 +129,15 @@ def evaluate(
         if leaks is not None and leave_out:
             clean_U = leaks.clean_U
 
-        built = opened.build(ranks)
-        built.model.tree.say_what_is_left_out()
-        checkpoint = opened.load_best(built)
+        if config.plain.name:
+            evaluated = _plain(opened)
+        else:
+            evaluated = _neural(opened, ranks)
 
         item_ids = prepared.catalogue(["item_id"])["item_id"]
-        path_names = [path.name for path in built.model.tree.paths]
+        path_names = evaluated.path_names
         out = folder.evaluation(split.value, name)
-        # The index is built first, because for a managed table this updates the set of items that
-        # have rows, which `Reach` reads.
-        index = built.fetch_index()
-        reach = Reach.of(built.model, config.evaluation)
+        reach = evaluated.reach
 
         def progress(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
             return with_progress(batches, rounds, "batch", leads=ranks.leads)
@@ -148,15 +156,10 @@ def evaluate(
                 if given is not None:
                     predictions_event_given.add(users, given)
 
-            result = run_evaluation(
-                built.model,
-                index,
+            result = evaluated.metrics(
                 prepared,
                 split.value,
-                config.evaluation,
                 share=ranks.share,
-                device=ranks.device,
-                columns=built.columns,
                 chosen=clean_U,
                 reach=reach,
                 total=ranks.total,
@@ -179,7 +182,7 @@ def evaluate(
             "diversify": config.evaluation.diversify,
             "seconds": round(time.monotonic() - started, 3),
             "ranks": ranks.world,
-            "checkpoint": checkpoint,
+            "checkpoint": evaluated.checkpoint,
             "config_sha256": config.sha256(),
             "run_id": folder.origin().run_id,
             **noted_of(out / "predictions.parquet"),
@@ -198,14 +201,76 @@ def evaluate(
         of_all = ""
         if result["users"] != prepared.users:
             of_all = f" of {prepared.users:,}"
+        what = config.plain.name or evaluated.checkpoint
         print(
-            f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of_all} users, "
+            f"{run} on {split.value}, {what}, {result['users']:,}{of_all} users, "
             f"{prepared.items:,} items:"
         )
         print("  ".join(f"{name} {result[name]:.4f}" for name in _PRINTED if name in result))
         _print_leaks(leaks, ancestry, leave_out=leave_out)
         _print_reach(reach, result)
         print(f"written to {out}")
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A model that is ready to be evaluated.
+
+    Attributes:
+        checkpoint: the name of the checkpoint that it was loaded from.
+        path_names: the names of its heads.
+        reach: the metric that counts the targets that it can find.
+        metrics: computes all metrics of a split; see `evaluate_lists`.
+    """
+
+    checkpoint: str
+    path_names: list[str]
+    reach: Reach
+    metrics: Callable[..., dict[str, Any]]
+
+
+def _ancestry(opened: OpenRun) -> Ancestry:
+    """Returns the ancestry of a run. It is empty for a plain baseline, which is fitted to a log."""
+    if opened.config.plain.name:
+        return Ancestry([], TrainedPart.none())
+    return read_ancestry(opened.folder)
+
+
+def _neural(opened: OpenRun, ranks: Ranks) -> _Evaluated:
+    """Loads the best checkpoint of a run. Every rank must call it."""
+    built = opened.build(ranks)
+    model = built.model
+    model.tree.say_what_is_left_out()
+    checkpoint = opened.load_best(built)
+
+    # The index is built first, because for a managed table this updates the set of items that have
+    # rows, which `Reach` reads.
+    index = built.fetch_index()
+    settings = opened.config.evaluation
+
+    def metrics(prepared: PreparedData, split: HeldOut, **more: Any) -> dict[str, Any]:
+        return run_evaluation(
+            model,
+            index,
+            prepared,
+            split,
+            settings,
+            device=ranks.device,
+            columns=built.columns,
+            **more,
+        )
+
+    names = [path.name for path in model.tree.paths]
+    return _Evaluated(checkpoint, names, Reach.of(model, settings), metrics)
+
+
+def _plain(opened: OpenRun) -> _Evaluated:
+    """Fits the plain baseline of a run again."""
+    from torchrec_priors.training.plain_run import CHECKPOINT, fit_run
+
+    fitted = fit_run(opened.config, opened.data)
+    metrics = partial(evaluate_lists, fitted.lists, batch=opened.config.evaluation.batch)
+    return _Evaluated(CHECKPOINT, fitted.path_names, fitted.reach, metrics)
 
 
 def _print_leaks(leaks: Leaks | None, ancestry: Ancestry, *, leave_out: bool) -> None:

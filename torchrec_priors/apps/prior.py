@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.progress import stage_bar
+from torchrec_priors.apps.progress import stages
 from torchrec_priors.preparation.build.summary import prior_line
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.priors.add_prior import add_prior, add_prior_there, check_free
@@ -21,6 +21,13 @@ class Kind(StrEnum):
     graph = "graph"
     user = "user"
     item = "item"
+
+
+class Weights(StrEnum):
+    shared = "shared"
+    cosine = "cosine"
+    pmi = "pmi"
+    equal = "equal"
 
 
 def prior(
@@ -52,14 +59,14 @@ def prior(
             "[graph: 50, user: all]"
         ),
     ] = None,
-    unweighted: Annotated[
-        bool,
+    weights: Annotated[
+        Weights | None,
         Option(
-            "--unweighted/--weighted",
-            help="Give every edge the weight 1, instead of the number of users or items that its "
-            "ends share.",
+            help="Weight of an edge. shared: number of users or items that its ends share. cosine: "
+            "this number, divided by the square root of the product of the numbers that each end "
+            "has. pmi: how much more the ends share than by chance. equal: 1. [pmi]"
         ),
-    ] = False,
+    ] = None,
     neighbours: Annotated[
         int | None,
         Option(
@@ -72,11 +79,20 @@ def prior(
     ] = None,
     groups: Annotated[
         int | None,
-        Option(help="Final number of groups; a resolution that gives it is searched for."),
+        Option(help="Final number of groups, including the remainder."),
+    ] = None,
+    join: Annotated[
+        bool | None,
+        Option(
+            "--join/--no-join",
+            help="Whether communities that are too small or too many are joined with those that "
+            "they share most with. --no-join: small ones form one group, and --groups searches for "
+            "a resolution. [join]",
+        ),
     ] = None,
     min_size: Annotated[
         int | None,
-        Option(help="Groups with fewer members are merged into one. [communities: 10, --by: 1]"),
+        Option(help="Least number of members of a group. [communities: 10, --by: 1]"),
     ] = None,
     users_per_item: Annotated[
         int | None,
@@ -105,10 +121,11 @@ def prior(
         from_file=from_file,
         by=by,
         last=last,
-        unweighted=unweighted,
+        weights=None if weights is None else weights.value,
         neighbours=neighbours,
         resolution=resolution,
         groups=groups,
+        join=join,
         min_size=min_size,
         users_per_item=users_per_item,
         seed=seed,
@@ -120,8 +137,8 @@ def prior(
         Store(prepared.folder, "--data").require_writable()
     check_free(prepared.manifest, name, overwrite)
 
-    with stage_bar() as bar:
-        grouping = request.make(prepared, bar.set_description_str)
+    with stages() as report:
+        grouping = request.make(prepared, report)
         if isinstance(prepared.folder, Uri):
             manifest = add_prior_there(
                 prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import load_config
+from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.loop import SELECTED_BY
@@ -54,6 +55,7 @@ def train(
     """Trains a run, or resumes it.
 
     It trains on all ranks of a launcher (torchrun, TorchX), or without a launcher in this process.
+    A plain baseline (plain.name) is fitted at once.
     """
     changes = list(overrides or [])
     if fit_all:
@@ -62,6 +64,11 @@ def train(
     prepared = PreparedData(data)
     folder = RunFolder(run, trust)
     init_folder = None
+    if init_from is not None and settings.plain.name:
+        raise UserError(
+            f"--init-from: plain.name = {settings.plain.name!r} is fitted to the log alone: leave "
+            "it out"
+        )
     if init_from is not None:
         init_folder = RunFolder(init_from, trust)
 
@@ -72,16 +79,27 @@ def train(
     with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks, claimed(run, ranks):
         folder.check_same_run(settings, prepared)
         source = source_of(folder, init_folder)
-        summary = run_training(settings, prepared, folder, ranks, source)
+        if settings.plain.name:
+            from torchrec_priors.training.plain_run import train_plain  # SciPy takes half a second
+
+            summary = train_plain(settings, prepared, folder, ranks)
+        else:
+            summary = run_training(settings, prepared, folder, ranks, source)
         if not ranks.leads:
             return
 
         best = summary[f"validation/{SELECTED_BY}"]
         if best is None:
             outcome = "fitted on all interactions, nothing left to validate on"
+        elif settings.plain.name:
+            outcome = f"validation {SELECTED_BY} {best:.4f}"
         else:
             outcome = f"best validation {SELECTED_BY} {best:.4f} at step {summary['best_step']}"
-        print(f"{run}: {summary['steps']} steps ({summary['stopped']}), {outcome}")
+        if settings.plain.name:
+            work = f"{settings.plain.name} in {summary['seconds_to_fit']:.1f} s"
+        else:
+            work = f"{summary['steps']} steps ({summary['stopped']})"
+        print(f"{run}: {work}, {outcome}")
 
 
 def main() -> None:

@@ -30,7 +30,9 @@ def summary_of(run: RunFolder, planned: PlannedRun) -> dict[str, Any] | None:
 
 
 def has_weights(run: RunFolder, summary: dict[str, Any]) -> bool:
-    """Whether the best checkpoint still exists."""
+    """Whether the best checkpoint still exists. A plain baseline needs none to be evaluated."""
+    if "plain" in summary:
+        return True
     return (run.checkpoints / checkpoint_name(summary["best_step"]) / ".metadata").is_file()
 
 

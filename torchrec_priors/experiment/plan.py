@@ -58,6 +58,8 @@ def plan(
 ) -> list[PlannedRun]:
     """Plans the runs, all cells of a seed before those of the next seed.
 
+    A plain baseline does not depend on the seed, so it is planned for the first seed only.
+
     Args:
         base: the values of the base configuration, as read from TOML.
         budget: dotted key -> value, changes for all cells.
@@ -70,10 +72,12 @@ def plan(
     runs: dict[str, PlannedRun] = {}  # by the settings of the training
     # Name of a run -> its cell. A file system may ignore case, so names are compared without it.
     named: dict[str, str] = {}
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         for cell in cells:
             changes = {**budget, **cell.changes, "seed": seed}
             config = _config(cell, base, changes)
+            if config.plain.name and number:
+                continue
             training = _training_of(config)
             if training not in runs:
                 name = f"{file_name(cell.trained_as)}-seed{seed}"
@@ -101,6 +105,10 @@ def _config(cell: Cell, base: Mapping[str, Any], changes: Mapping[str, Any]) -> 
     """Returns the whole configuration of a cell, checked."""
     try:
         config = with_changes(base, changes.items())
+        if config.plain.name:
+            from torchrec_priors.plain.plain import check_plain  # SciPy takes half a second
+
+            check_plain(config.plain)
     except UserError as error:
         raise UserError(f"cell '{cell.name}': {error}") from error
     if config.training.fit_all:

@@ -23,7 +23,8 @@ from torchrec_priors.training.run.folder import RunFolder
 Row = dict[str, Any]
 NOT_RUN = "not run"
 
-_TEXTS = ("cell", "run", "split", "config_sha256", "data_sha256", "error", "stopped", "checkpoint")
+_TEXTS = ("cell", "run", "split", "config_sha256", "data_sha256", "error", "stopped", "checkpoint",
+          "plain")  # fmt: skip
 
 # Keys of a training's summary, and of an evaluation's metrics, that do not become columns. Those of
 # the metrics are in the row under other names.
@@ -37,7 +38,8 @@ class Results:
 
     Attributes:
         rows: a row for each cell and seed. A row without a result has an `error`.
-        per_user: cell -> seed -> float64 [users, len(COMPARED)], for the rows with a result.
+        per_user: cell -> seed -> float64 [users, len(COMPARED)], for the rows with a result. The
+            only result of a plain baseline counts for all seeds.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -101,6 +103,7 @@ def collect(
     planned = [(run, evaluation) for run in runs for evaluation in run.evaluations]
     # Rows have the order of the cells, not of the runs.
     planned.sort(key=lambda pair: (cells.index(pair[1].cell), pair[1].seed))
+    seeds = {evaluation.seed for _, evaluation in planned}
 
     for run, evaluation in planned:
         folder = RunFolder(run_folder(out, run))
@@ -114,6 +117,9 @@ def collect(
             "data_sha256": data.manifest.content_sha256,
             "error": failures.get((evaluation.cell, evaluation.seed)),
         }
+        plain = evaluation.config.plain.name
+        if plain:
+            row["plain"] = plain
         # An evaluation without a result has a row, too, with the error.
         results.rows.append(row)
         summary = summary_of(folder, run)
@@ -125,7 +131,9 @@ def collect(
         predictions = evaluation_folder(folder, split, evaluation) / "predictions.parquet"
         try:
             per_user = reader.read(predictions, metrics)
-            results.per_user[evaluation.cell][evaluation.seed] = per_user
+            # No seed changes a plain baseline: it is compared with every training of the others.
+            for seed in seeds if plain else {evaluation.seed}:
+                results.per_user[evaluation.cell][seed] = per_user
             row.update(_of_training(summary) | _of_evaluation(metrics, category))
             row.update(_own_validation(folder, run, evaluation))
         except (ValueError, OSError) as error:

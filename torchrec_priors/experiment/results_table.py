@@ -62,7 +62,9 @@ def _means(results: Results, about: About) -> list[str]:
         rows = results.of(cell)
         label = _label(results, cell)
         # The reader must notice if a mean is over fewer seeds than the others.
-        if len(rows) != len(about.seeds):
+        if _is_plain(results, cell):
+            label += " (deterministic: one run)" if rows else " (no result)"
+        elif len(rows) != len(about.seeds):
             label += f" ({len(rows)} of {len(about.seeds)} seeds)"
         label += _taint(rows)
 
@@ -113,6 +115,11 @@ def _of_one_seed(results: Results, cell: str, about: About) -> str:
     if difference is not None and difference.of_one_seed and len(about.seeds) > 1:
         return " (one seed)"
     return ""
+
+
+def _is_plain(results: Results, cell: str) -> bool:
+    """Whether a cell is a plain baseline, which runs once for all seeds."""
+    return any(row.get("plain") for row in results.rows if row["cell"] == cell)
 
 
 def _label(results: Results, cell: str) -> str:

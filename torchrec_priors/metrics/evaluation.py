@@ -1,7 +1,7 @@
 """Evaluates a model on a split against the whole catalogue, on any number of ranks."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,25 @@ from torchrec_priors.settings.evaluation import RetrievalConfig
 
 OnBatch = Callable[[Histories, Found, Found | None], None]
 Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
+
+
+class Lists(Protocol):
+    """The recommendations that are evaluated.
+
+    Attributes:
+        context: the number of latest items of each history that `find` reads.
+        event_given: whether `find` also returns lists for the events of the users' targets.
+    """
+
+    context: int
+    event_given: bool
+
+    def find(self, users: Histories) -> tuple[Found, Found | None]:
+        """Returns the best `DEPTH` items of each user, without and with given events.
+
+        All ranks call it the same number of times. In the last calls a rank may have no users.
+        """
+        ...
 
 
 def evaluate(
@@ -70,6 +89,54 @@ def evaluate(
     Raises:
         UserError: no user has targets in the split.
     """
+    # Training calls this between its steps, so the model's mode is restored below.
+    was_training = model.training
+    model.eval()
+    result = evaluate_lists(
+        _ListsOfModel(model, index, data, config, device),
+        data,
+        split,
+        batch=config.batch,
+        share=share,
+        columns=columns,
+        chosen=chosen,
+        by_group=by_group,
+        reach=reach or Reach.of(model, config),
+        own_row_I=model.item_rows.own_row_I,
+        total=total,
+        on_batch=on_batch,
+        progress=progress,
+    )
+    model.train(was_training)
+    return result
+
+
+def evaluate_lists(
+    lists: Lists,
+    data: PreparedData,
+    split: Split,
+    *,
+    batch: int,
+    share: Share,
+    reach: Reach,
+    total: Callable[[torch.Tensor], torch.Tensor],
+    columns: Sequence[str] = (),
+    chosen: np.ndarray | None = None,
+    by_group: Sequence[str] | None = None,
+    own_row_I: np.ndarray | None = None,
+    on_batch: OnBatch = lambda _users, _found, _given: None,
+    progress: Progress = lambda batches, _count: batches,
+) -> dict[str, Any]:
+    """Computes all metrics of a split for any kind of recommendations. Every rank must call it.
+
+    Args:
+        lists: finds the items for a batch of users.
+        batch: the number of users in a batch.
+        own_row_I: bool, whether an item has its own row in an embedding table; None if all items
+            have one, or if there is no table.
+
+    The other arguments, the result and the errors are those of `evaluate`.
+    """
     # This is checked before the search: without targets there is no user to average over.
     evaluated_U = users_of(data, split)
     if chosen is not None:
@@ -80,56 +147,68 @@ def evaluate(
             f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})"
         )
 
-    # If the tree has a level of events, users get a second list, for which only the heads for the
-    # events of their targets are used.
-    event_given = bool(levels_of_events(model.tree))
     category = Categories.of_prior(data, data.manifest.category_prior)
     metrics = RankingMetrics(
         data.items,
         data.catalogue(["frequency"])["frequency"].to_numpy(),
         category,
         _other_priors(data, by_group),
-        event_given=event_given,
-        reach=reach or Reach.of(model, config),
-        own_row_I=model.item_rows.own_row_I,
+        event_given=lists.event_given,
+        reach=reach,
+        own_row_I=own_row_I,
     )
-
-    # Training calls this between its steps, so the model's mode is restored below.
-    was_training = model.training
-    model.eval()
-    finder = Finder.of(model, index, config, data, device)
-    finder_given = None
-    if event_given:
-        finder_given = EventGiven(finder, len(data.manifest.events))
-
     batches = history_batches(
         data,
         split,
-        context=finder.context,
-        batch=config.batch,
+        context=lists.context,
+        batch=batch,
         share=share,
         columns=columns,
         target_columns=metrics.needs,
         chosen=chosen,
     )
-    rounds = -(-evaluated // (config.batch * share.world))
+    rounds = -(-evaluated // (batch * share.world))
     for users in progress(batches, rounds):
-        # A search is a collective, so every rank has the same number of rounds. In its last rounds
-        # a rank may have no users.
-        queries = finder.queries(users, finder.ask(users))
-        found = finder.find(users, queries, DEPTH)
-        given = None
+        found, given = lists.find(users)
         row_given_BR = None
-        if finder_given is not None:
-            given = finder_given.find(users, queries, DEPTH)
+        if given is not None:
             row_given_BR = given.row_Bk.cpu().numpy()
 
         metrics.update(users, found.row_Bk.cpu().numpy(), row_given_BR)
         on_batch(users, found, given)
 
-    model.train(was_training)
     metrics.sum_over(total)
     return metrics.results()
+
+
+class _ListsOfModel:
+    """The lists that a neural model's heads find; see `Lists`."""
+
+    def __init__(
+        self,
+        model: Recommender,
+        index: GroupIndex,
+        data: PreparedData,
+        config: RetrievalConfig,
+        device: torch.device,
+    ) -> None:
+        self._finder = Finder.of(model, index, config, data, device)
+        self.context = self._finder.context
+        # If the tree has a level of events, users get a second list, for which only the heads for
+        # the events of their targets are used.
+        self.event_given = bool(levels_of_events(model.tree))
+        self._finder_given = None
+        if self.event_given:
+            self._finder_given = EventGiven(self._finder, len(data.manifest.events))
+
+    def find(self, users: Histories) -> tuple[Found, Found | None]:
+        # A search is a collective, so every rank has the same number of rounds.
+        queries = self._finder.queries(users, self._finder.ask(users))
+        found = self._finder.find(users, queries, DEPTH)
+        given = None
+        if self._finder_given is not None:
+            given = self._finder_given.find(users, queries, DEPTH)
+        return found, given
 
 
 def _other_priors(data: PreparedData, by_group: Sequence[str] | None) -> list[Categories]:

@@ -105,7 +105,8 @@ def _summary(
         f"{pairs:,} pairs of rows were compared, of which about {by_chance:.2g} would differ by "
         "chance: check a result again if it holds for only one small group."
     )
-    if any(len(row.seeds) == 1 for row in section.rows if row is base or row.label in gains):
+    compared = [row for row in section.rows if row is base or row.label in gains]
+    if any(len(row.seeds) == 1 and not row.deterministic for row in compared):
         sentences.append(
             "Some models have only one seed: their intervals do not cover what another training "
             "would have given."

@@ -33,7 +33,8 @@ def means(section: Section) -> Table:
     lines = []
     for row in section.rows:
         values = [over_seeds(row.values(name)) for name in shown]
-        lines.append(Line([row.label, _numbers(row.seeds), *values], section.kind(row)))
+        seeds = "deterministic" if row.deterministic else _numbers(row.seeds)
+        lines.append(Line([row.label, seeds, *values], section.kind(row)))
 
     notes = [
         "Mean ± standard deviation over seeds (only the value if there is one seed). Entropy and "

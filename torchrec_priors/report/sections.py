@@ -40,6 +40,11 @@ class Row:
         """The configuration of the first seed."""
         return self.results[0].config
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether this is a plain baseline, whose result is the same for all seeds."""
+        return bool(self.config.get("plain.name"))
+
     def values(self, metric: str) -> list[float]:
         """Returns a metric for every seed that has it."""
         values = [result.metrics.get(metric) for result in self.results]

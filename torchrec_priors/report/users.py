@@ -62,7 +62,8 @@ class PerUser:
     """The metrics of each user, for every row.
 
     Attributes:
-        values: label -> seed -> float64 [U, M], the metrics.
+        values: label -> seed -> float64 [U, M], the metrics. The result of a plain baseline counts
+            for all seeds.
         groups: label -> seed -> float64 [U, G], the ndcg of the user's targets in each group of the
             category prior; NaN if the user has no target in the group.
         missing: label -> seed -> the reason why the predictions could not be read.
@@ -89,6 +90,13 @@ class PerUser:
         for row in section.rows:
             for result in row.results:
                 per_user._read(reader, row, result)
+
+        # No seed changes a plain baseline: it is compared with every training of the others.
+        seeds = {result.seed for row in section.rows for result in row.results}
+        for row in section.rows:
+            if row.deterministic and row.label in per_user.values:
+                for by_seed in (per_user.values[row.label], per_user.groups[row.label]):
+                    by_seed.update(dict.fromkeys(seeds, next(iter(by_seed.values()))))
         return per_user
 
     def _read(self, reader: PerUserReader, row: Row, result: Result) -> None:

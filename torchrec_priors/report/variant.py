@@ -25,6 +25,10 @@ _BASELINE_MODELS = {
     "mind": "MIND",
     "dualvae": "DualVAE",
     "sasrec": "SASRec",
+    "popularity": "Popularity",
+    "item_knn": "Item-kNN",
+    "transitions": "Transitions",
+    "ease": "EASE",
 }
 
 # Settings of an evaluation that leave the ranking to the heads. All other settings adjust it
@@ -41,8 +45,8 @@ class Variant:
         segments: the number of segments of the horizon; 0 for a next-item model, 1 for the
             discounted loss (LT/ST_1).
         in_group: whether some negatives are of the target's own group.
-        baseline_model: the name of a baseline model, or of a backbone other than HSTU; "" for
-            neither.
+        baseline_model: the name of a baseline model, of a plain baseline, or of a backbone other
+            than HSTU; "" for none.
         adjusted: whether recommendations are changed after the model has ranked them.
     """
 
@@ -162,8 +166,8 @@ def _segments(levels: list[tuple[str, int]], horizon: int) -> int:
 
 
 def _baseline_model(config: Mapping[str, Any]) -> str:
-    """Returns the name of the baseline model or of the other backbone; "" for neither."""
-    name = str(config.get("baseline.name") or "")
+    """Returns the name of the baseline, plain or not, or of the other backbone; "" for none."""
+    name = str(config.get("plain.name") or config.get("baseline.name") or "")
     backbone = str(config.get("encoder.backbone", "hstu"))
     if not name and backbone != "hstu":
         name = backbone

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from torchrec_priors.config import RunConfig
+from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.remote.uri import Place
@@ -51,7 +52,13 @@ class OpenRun:
         return Checkpoints(self.folder.checkpoints, built.ranks).load_best(built)
 
 
-def open_run(path: Path, data: Place | str | None = None, *, trust: bool = False) -> OpenRun:
+def open_run(
+    path: Path,
+    data: Place | str | None = None,
+    *,
+    trust: bool = False,
+    plain: bool = False,
+) -> OpenRun:
     """Opens a run's folder, reads its configuration and data set, and checks both.
 
     Args:
@@ -59,11 +66,17 @@ def open_run(path: Path, data: Place | str | None = None, *, trust: bool = False
         data: the folder or URI of the prepared data set, if it has moved since training.
         trust: whether to run the custom code that the run was trained with, even if this user has
             never trained with this code.
+        plain: whether the run may be a plain baseline, which has no model to build.
 
     Raises:
-        UserError: `path` holds no run, the run was trained on other data, or its custom code is not
-            trusted.
+        UserError: `path` holds no run, the run was trained on other data, its custom code is not
+            trusted, or it is a plain baseline and may not be one.
     """
     folder = RunFolder(path, trust)
     config, prepared = folder.open(data)
+    if config.plain.name and not plain:
+        raise UserError(
+            f"--run: '{path}' is a plain baseline ({config.plain.name}), which has no model to "
+            "load: only evaluate, experiment and report read it"
+        )
     return OpenRun(folder, config, prepared)

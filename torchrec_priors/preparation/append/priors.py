@@ -24,6 +24,7 @@ from torchrec_priors.prepared.manifest import GROWN_FROM, PriorInfo
 _OPTIONS = (
     "by",
     "last",
+    "weights",
     "neighbours",
     "resolution",
     "groups",
@@ -201,9 +202,12 @@ def remake(info: PriorInfo, data: Path) -> str:
         if made.get(name):
             words += [f"--{name.replace('_', '-')}", quote(str(made[name]))]
 
-    # Weighted edges are the default. Priors of other kinds have no such setting.
-    if made.get("weighted") is False:
-        words.append("--unweighted")
+    # Manifests of earlier releases record only whether edges are weighted, and their communities
+    # were not joined. Priors of other kinds have no such settings.
+    if "weighted" in made:
+        words += ["--weights", "shared" if made["weighted"] else "equal"]
+    if "weighted" in made or made.get("join") is False:
+        words.append("--no-join")
     return " ".join(words)
 
 

@@ -110,7 +110,7 @@ class Spark(Engine):
         """Returns a data frame with the columns of the source, plus `file` and `row`."""
         from pyspark.sql import functions as f
 
-        columns = [f.col(_quoted(column)) for column in source.columns]
+        columns = [_column(column, kind) for column, kind in source.columns.items()]
         texts = [name for name, kind in source.columns.items() if pa.types.is_string(kind)]
 
         # Spark accepts text that is not UTF-8, so this loop looks for such text. Files that contain
@@ -243,6 +243,8 @@ def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
         "spark.local.dir": str(folder / "spill"),
         "spark.log.level": "ERROR",
         "spark.sql.ansi.enabled": "true",
+        # Otherwise Spark reads no file with nanoseconds; `_column` makes times of these numbers.
+        "spark.sql.legacy.parquet.nanosAsLong": "true",
         "spark.sql.parquet.compression.codec": "zstd",
         "spark.sql.session.timeZone": "UTC",
         "spark.ui.enabled": "false",
@@ -254,6 +256,21 @@ def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
         options["spark.driver.host"] = "127.0.0.1"
         options["spark.sql.shuffle.partitions"] = "16"
     return options
+
+
+def _column(name: str, kind: pa.DataType) -> Any:
+    """Returns a column of a raw file. Spark has no nanoseconds, so times become microseconds."""
+    from pyspark.sql import functions as f
+
+    quoted = _quoted(name)
+    if not (pa.types.is_timestamp(kind) and kind.unit == "ns"):
+        return f.col(quoted)
+
+    # `pmod` is never negative, so times before 1970 are rounded down, too. `div` divides integers.
+    time = f.expr(f"timestamp_micros(({quoted} - pmod({quoted}, 1000)) div 1000)")
+    if kind.tz is None:
+        time = time.cast("timestamp_ntz")
+    return time.alias(name)
 
 
 def _find_java() -> None:

@@ -15,7 +15,7 @@ from torchrec_priors.preparation.priors.grouping import Grouping
 from torchrec_priors.preparation.priors.mapping import from_mapping
 from torchrec_priors.prepared.data_set import PreparedData
 
-_GRAPH_OPTIONS = ("last", "neighbours", "resolution", "groups", "min_size")
+_GRAPH_OPTIONS = ("last", "weights", "neighbours", "resolution", "groups", "join", "min_size")
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,11 @@ class PriorRequest:
     from_file: Path | None = None
     by: str | None = None
     last: int | None = None
-    unweighted: bool = False
+    weights: str | None = None
     neighbours: int | None = None
     resolution: float | None = None
     groups: int | None = None
+    join: bool | None = None
     min_size: int | None = None
     users_per_item: int | None = None
     seed: int = 0
@@ -66,7 +67,7 @@ class PriorRequest:
             return from_attribute(self.by, data, groups=self.groups, min_size=min_size)
 
         if self.kind == "graph":
-            self._reject_others("prior graph", takes=(*_GRAPH_OPTIONS, "unweighted", "seed"))
+            self._reject_others("prior graph", takes=(*_GRAPH_OPTIONS, "seed"))
             return communities(GraphPrior(**self._given()), data, report, self.memory)
         return communities(UserPrior(**self._given()), data, report, self.memory)
 
@@ -74,7 +75,7 @@ class PriorRequest:
         """Returns the settings of communities that the user gave, by name."""
         values = {option: getattr(self, option) for option in (*_GRAPH_OPTIONS, "users_per_item")}
         chosen = {option: value for option, value in values.items() if value is not None}
-        return {"name": self.name, "weighted": not self.unweighted, "seed": self.seed, **chosen}
+        return {"name": self.name, "seed": self.seed, **chosen}
 
     def _reject_others(self, taker: str, takes: tuple[str, ...]) -> None:
         """Raises UserError if an option was given that would have no effect.
@@ -83,9 +84,9 @@ class PriorRequest:
             taker: the option or kind of prior that decides which options have an effect.
             takes: the names of the options that have an effect.
         """
-        # None, False and 0 are the defaults of the options.
-        for option in ("by", *_GRAPH_OPTIONS, "users_per_item", "unweighted", "seed"):
+        for option in ("by", *_GRAPH_OPTIONS, "users_per_item", "seed"):
             if option in takes or f"--{option}" == taker:
                 continue
-            if getattr(self, option) not in (None, False, 0):
+            default = 0 if option == "seed" else None
+            if getattr(self, option) != default:
                 raise UserError(f"{taker} does not take --{option.replace('_', '-')}: leave it out")

@@ -70,6 +70,8 @@ def added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
     # A level of the tree is the name of a prior, or a kind of prior with another prior as its
     # argument, such as "random:genre".
     names = {part for level in config.priors.tree for part in (level, *level.split(":"))}
+    # A plain baseline names a prior in its options.
+    names.add(str(config.plain.options.get("prior")))
     added = data.manifest.added_priors()
 
     # A Python file of the user may read any of the added priors.

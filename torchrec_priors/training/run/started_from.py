@@ -22,13 +22,19 @@ def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
         given: the run that `--init-from` names; None without this option.
 
     Raises:
-        UserError: `given` is not a run, or it is not the run that the run in `folder` was started
-            from. Or the initial weights are still needed, but the run they come from is gone.
+        UserError: `given` is not a run or is a plain baseline, or it is not the run that the run in
+            `folder` was started from. Or the initial weights are still needed, but the run they
+            come from is gone.
     """
     # A new run may start from any run that can be read.
     if not folder.was_started:
         if given is not None:
-            given.open(option="--init-from")
+            config, _ = given.open(option="--init-from")
+            if config.plain.name:
+                raise UserError(
+                    f"--init-from: '{given.path}' is a plain baseline ({config.plain.name}), which "
+                    "has no weights to start from"
+                )
         return given
 
     origin = folder.origin()

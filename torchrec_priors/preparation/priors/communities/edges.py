@@ -8,6 +8,8 @@ implementation with the same result.
 Nodes are numbered in the order of original ids, so the result does not depend on row ids.
 """
 
+from dataclasses import dataclass
+
 import ibis
 import ibis.expr.types as ir
 
@@ -16,6 +18,38 @@ from torchrec_priors.prepared.data_set import TRAINING_END
 
 # The product of two numbers below this prime fits into int64.
 _PRIME = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How edges are weighted.
+
+    Attributes:
+        kind: one of `WEIGHTS` of the settings. `equal` edges are counted like `shared` ones here,
+            so that the strongest neighbours are the same.
+        occurrences: a table of (node, occurrences).
+        total: the number of users or items that nodes can share.
+    """
+
+    kind: str
+    occurrences: ir.Table
+    total: int
+
+    def of(self, edges: ir.Table) -> ir.Table:
+        """Replaces the number of shared users or items in the column `weight` by the weight."""
+        if self.kind in ("shared", "equal"):
+            return edges
+
+        of_node = self.occurrences.rename(a="occurrences")
+        of_other = self.occurrences.rename(other="node", b="occurrences")
+        known = edges.inner_join(of_node, "node").inner_join(of_other, "other")
+        # The product is an integer, so both ends of an edge compute exactly the same weight.
+        product = (known.a * known.b).cast("float64")
+        if self.kind == "cosine":
+            weight = known.weight / product.sqrt()
+        else:
+            weight = (known.weight * float(self.total) / product).ln()
+        return known.select("node", "other", weight=weight)
 
 
 def nodes(entities: ir.Table, column: str) -> ir.Table:
@@ -108,8 +142,18 @@ def ranges(members: ir.Table, shared: str, at_once: int) -> ir.Table:
     return bounds(pairs_of_node.rename(user_id="node"), at_once)
 
 
+def occurrences(members: ir.Table, shared: str) -> ir.Table:
+    """Returns (node, occurrences), the number of values in the column `shared` of each node."""
+    return members.group_by("node").aggregate(occurrences=members[shared].count())
+
+
 def near(
-    members: ir.Table, shared: str, first: int, last: int | None, neighbours: int | None
+    members: ir.Table,
+    shared: str,
+    first: int,
+    last: int | None,
+    neighbours: int | None,
+    weight: Weight | None = None,
 ) -> ir.Table:
     """Returns the edges of a range of nodes.
 
@@ -120,6 +164,7 @@ def near(
         last: the first node after the range; None for all nodes from `first` on.
         neighbours: the number of each node's strongest neighbours to which the edges are kept. If
             None, the edges to all neighbours with a larger number are kept.
+        weight: how edges are weighted. None stands for the number of values that the ends share.
 
     Returns:
         A table of (first, second, weight) with first < second.
@@ -138,6 +183,8 @@ def near(
         meet = left.node != right.other
     met = left.inner_join(right, [left.by == right.by, meet])
     edges = met.group_by("node", "other").aggregate(weight=lambda t: t.count())
+    if weight is not None:
+        edges = weight.of(edges)
 
     # Of equally strong neighbours, the one with the smaller number is kept.
     if neighbours is not None:

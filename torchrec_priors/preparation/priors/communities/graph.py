@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     import igraph
 
 
+# The number that stands for nodes in no community.
+OTHERS = -1
+
+
 @dataclass(frozen=True)
 class Graph:
     """A graph of N nodes and E undirected edges.
@@ -20,12 +24,22 @@ class Graph:
         nodes: the number of nodes, N.
         first, second: int64 [E], the two ends of each edge.
         weight: float64 [E], the positive weight of each edge.
+        interactions: float64 [N], the number of interactions of each node in the log from which the
+            graph was made. If None, the strength of each node is used.
     """
 
     nodes: int
     first: np.ndarray
     second: np.ndarray
     weight: np.ndarray
+    interactions: np.ndarray | None = None
+
+    @property
+    def data(self) -> np.ndarray:
+        """The amount of data of each node, float64 [N]."""
+        if self.interactions is None:
+            return self.strength
+        return self.interactions
 
     @cached_property
     def strength(self) -> np.ndarray:

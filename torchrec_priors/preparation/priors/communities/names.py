@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from torchrec_priors.preparation.priors.communities.search import OTHERS
+from torchrec_priors.preparation.priors.communities.graph import OTHERS
 
 # The maximum number of categories in a name.
 _AT_MOST = 2

@@ -1,122 +1,87 @@
-"""Finds the communities of a graph and merges small ones.
-
-The resolution is given, or the code searches for one that gives a requested number of groups.
-"""
+"""Finds the communities of a graph, and joins them to get a requested number of groups."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import replace
 
 from torchrec_priors.preparation.priors.communities.graph import Graph
+from torchrec_priors.preparation.priors.communities.join import join
 from torchrec_priors.preparation.priors.communities.leiden import leiden
+from torchrec_priors.preparation.priors.communities.partition import (
+    Partition,
+    evenness,
+    partition_of,
+)
 
-OTHERS = -1
-# The bounds of the resolutions that are tried.
-_LOWEST = 2.0**-20
+Report = Callable[[str], None]
+
+# No higher resolution is tried.
 _HIGHEST = 2.0**16
-_HALVINGS = 20
+# Groups may be made more even as long as they keep this share of the highest modularity.
+_ENOUGH = 0.9
 
 
-@dataclass(frozen=True)
-class Partition:
-    """Groups of the N nodes of a graph.
-
-    Attributes:
-        group: the number of each node's community, or OTHERS, int64 [N]. Communities are numbered
-            by size, and equally large ones by their smallest node.
-        communities: the number of communities after merging, without OTHERS.
-        found: the number of communities before merging. Nodes without an edge do not count.
-        resolution: the resolution at which the communities were found.
-        modularity: the modularity of the groups at resolution 1.
-    """
-
-    group: np.ndarray
-    communities: int
-    found: int
-    resolution: float
-    modularity: float
-
-    @property
-    def groups(self) -> int:
-        """The number of groups, including OTHERS if any node is in it."""
-        if (self.group == OTHERS).any():
-            return self.communities + 1
-        return self.communities
-
-
-def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> Partition:
-    """Finds communities at a resolution.
-
-    Communities with fewer than `min_size` nodes and nodes without an edge become OTHERS.
-    """
-    community = leiden(graph, resolution, seed)
-    size = np.bincount(community)
-    large = np.flatnonzero(size >= min_size)
-
-    # Communities are numbered by their smallest node. A stable sort keeps this order for
-    # communities of equal size.
-    order = np.argsort(-size[large], kind="stable")
-    number = np.full(len(size), OTHERS)
-    number[large[order]] = np.arange(len(large))
-
-    group = np.full(graph.nodes, OTHERS)
-    group[graph.connected] = number[community]
-
-    # `modularity` needs numbers that are not negative, so OTHERS (-1) is shifted to 0.
-    return Partition(group, len(large), len(size), resolution, graph.modularity(group - OTHERS))
-
-
-def with_groups(
+def joined(
     graph: Graph,
-    groups: int,
+    groups: int | None,
+    resolution: float | None,
     min_size: int,
     seed: int,
-    report: Callable[[str], None] = lambda _: None,
+    report: Report = lambda _: None,
 ) -> Partition:
-    """Finds a partition with the requested number of groups, including OTHERS.
+    """Finds communities, and joins them until they are large enough and few enough.
 
-    Starting at 1, the resolution is doubled or halved until the number of groups passes `groups`.
-    Then the resolution is found by bisection. If no resolution gives this number, the partition
-    with the nearest number is returned.
+    If a number of groups is given but no resolution, resolutions from 1 upwards are tried until
+    there are enough groups and they are even enough. Groups are even enough if their entropy is at
+    least that of half as many groups of equal size. A higher resolution divides large communities,
+    so the groups become more even. But their modularity falls, and it must be at least nine tenths
+    of the highest one. If no groups with this modularity are even enough, the most even ones are
+    returned.
+
+    Args:
+        graph: the graph.
+        groups: the number of groups, including OTHERS. If so many groups cannot be made, the
+            partition with the most groups is returned. If None, only small communities are joined.
+        resolution: the only resolution to try. None stands for 1 if `groups` is None.
+        min_size: the minimum number of nodes of a community.
+        seed: the seed of the order in which nodes are visited.
+        report: called with messages about the progress.
     """
-    tried: dict[float, Partition] = {}
+    at = 1.0 if resolution is None else resolution
+    tried: list[Partition] = []
+    best = -math.inf
+    is_last = False
 
-    def groups_at(resolution: float) -> int:
-        partition = at_resolution(graph, resolution, min_size, seed)
-        tried[resolution] = partition
-        report(f"resolution {resolution:.4g}: {partition.groups} groups")
-        return partition.groups
+    while not is_last:
+        community = leiden(graph, at, seed, report)
+        partition = partition_of(graph, community, join(graph, community, min_size, groups), at)
+        tried.append(partition)
+        best = max(best, partition.best_modularity)
+        report(
+            f"resolution {at:.4g}: {partition.found:,} communities, {partition.groups:,} groups of"
+            f" modularity {partition.modularity:.4f}"
+        )
 
-    def is_exact() -> bool:
-        return any(partition.groups == groups for partition in tried.values())
+        if groups is None or resolution is not None:
+            break
+        # Once the modularity is low, a higher resolution only lowers it further.
+        if partition.groups >= groups:
+            is_good = partition.modularity >= _ENOUGH * best
+            is_last = not is_good or _is_even(graph, partition)
+        is_last |= at >= _HIGHEST or partition.found == len(graph.connected)
 
-    step = 2.0 if groups_at(1.0) < groups else 0.5
-    before = 1.0
-    after = 1.0
-    passed = False
-    # Once there are no communities left, changing the resolution further in the same direction does
-    # not help.
-    while not is_exact() and not passed and _LOWEST < after < _HIGHEST and tried[after].communities:
-        before = after
-        after = after * step
-        passed = (groups_at(after) < groups) != (tried[before].groups < groups)
+        # Far below the number, resolutions are skipped.
+        at *= 2.0 if 2 * partition.groups < groups else math.sqrt(2.0)
 
-    if passed:
-        low, high = sorted((before, after))
-        for _ in range(_HALVINGS):
-            if is_exact():
-                break
-            # Resolutions have a logarithmic scale, so the middle is the geometric mean.
-            middle = math.sqrt(low * high)
-            if groups_at(middle) < groups:
-                low = middle
-            else:
-                high = middle
+    most = max(partition.groups for partition in tried)
+    possible = [partition for partition in tried if partition.groups == most]
+    good = [partition for partition in possible if partition.modularity >= _ENOUGH * best]
+    even = [partition for partition in good if _is_even(graph, partition)]
+    # Of equally even groups, those of the smallest resolution are taken, which were tried first.
+    chosen = max(even[:1] or good or possible, key=lambda one: evenness(graph, one.group))
+    return replace(chosen, best_modularity=best)
 
-    # Of two partitions that are equally near, the one with the smaller resolution is taken.
-    return min(
-        tried.values(),
-        key=lambda partition: (abs(partition.groups - groups), partition.resolution),
-    )
+
+def _is_even(graph: Graph, partition: Partition) -> bool:
+    """Whether the groups are as even as half as many groups of equal size."""
+    return evenness(graph, partition.group) >= math.log(partition.communities / 2)

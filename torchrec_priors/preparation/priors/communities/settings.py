@@ -8,6 +8,15 @@ from typing import Any, ClassVar
 
 from torchrec_priors.errors import UserError
 
+# The ways to compute the weight of an edge between two items. Of U users, a interacted with one
+# item, b with the other and c with both. (If the nodes are users, users and items change places.)
+# - shared: c. Popular nodes have the heaviest edges.
+# - cosine: c / sqrt(a b). Two nodes of a single user have the heaviest edge.
+# - pmi: log(c U / (a b)), the pointwise mutual information. It measures how much more often both
+#   occur together than by chance. Pairs with a PMI of at most 0 have no edge.
+# - equal: 1.
+WEIGHTS = ("shared", "cosine", "pmi", "equal")
+
 
 @dataclass(frozen=True)
 class _Communities:
@@ -16,23 +25,26 @@ class _Communities:
     Attributes:
         name: the name of the prior.
         last: the number of each user's latest training interactions that count. If None, all count.
-        weighted: whether the weight of an edge is the number of shared users or items. Otherwise
-            every edge has weight 1.
+        weights: how the weight of an edge is computed from what its ends share; see `WEIGHTS`.
         neighbours: the number of strongest neighbours that each node keeps. An edge stays if at
             least one of its ends keeps it. If None, all edges stay.
         resolution: the resolution of modularity. A higher resolution gives more communities. It is
             1 if neither `resolution` nor `groups` is given.
-        groups: the requested number of groups. The resolution is then found by a search.
-        min_size: communities with fewer members are merged into one group.
+        groups: the requested number of groups, including the remainder if there is one.
+        join: whether communities that are too small or too many are joined with those that they
+            share most with. Otherwise small communities form one group, and for `groups` a
+            resolution that gives this number is searched for.
+        min_size: the minimum number of members of a community.
         seed: the seed of the order in which Leiden visits nodes, and of random draws.
     """
 
     name: str
     last: int | None = None
-    weighted: bool = True
+    weights: str = "pmi"
     neighbours: int | None = None
     resolution: float | None = None
     groups: int | None = None
+    join: bool = True
     min_size: int = 10
     seed: int = 0
 
@@ -49,9 +61,11 @@ class _Communities:
 
         if self.groups is not None and self.groups < 2:
             raise UserError(f"--groups must be at least 2, not {self.groups}")
-        if self.groups is not None and self.resolution is not None:
+        if self.weights not in WEIGHTS:
+            raise UserError(f"--weights must be one of {', '.join(WEIGHTS)}, not '{self.weights}'")
+        if self.groups is not None and self.resolution is not None and not self.join:
             raise UserError(
-                "--groups and --resolution: give one of them, as --groups looks for the resolution"
+                "--groups and --resolution: give one of them, as --no-join looks for the resolution"
             )
         if self.resolution is not None and not 0 < self.resolution < float("inf"):
             raise UserError(f"--resolution must be a positive number, not {self.resolution}")

@@ -1,0 +1,73 @@
+"""Stages are shown as lines where standard error is no terminal: not at once, then every few seconds."""
+
+import io
+import re
+import sys
+import time
+
+import pytest
+
+from torchrec_priors.apps.progress import stages
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_command_that_takes_less_time_prints_nothing(capsys):
+    with stages(every=30) as report:
+        report("reading")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_is_printed_every_so_often_with_the_stage_at_that_time(capsys):
+    start = time.monotonic()
+    with stages(every=0.2) as report:
+        report("reading")
+        for _ in range(50):
+            time.sleep(0.01)
+        report("joining")
+        time.sleep(0.7)
+    seconds = time.monotonic() - start
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert 3 <= len(lines) <= seconds / 0.2
+    assert all(re.fullmatch(r"(reading|joining) \[00:\d\d\]", line) for line in lines)
+    assert lines[0].startswith("reading")
+    assert lines[-1].startswith("joining")
+
+
+def test_many_stages_are_not_many_lines(capsys):
+    with stages(every=0.3) as report:
+        for number in range(1000):
+            report(f"stage {number}")
+        time.sleep(0.4)
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 2
+    assert lines[0].startswith("stage 999 ")
+
+
+def test_lines_end_with_the_command_also_after_an_error(capsys):
+    def fails():
+        with stages(every=0.05):
+            time.sleep(0.2)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    said = capsys.readouterr().err
+    assert said.startswith("starting [")
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_has_one_line_that_changes(monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with stages(every=0.05) as report:
+        report("reading")
+        time.sleep(0.2)
+    assert "reading [00:00]" in terminal.getvalue()
+    assert "\n" not in terminal.getvalue()

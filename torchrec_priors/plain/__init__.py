@@ -1,0 +1,1 @@
+"""Plain baselines: popularity, item-kNN, transitions, EASE. They count or solve, without a GPU."""
