@@ -160,6 +160,11 @@ def test_paths_without_an_adapter_name_the_node_whose_query_they_have(model):
     assert backed_off(tree, nodes(tree, torch.tensor(positives), config.min_positives)) == expected
 
 
+def test_counts_of_another_number_of_paths_are_an_error():
+    with pytest.raises(ValueError, match="shorter"):
+        nodes(PriorTree([TemporalPrior(4, 4)], 2), torch.tensor([5, 1, 0]), 2)
+
+
 def test_back_off_is_said_in_one_line(caplog):
     tree = PriorTree([TemporalPrior(4, 4)], 2)
     with caplog.at_level("INFO", logger="torchrec_priors"):

@@ -44,3 +44,10 @@ def test_of_equally_good_paths_the_first_is_named(fusion, calibrated):
     for path, score in enumerate((-1.0, -1.0, -2.0)):
         accumulator.add(slice(0, 2), torch.full((1, 1, 2), score), torch.tensor([[path]]))
     assert accumulator.result()[1].tolist() == [[0, 0]]
+
+
+def test_a_tile_has_one_maximum_a_block_where_its_rows_are():
+    rows_RT = torch.zeros(1, 2, device="meta")
+    fusion = Fusion("hierarchical", block_K=torch.tensor([0, 1, 1]))
+    best = fusion.accumulator(3, rows_RT).best
+    assert (best.shape, best.device.type) == ((2, 3, 2), "meta")
