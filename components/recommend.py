@@ -58,8 +58,8 @@ def recommend(
         mute: Do not use these heads. Separate several with commas.
         boost: HEAD=X: Multiply the probabilities of these heads by X, above 0: log(X) is added to
             their scores, which has exactly this effect if scores are calibrated
-            (evaluation.calibrated). Factors of the same head multiply. Separate several with
-            commas.
+            (evaluation.calibrated). Several factors of one head are multiplied. Separate several
+            with commas.
         at_least: GROUP=SHARE: Take at least this share of the -k items from the best items of a
             group: 'Documentary=0.3', for up to 5 groups. Separate several with commas.
         json: Print JSON.

@@ -52,7 +52,7 @@ from torchrec_priors.settings.loss import LossConfig
 class LossWeights(nn.Module):
     """Weights of positives and of the gate's decisions, which do not depend on the batch.
 
-    In each step, they are divided by the batch's number of targets.
+    In each step, they are divided by the number of targets in the batch.
 
     Attributes:
         positive_KT: weight of a positive, by path and offset (see `positive_weights`).
@@ -91,9 +91,9 @@ class Positives:
         offset_M: how many items after the token each positive is; the next item has offset 1.
         path_M: path of each positive.
         reach_N: number of targets of each token, at most T.
-        trained_T: number of targets at each offset that the heads learn.
-        trained_M: bool, whether the heads learn a positive; None if they learn all. The items of
-            the other positives have no vectors, but the gate learns their groups.
+        trained_T: at each offset, the number of targets that the heads are trained on.
+        trained_M: bool, whether the heads are trained on a positive; None if they are trained on
+            all. The items of the other positives have no vectors, but the gate learns their groups.
     """
 
     token_P: Tensor
@@ -107,7 +107,7 @@ class Positives:
     trained_M: Tensor | None = None
 
     def trained(self) -> "Positives":
-        """Returns the positives that the heads learn, with the same queries."""
+        """Returns the positives that the heads are trained on, with the same queries."""
         if self.trained_M is None:
             return self
         chosen = {name: getattr(self, name)[self.trained_M] for name in _PER_POSITIVE}
@@ -116,11 +116,11 @@ class Positives:
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of targets in the global batch.
+    """Counts of targets in the global batch.
 
     Attributes:
-        trained_T: int64, number of targets at each offset that the heads learn.
-        target_T: int64, number of all targets at each offset.
+        trained_T: int64, at each offset, the number of targets that the heads are trained on.
+        target_T: int64, at each offset, the number of all targets.
     """
 
     trained_T: Tensor
@@ -148,7 +148,7 @@ def find_positives(
         horizon: tau.
         event_X: event codes of the extended sequences, if the tree needs them.
         user_N: user of each token, if the tree needs users.
-        trained_X: bool, whether the heads learn to predict an item; None if they learn all.
+        trained_X: bool, whether the heads are trained on an item; None if they are trained on all.
     """
     source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
     token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
@@ -182,7 +182,7 @@ def find_positives(
 def count(positives: Positives, horizon: int) -> Tensor:
     """Counts this rank's targets at each offset, int64 [2, T].
 
-    The first row counts the targets that the heads learn, and the second row counts all targets.
+    The first row counts the targets that the heads are trained on, the second row all targets.
 
     Args:
         positives: the positives of this rank.
@@ -215,7 +215,7 @@ def positive_weights(
 ) -> Tensor:
     """Returns the weights of -log p in Eq. 8, by path and offset, [K, T].
 
-    They are still to be divided by the batch's number of targets at the offset.
+    They must still be divided by the batch's number of targets at the offset.
 
     Args:
         positives_KT: number of training positives of each path and offset.
@@ -231,8 +231,8 @@ def positive_weights(
 def decision_weights(positives_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
     """Returns the weights of decisions in L_gate, by offset, [T].
 
-    They are still to be divided by the batch's number of targets at the offset. The decisions about
-    a target weigh as much as the target's positives in Eq. 8.
+    They must still be divided by the batch's number of targets at the offset. The decisions about a
+    target weigh as much as the target's positives in Eq. 8.
 
     Args:
         positives_KT, weight_K, discount_T: as for `positive_weights`.

@@ -12,8 +12,9 @@ part of the batch. Serving calls `tokens`, then `queries`.
                                         state_Nd --- gate ---> logit_NS --- gate_loss ---> loss
     queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
 
-Shapes: N tokens, B histories, X items of extended sequences, n negatives, K paths, S item sets,
-T offsets, P (token, path) pairs, M positives, W ranks, d width.
+Shapes: N tokens, B histories, X items of extended sequences (the context of a window and its
+targets), n negatives, K paths, S item sets, T offsets, P (token, path) pairs, M positives, W ranks,
+d width.
 """
 
 from collections.abc import Callable
@@ -73,9 +74,9 @@ class StartedStep:
 
     Attributes:
         looked_up: vectors of the batch's items and negatives.
-        parts: windows of each part.
+        parts: the parts of the batch, each with its windows.
         positives: positives of each part.
-        counts: numbers of targets in the global batch.
+        counts: counts of targets in the global batch.
     """
 
     looked_up: LookedUp
@@ -269,7 +270,7 @@ class Recommender(nn.Module):
         Args:
             batch: the batch of this rank.
             look_up: a function to call instead of the method `look_up`.
-            announce: called with the name of each phase before the collective of the phase.
+            announce: called before the collective of each phase, with the name of the phase.
         """
         announce("lookup (all-to-all)")
         looked_up = (look_up or self.look_up)(batch)

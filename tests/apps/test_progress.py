@@ -1,4 +1,4 @@
-"""Stages are shown as lines where standard error is no terminal: not at once, then every few seconds."""
+"""Stages are shown as lines where standard error is not a terminal: not at once, then every few seconds."""
 
 import io
 import re

@@ -25,7 +25,7 @@ FAULTS = ["gradient", "vector", "too large"]
 def spoil(folder):
     """How a second step ends with each of the faults, which are those of the last rank's first window.
 
-    Its gradient is no number, though the loss is one; or its first item's vector is none; or the loss is too large.
+    Its gradient is not a number, though the loss is one; or its first item's vector is none; or the loss is too large.
     For each the message and the tensors that changed; then the window's user and item, and what the first step told.
     """
     config, data = CONFIG, PreparedData(folder)

@@ -56,7 +56,7 @@ def test_garbage_row_is_named_by_file_and_line(small_raw, tmp_path):
         says=["u.data, line 17", "'abc'", "--on-bad-row drop"],
     )
     done = app(*_prepare(tmp_path / "raw", tmp_path / "out", "--on-bad-row", "drop"))
-    assert "dropped: 1 (u.data: item_id is no integer)" in done.stdout
+    assert "dropped: 1 (u.data: item_id is not an integer)" in done.stdout
 
 
 def test_engines_and_amounts_of_memory(small_raw, tmp_path):

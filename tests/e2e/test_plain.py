@@ -101,7 +101,7 @@ def test_two_plain_cells_and_a_neural_one_make_one_table_and_one_page(small_data
         ("EASE", 0, "ease"),
     ]
     table = (out / "validation/results.md").read_text()
-    means, differences = table.split("Difference to one head")
+    means, differences = table.split("Difference from one head")
     for cell in ("popular", "EASE"):
         assert f"| {cell} (deterministic: one run) | 1 | 0 |" in means
         (line,) = [line for line in differences.splitlines() if line.startswith(f"| {cell} |")]

@@ -35,7 +35,7 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
         ("job", "user", 3),
         ("mood", "item", 3),
     ]
-    assert "1 ids are no items of the data set" in said
+    assert "1 ids are not items of the data set" in said
     assert "prior mood (item): no mood 148, calm 1, loud 1" in said
     app(
         "train",

@@ -62,7 +62,7 @@ def _joined(a: str, b: str, c: str) -> str:
 def test_numbers_without_a_leading_digit_are_numbers_and_nan_is_none(tail, tmp_path):
     file = _file(tmp_path, f"a,b\n1,.99\n2,3\n3,nan\n4,inf\n5,+5\n{tail}")
     assert _rows(file, {"b": pa.float64()}) == ([(0.99, 2), (3.0, 3)], 3 + bool(tail))
-    with pytest.raises(UserError, match=r"log\.csv, line 4: b is no number: 'nan'"):
+    with pytest.raises(UserError, match=r"log\.csv, line 4: b is not a number: 'nan'"):
         read_csv(_file(tmp_path, "a,b\n1,.99\n2,3\n3,nan\n"), {"b": pa.float64()}, BadRows())
 
 
@@ -109,7 +109,7 @@ WRONG_QUOTES = {
     "never closed": b'a,b\n1,x\n2,"open\n3,y\n',
     "closed by another's": b'a,b\n1,x\n2,"open\n3,y\n4,"closed"\n5,z\n',
     "closed inside of a word": b'a,b\n1,x\n2,"open\n3,y" z\n4,z\n',
-    "never closed, in a file that is no UTF-8": b'a,b\n1,\xe9\n2,"open\n3,y\n',
+    "never closed, in a file that is not UTF-8": b'a,b\n1,\xe9\n2,"open\n3,y\n',
 }
 
 

@@ -143,7 +143,7 @@ def test_a_value_that_is_there_twice_is_refused_by_the_later_row(engine, tmp_pat
 
 @pytest.fixture
 def garbled(tmp_path):
-    """Three files; in the second, the third of four names is no UTF-8."""
+    """Three files; in the second, the third of four names is not UTF-8."""
     data, ends = b"abc\xff\xfed", np.array([0, 1, 2, 5, 6], np.int32)
     bad = pa.Array.from_buffers(pa.string(), 4, [None, pa.py_buffer(ends), pa.py_buffer(data)])
     names = {"a": ["x", "y"], "b": bad, "c": ["z"]}
@@ -155,7 +155,7 @@ def garbled(tmp_path):
 def test_text_that_is_no_utf8_is_refused_by_file_and_row(engine, garbled):
     table = engine.read_parquet(garbled, COLUMNS)
     with pytest.raises(
-        UserError, match=r"raw/b\.parquet, row 3: name is no UTF-8 text: .*xff.*on-bad-row drop"
+        UserError, match=r"raw/b\.parquet, row 3: name is not UTF-8 text: .*xff.*on-bad-row drop"
     ):
         engine.to_arrow(table)
     assert len(engine.to_arrow(table.select("user_id"))) == 7, "what is not read is no mistake"
@@ -172,7 +172,7 @@ def test_text_that_is_no_utf8_is_dropped_and_counted(engine, garbled):
         ("d", 1, 4),
         ("z", 2, 1),
     ]
-    assert bad_rows.dropped == {"b.parquet: name is no UTF-8 text": 1}
+    assert bad_rows.dropped == {"b.parquet: name is not UTF-8 text": 1}
 
 
 CSV = 'user_id,name,more\n1,"a, b",x\n\ntwo,c,x\n3,d\n4,e,x\n'
@@ -191,7 +191,7 @@ def test_csv_rows_are_named_by_file_and_line(engine, tmp_path):
     ]
     assert bad_rows.dropped == {
         "b.csv: wrong number of fields": 1,
-        "b.csv: user_id is no integer": 1,
+        "b.csv: user_id is not an integer": 1,
     }
     with pytest.raises(UserError, match=r"b\.csv, line 6: user_id must be odd: 4"):
         engine.keep_valid(table, table.user_id % 2 == 1, BadRows(), "user_id", "must be odd")
@@ -206,7 +206,7 @@ def test_csv_rows_are_named_by_file_and_line(engine, tmp_path):
             b"user_id,name\n99999999999999999999,a\n",
             r"a\.csv, line 2: user_id is beyond the integers of 64 bits",
         ),
-        (b"user_id,name\n1,a\n2,\n,c\n", r"a\.csv, line 4: user_id is no integer: ''"),
+        (b"user_id,name\n1,a\n2,\n,c\n", r"a\.csv, line 4: user_id is not an integer: ''"),
         (b"user_id,title\n1,a\n", r"a\.csv has no column name"),
         (b'user_id,name\n1,"a\nb"\n', r"a\.csv, line 2: name has a line break"),
         (b"", r"a\.csv is empty"),

@@ -225,7 +225,7 @@ def test_a_bad_click_is_named_or_dropped_and_counted(raw, column, value, says, t
         ("category_id", -1, "category_id must not be negative: -1"),
         ("words_count", "many", "words_count must be a number or empty: 'many'"),
         ("created_at_ts", "1-1-17", "created_at_ts must be a number or empty: '1-1-17'"),
-        ("article_id", "x", "article_id is no integer"),
+        ("article_id", "x", "article_id is not an integer"),
     ],
 )
 def test_a_bad_article_is_named_or_dropped_and_counted(raw, column, value, says, tmp_path):

@@ -61,7 +61,7 @@ def test_text_of_a_title_that_is_no_utf8(raw, tmp_path):
         raw / "items.parquet",
     )
     with pytest.raises(
-        UserError, match=r"items\.parquet, row 7: title is no UTF-8 text: 'Caf\\\\xe9'"
+        UserError, match=r"items\.parquet, row 7: title is not UTF-8 text: 'Caf\\\\xe9'"
     ):
         prepare(Settings("marketplace", raw), tmp_path / "prepared")
     made = prepare(Settings("marketplace", raw, on_bad_row="drop"), tmp_path / "prepared")
@@ -69,7 +69,7 @@ def test_text_of_a_title_that_is_no_utf8(raw, tmp_path):
     dropped = {
         reason: rows for reason, rows in made.counts["dropped"].items() if "parquet" in reason
     }
-    assert dropped.pop("items.parquet: title is no UTF-8 text") == 1
+    assert dropped.pop("items.parquet: title is not UTF-8 text") == 1
     assert set(dropped) <= {"log.parquet: item_id must be listed in items.parquet"}
 
 

@@ -53,7 +53,7 @@ def test_items_have_their_labels_and_the_others_are_a_group(form, small_data, tm
     assert list(zip(*made.table.to_pydict().values(), strict=True)) == sorted(expected)
     assert made.table.schema.field("group").type == pa.int32()
     assert made.messages[0].endswith("7 rows, 3 of 150 items in a group")
-    assert made.messages[1].endswith("2 ids are no items of the data set and were left out")
+    assert made.messages[1].endswith("2 ids are not items of the data set and were left out")
     assert (made.made_by["kind"], made.made_by["file"], made.made_by["unknown_ids"]) == (
         "mapping",
         f"moods.{form}",

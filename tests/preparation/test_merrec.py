@@ -190,10 +190,10 @@ def test_a_title_that_is_no_utf8_is_named_or_dropped_and_counted(one_shard, tmp_
     broken = pa.array(names, pa.binary()).view(pa.string())
     pq.write_table(log.set_column(log.column_names.index("name"), "name", broken), one_shard)
     settings = Settings("merrec", one_shard.parent, options=("min_history=5",))
-    with pytest.raises(UserError, match=r"000000000000\.parquet, row 7: name is no UTF-8 text"):
+    with pytest.raises(UserError, match=r"000000000000\.parquet, row 7: name is not UTF-8 text"):
         prepare(settings, tmp_path / "data")
     made = prepare(Settings(**{**vars(settings), "on_bad_row": "drop"}), tmp_path / "data")
-    assert made.counts["dropped"]["000000000000.parquet: name is no UTF-8 text"] == 1
+    assert made.counts["dropped"]["000000000000.parquet: name is not UTF-8 text"] == 1
 
 
 def test_columns_of_other_widths_and_with_a_time_zone_are_read(one_shard, tmp_path):

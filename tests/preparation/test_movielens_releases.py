@@ -174,8 +174,8 @@ def test_a_time_of_another_form_is_a_bad_row(small_raw, films, tmp_path):
     [
         ("ratings.csv", "1,2,0.7,5", "line 3: rating must be 0.5 to 5 in steps of 0.5: '0.7'"),
         ("ratings.csv", "1,2,5", "line 3: 3 fields where 4 are expected"),
-        ("ratings.csv", "1,2,x,5", "line 3: rating is no number: 'x'"),
-        ("ratings.csv", "1,,1.0,5", "line 3: movieId is no integer: ''"),
+        ("ratings.csv", "1,2,x,5", "line 3: rating is not a number: 'x'"),
+        ("ratings.csv", "1,,1.0,5", "line 3: movieId is not an integer: ''"),
         ("ratings.csv", "1,999,1.0,5", "line 3: item_id must be listed in movies.csv: '999'"),
         ("movies.csv", "1,again,Drama", "item_id must not repeat: '1'"),
     ],

@@ -137,7 +137,7 @@ def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
             "item_id must be listed in Pixel8M.csv of pixelrec_iteminfo: 'i0'",
         ),
         (INTERACTIONS, b"i1,u1,-1", "timestamp must be seconds since 1970: -1"),
-        (INTERACTIONS, b"i1,u1,yesterday", "timestamp is no integer"),
+        (INTERACTIONS, b"i1,u1,yesterday", "timestamp is not an integer"),
         (INTERACTIONS, b"i1,u1", "2 fields where 3 are expected"),
         (
             ITEMS,

@@ -60,7 +60,7 @@ def test_quotes_backslashes_and_the_word_null_are_text_like_any_other(tmp_path):
 def test_blank_lines_are_skipped_and_counted(tmp_path):
     table = read_table(_file(tmp_path, "\n1,1,a\n\n   \n2,2,b\n\n"), ",", TYPES, BadRows())
     assert table["line"].to_pylist() == [2, 5]
-    with pytest.raises(UserError, match="line 4: user is no integer"):
+    with pytest.raises(UserError, match="line 4: user is not an integer"):
         read_table(_file(tmp_path, "\n1,1,a\n\nx,2,b\n"), ",", TYPES, BadRows())
 
 
@@ -119,11 +119,11 @@ def test_a_file_of_blank_lines_has_no_rows(tmp_path):
     [
         ("1,2", "2 fields where 3 are expected: '1,2'"),
         ("1,2,a,b", "4 fields where 3 are expected: '1,2,a,b'"),
-        ("x,2,a", "user is no integer: 'x'"),
-        (",2,a", "user is no integer: ''"),
-        ("1.5,2,a", "user is no integer: '1.5'"),
-        (" 1,2,a", "user is no integer: ' 1'"),
-        ("\u0661,2,a", "user is no integer: '\u0661'"),
+        ("x,2,a", "user is not an integer: 'x'"),
+        (",2,a", "user is not an integer: ''"),
+        ("1.5,2,a", "user is not an integer: '1.5'"),
+        (" 1,2,a", "user is not an integer: ' 1'"),
+        ("\u0661,2,a", "user is not an integer: '\u0661'"),
         (
             "9223372036854775808,2,a",
             "user is beyond the integers of 64 bits: '9223372036854775808'",
@@ -148,12 +148,12 @@ def test_a_bad_row_is_refused_by_file_and_line_or_dropped_and_counted(line, mist
 
 @pytest.mark.parametrize("number", ["one", "1,0", "0x1", "1e", "--1", "nan"])
 def test_a_number_that_is_none_is_refused_by_line(number, tmp_path):
-    with pytest.raises(UserError, match=r"log\.csv, line 2: weight is no number"):
+    with pytest.raises(UserError, match=r"log\.csv, line 2: weight is not a number"):
         read_table(_file(tmp_path, f"1.\n{number}\n"), ";", {"weight": pa.float64()}, BadRows())
 
 
 def test_a_number_beyond_the_largest_is_refused_not_infinite(tmp_path):
-    with pytest.raises(UserError, match=r"log\.csv, line 2: weight is no number"):
+    with pytest.raises(UserError, match=r"log\.csv, line 2: weight is not a number"):
         read_table(_file(tmp_path, "1\n1e999\n"), ";", {"weight": pa.float64()}, BadRows())
 
 
@@ -232,7 +232,7 @@ _FLAGS = "|".join(["0"] * 18)
             "3 fields where 4 are expected: '1\\t2\\t3'",
             "wrong number of fields",
         ),
-        ("u.data", "1\tx\t3\t4", "item_id is no integer: 'x'", "item_id is no integer"),
+        ("u.data", "1\tx\t3\t4", "item_id is not an integer: 'x'", "item_id is not an integer"),
         (
             "u.data",
             "1\t2\t0\t4",

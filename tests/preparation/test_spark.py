@@ -80,7 +80,7 @@ def test_rows_are_named_and_bad_text_is_left_out(tmp_path):
     (tmp_path / "work").mkdir()
     engine = Spark(tmp_path / "work", "1GB", "local[2]")
     try:
-        with pytest.raises(UserError, match=r"c\.parquet, row 3: name is no UTF-8 text"):
+        with pytest.raises(UserError, match=r"c\.parquet, row 3: name is not UTF-8 text"):
             engine.read_parquet(files, columns)
         bad_rows = BadRows("drop")
         table = engine.read_parquet(files, columns, bad_rows)
@@ -92,7 +92,7 @@ def test_rows_are_named_and_bad_text_is_left_out(tmp_path):
             (4, 1, 2),
             (6, 1, 4),
         ]
-        assert bad_rows.dropped == {"c.parquet: name is no UTF-8 text": 1}
+        assert bad_rows.dropped == {"c.parquet: name is not UTF-8 text": 1}
         with pytest.raises(UserError, match=r"c\.parquet, row 2: user_id must be odd or 2: 4"):
             engine.keep_valid(
                 table,

@@ -312,7 +312,7 @@ def test_bulk_says_how_many_users_have_fewer_of_a_group(run, loaded, small_data,
     [
         (["--only", "Comdy"], ["only", "did you mean 'Comedy'?"]),
         (["--boost", "Comedy"], ["--boost: 'Comedy' has no number"]),
-        (["--boost", "Comedy=much"], ["--boost: 'much' of 'Comedy=much' is no number"]),
+        (["--boost", "Comedy=much"], ["--boost: 'much' in 'Comedy=much' is not a number"]),
         (["--boost", "Comedy=nan"], ["boost: 'Comedy' = nan"]),
         (["--boost", "Comedy=2", "--boost", "Comedy=3"], ["--boost: 'Comedy' is given twice"]),
         (["--at-least", "Comedy=30"], ["at-least: 'Comedy' = 30.0"]),

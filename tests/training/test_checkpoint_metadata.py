@@ -123,17 +123,17 @@ def _entry(metadata, entry):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda metadata: _store(metadata, relative_path="../../elsewhere"), "no file of the checkpoint"),
-        (lambda metadata: _store(metadata, relative_path="/etc/passwd"), "no file of the checkpoint"),
-        (lambda metadata: _store(metadata, relative_path=".."), "no file of the checkpoint"),
+        (lambda metadata: _store(metadata, relative_path="../../elsewhere"), "not a file of the checkpoint"),
+        (lambda metadata: _store(metadata, relative_path="/etc/passwd"), "not a file of the checkpoint"),
+        (lambda metadata: _store(metadata, relative_path=".."), "not a file of the checkpoint"),
         (lambda metadata: _store(metadata, offset=-1), "no size"),
         (lambda metadata: _store(metadata, length="9"), "no size"),
         (lambda metadata: _store(metadata, transform_descriptors=["zstd"]), "another form"),
         (lambda metadata: _entry(metadata, BytesStorageMetadata()), "BytesStorageMetadata, which no checkpoint holds"),
         (lambda metadata: _entry(metadata, TensorStorageMetadata(None, torch.Size([2]), [])), "no TensorProperties"),
         (lambda metadata: metadata.state_dict_metadata.pop("model.a"), "lists data of a tensor 'model.a', which"),
-        (lambda metadata: metadata.planner_data.update({"model.a": 3}), "planner_data is no tuple"),
-        (lambda metadata: setattr(metadata, "storage_data", None), "storage_data is no dict"),
+        (lambda metadata: metadata.planner_data.update({"model.a": 3}), "planner_data is not a tuple"),
+        (lambda metadata: setattr(metadata, "storage_data", None), "storage_data is not a dict"),
     ],
 )  # fmt: skip
 def test_every_value_is_looked_at(place, change, says):

@@ -56,7 +56,7 @@ def test_a_signal_within_a_step_is_heeded_at_its_end(data, whole, tmp_path, monk
 
     monkeypatch.setattr(trainer, "step", interrupted)
     with pytest.raises(
-        StoppedError, match=f"stopped by {number.name} at step 5 of 9: give the same command"
+        StoppedError, match=f"stopped by {number.name} at step 5 of 9: run the same command"
     ) as stopped:
         tiny.train(CONFIG, data, tmp_path / "run")
     assert stopped.value.by == number

@@ -26,6 +26,7 @@ from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
 from torchrec_priors.training.open_run import open_run
 
 _RUNNERS_UP = 3  # the number of further heads that are named after the best head of an item
+_LAST_SHOWN = 5  # the number of items of the history that are shown
 _EVERYONE = "all"
 # Control characters, and characters that reverse the direction of writing.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -85,7 +86,7 @@ def recommend(
             metavar="HEAD=X",
             help="Multiply the probabilities of these heads by X, above 0: log(X) is added to "
             "their scores, which has exactly this effect if scores are calibrated "
-            "(evaluation.calibrated). Factors of the same head multiply. Can be repeated.",
+            "(evaluation.calibrated). Several factors of one head are multiplied. Can be repeated.",
         ),
     ] = None,
     at_least: Annotated[
@@ -168,7 +169,7 @@ def _numbers(arguments: list[str] | None, option: str) -> dict[str, float]:
             numbers[name] = float(number)
         except ValueError as error:
             raise UserError(
-                f"{option}: '{number}' of '{text}' is no number: write '{name}=0.5'"
+                f"{option}: '{number}' in '{text}' is not a number: write '{name}=0.5'"
             ) from error
     return numbers
 
@@ -234,8 +235,9 @@ def _print_table(
     who = "this history"
     if user is not None:
         who = f"user {_escaped(user)}"
-    print(f"last of {len(rows)} items of {who}:")
-    for row in rows[-5:].tolist():
+    last = rows[-_LAST_SHOWN:].tolist()
+    print(f"last {len(last)} of {len(rows)} items of {who}:")
+    for row in last:
         print(f"  {_escaped(catalogue.item_id(row))}  {_escaped(catalogue.title(row))}")
 
     titles = [_escaped(item.title) for item in best]

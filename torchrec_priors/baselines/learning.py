@@ -31,7 +31,7 @@ class Learnt:
     Attributes:
         loss: this rank's share; the loss is the sum over ranks.
         nll_M: -log p of each target, without gradient.
-        path_M: number of the query that each target trained, among the K of its position.
+        path_M: index of the query that each target trained, among the K of its position.
     """
 
     loss: Tensor
@@ -50,8 +50,8 @@ class Routed:
     Attributes:
         query_Pd: the distinct queries that have a target, ready for scoring.
         positives: the targets, sorted by these queries.
-        path_M: number of the query that each target trains, among the K of its position.
-        pair_P: number of each query among all Q * K.
+        path_M: index of the query that each target trains, among the K of its position.
+        pair_P: index of each query among all Q * K.
         hidden: negatives that are hidden from queries; None if none are.
     """
 
@@ -76,7 +76,7 @@ class Learning:
         score: makes queries ready for scoring.
         positions: number of positions with targets in the global batch; means over positions are
             divided by it.
-        step: number of the training step, from 0.
+        step: index of the training step, from 0.
         seen: finds seen items of the histories among the negatives; None if these are not hidden.
     """
 

@@ -25,18 +25,18 @@ _MISTAKES = {
     errno.ELOOP: "its links form a loop: name another place",
 }
 
-_MAKE_ROOM = "make room and give the same command again"
+_MAKE_ROOM = "make room and run the same command again"
 
 # Remedies for other errors: the machine lacks something, or something has been removed.
 _OUTSIDE = {
     errno.ENOSPC: _MAKE_ROOM,
     errno.EDQUOT: _MAKE_ROOM,
-    errno.EFBIG: "raise the limit on the size of files and give the same command again",
-    errno.EMFILE: "raise the limit on open files (ulimit -n) and give the same command again",
-    errno.ENFILE: "close other programs and give the same command again",
-    errno.ENOMEM: "free some memory and give the same command again",
+    errno.EFBIG: "raise the limit on the size of files and run the same command again",
+    errno.EMFILE: "raise the limit on open files (ulimit -n) and run the same command again",
+    errno.ENFILE: "close other programs and run the same command again",
+    errno.ENOMEM: "free some memory and run the same command again",
     errno.EIO: "the disk cannot be read or written: check it",
-    errno.ESTALE: "the network folder has changed: give the same command again",
+    errno.ESTALE: "the network folder has changed: run the same command again",
     errno.ENOENT: "it is gone: if it was removed meanwhile, put it back",
 }
 

@@ -39,7 +39,7 @@ class Contexts:
         context_N: the index of each token in the batch's extended sequences.
         end_N: the index in the batch's extended sequences at which each token's sequence ends.
         offsets_B1: where the context of each window starts and ends among the N tokens.
-        user_N: the number of each token's user in the file order of the data set.
+        user_N: the index of each token's user in the file order of the data set.
         time_N, event_N: the time in milliseconds and the event code of each token; None if they
             were not read.
         dropout: the dropout keys of the windows.
@@ -60,7 +60,7 @@ class Batch:
     """One rank's part of one global batch.
 
     Attributes:
-        step: the number of the global batch.
+        step: the index of the global batch.
         ids: the ids to look up in the table, as one feature. There is one row for the extended
             sequence of each of the B windows, and a last row for the negatives that this rank looks
             up.

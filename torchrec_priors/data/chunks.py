@@ -71,7 +71,7 @@ def read_chunks(
         chunks: the chunks. If there are threads, the iterator must not end.
         columns: the columns to read in addition to `items`.
         workers: the number of threads.
-        ties: gives interactions at the same time a new order; None keeps the stored order.
+        ties: reorders interactions that have equal times; None keeps the stored order.
     """
     decoder = _Decoder(data, tuple(columns), ties)
     if not workers:
@@ -157,7 +157,7 @@ class _PendingChunk:
 
 
 def _parts_by_group(chunk: Chunk, values: Columns) -> Iterator[tuple[int, Columns]]:
-    """Yields the number of each row group in a chunk, and the group's slices of the columns."""
+    """Yields the index of each row group in a chunk, and the group's slices of the columns."""
     first = 0
     for group, items in zip(chunk.groups, chunk.items, strict=True):
         yield group, {name: column[first : first + items] for name, column in values.items()}

@@ -30,7 +30,7 @@ class Histories:
         targets, target_lengths: the items to be predicted, at most E for each user in time order,
             and their number. An item may occur several times.
         columns: the other requested columns, in the order of `items`.
-        users: the numbers of the users in the file order of the data set; -1 for unknown users.
+        users: the indices of the users in the file order of the data set; -1 for unknown users.
         target_columns: the requested columns, in the order of `targets`.
     """
 
@@ -184,7 +184,7 @@ class _User:
 
     Attributes:
         user_id: the original id.
-        number: the number of the user in the file order of the data set.
+        number: the index of the user in the file order of the data set.
         seen: all items before the targets.
         targets: the items to be predicted.
         columns: the other requested columns, in the order of `seen`.

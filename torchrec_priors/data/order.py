@@ -32,7 +32,7 @@ class Cuts:
     """The positions of some windows in their chunk; all arrays are int64 [n].
 
     Attributes:
-        user: the number of each window's user in the file order of the data set.
+        user: the index of each window's user in the file order of the data set.
         start: the index of each window's first item among the items of the chunk's row groups.
         length: the number of items in each window.
         context: the number of items in each window's context; later items are only targets.
@@ -57,7 +57,7 @@ class Chunk:
     """Row groups with windows that are shuffled together.
 
     Attributes:
-        epoch: the number of the epoch.
+        epoch: the index of the epoch.
         groups: the numbers of the row groups, in the order of their items.
         items: the number of items in each row group.
         windows: the windows, in the order of the epoch.
@@ -194,7 +194,7 @@ class WindowOrder:
             windows: all windows of the row groups.
             groups: the numbers of the row groups.
             before: the length of the epoch's line before the first window.
-            epoch: the number of the epoch.
+            epoch: the index of the epoch.
             skipped: the number of the epoch's first batches that are left out.
         """
         size = windows.context if self._by_tokens else np.ones(len(windows), np.int64)
@@ -268,9 +268,9 @@ class WindowOrder:
         It is 0 if cuts do not move.
 
         Args:
-            number_U: the number of each user in file order.
+            number_U: the index of each user in file order.
             room_U: the largest shift that leaves the number of windows unchanged.
-            epoch: the number of the epoch.
+            epoch: the index of the epoch.
         """
         if not self._moving:
             return np.zeros_like(number_U)

@@ -37,7 +37,7 @@ class Ties:
 
         Args:
             group: the row group.
-            epoch: the number of the epoch.
+            epoch: the index of the epoch.
             columns: the columns of the row group, including `timestamps`; they are changed in
                 place.
         """

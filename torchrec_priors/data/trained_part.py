@@ -101,7 +101,7 @@ class Pasts:
     """The users of a row group, with hashes of the first items of their histories.
 
     Attributes:
-        first_user: the number of the first user in file order.
+        first_user: the index of the first user in file order.
         user_U: uint64, the hash of each user's original id.
         lengths_U: the length of each user's history.
     """

@@ -38,12 +38,12 @@ class Windows:
     """One rank's part of one global batch; it may be empty.
 
     Attributes:
-        step: the number of the global batch, counted from the start of training.
+        step: the index of the global batch, counted from the start of training.
         items: int64 row ids of the items in all extended sequences, one sequence after another.
         lengths: the number of items in each extended sequence.
         contexts: the number of items in each context; later items are only targets.
         numbers: the index of each window in the global batch.
-        users: the number of each window's user in the file order of the data set.
+        users: the index of each window's user in the file order of the data set.
         columns: the other requested columns, in the order of `items`.
     """
 
@@ -97,13 +97,13 @@ class WindowStream:
                 costs every rank about the same; None to give each rank a slice of the batch.
             shuffled_row_groups: the number of row groups that are in memory and whose windows are
                 shuffled together.
-            first_step: the number of the first global batch.
+            first_step: the index of the first global batch.
             columns: the columns of the sequences to read in addition to `items`.
             training_end_U: for each user, the index at which the items for training end; by default
                 `data.training_ends`.
             moving: whether histories are cut at different places in every epoch (see
                 `TrainingConfig.moving_windows`).
-            shuffle_ties: whether a user's interactions at the same time get a new order in every
+            shuffle_ties: whether a user's interactions with equal times are reordered in every
                 epoch (see `Ties`).
             workers: the number of threads that decode row groups in advance (see `read_chunks`).
 

@@ -31,8 +31,8 @@ class Shard:
 
     Attributes:
         rows: the values, [rows, d] or some columns of them.
-        first: number of the first row in the table.
-        first_column: number of the first column in the table.
+        first: index of the first row in the table.
+        first_column: index of the first column in the table.
     """
 
     rows: Tensor
@@ -93,7 +93,7 @@ def initialise_rows(
         shard: a shard of the table.
         seed: seed of the run.
         std: standard deviation.
-        table: number of the table.
+        table: index of the table.
         dim: columns of the table; None if the shard has them all.
     """
     columns = shard.rows.shape[1]

@@ -27,7 +27,7 @@ class LookedUp:
             None without side features.
         negatives: the step's negatives from all ranks. Their vectors are as in the table (a leaf).
         roots: for each leaf, the vectors from which it was detached.
-        step: number of the global batch.
+        step: index of the global batch.
     """
 
     item_X: Tensor

@@ -29,7 +29,7 @@ class OwnRows:
     Attributes:
         plan: which rank holds which pieces of the table.
         shards: live views of this rank's shards.
-        rank: number of this rank.
+        rank: index of this rank.
         blocks: rows [first, last) of each rank's block.
         live: this rank's shard if it is also the block, because the table is cut row-wise;
             otherwise None.

@@ -101,7 +101,7 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
 
 
 def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Checks the columns of a file, then yields batches, each with the number of its first row."""
+    """Checks the columns of a file, then yields batches, each with the index of its first row."""
     try:
         with ParquetReader(file) as opened:
             _check_columns(file, opened.schema, dim)
@@ -149,7 +149,7 @@ def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndar
     Args:
         file: the file, for messages.
         batch: the batch.
-        first: number of the batch's first row, for messages.
+        first: index of the batch's first row, for messages.
         dim: d.
     """
     # Fixed-size lists have a length even if they are null; null becomes length 0.

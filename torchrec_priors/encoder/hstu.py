@@ -39,7 +39,7 @@ class HSTULayer(nn.Module):
             heads: H.
             context: L.
             dropout: probability of dropout.
-            salt: number of this layer's dropout; each dropout of the network has a different one.
+            salt: index of this layer's dropout; each dropout of the network has a different one.
             time_bias: whether attention has a time bias in addition to the bias of distance.
         """
         super().__init__()

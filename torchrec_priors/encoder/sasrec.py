@@ -44,7 +44,7 @@ class SASRecBlock(nn.Module):
             dim: d.
             heads: H.
             dropout: probability of dropout.
-            salt: number of the block's first dropout; each dropout of the network has a different
+            salt: index of the block's first dropout; each dropout of the network has a different
                 one.
         """
         super().__init__()

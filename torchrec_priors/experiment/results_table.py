@@ -90,9 +90,9 @@ def _any_has(rows: list[Row], name: str) -> bool:
 
 
 def _differences(results: Results, about: About) -> list[str]:
-    """Writes the table of differences to the reference row."""
+    """Writes the table of differences from the reference row."""
     lines = [
-        f"Difference to {about.reference}, mean over users and seeds, and {LEVEL:.0%} interval:",
+        f"Difference from {about.reference}, mean over users and seeds, and {LEVEL:.0%} interval:",
         "",
     ]
     lines += _head(["cell", *COMPARED])

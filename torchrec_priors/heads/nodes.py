@@ -26,8 +26,8 @@ class Depth:
 
     Attributes:
         names: names of the nodes ("short-term / Comedy"), in the order of the adapters.
-        node_K: number of each path's node at this depth; -1 if that node has no adapter.
-        parent_n: number of the node above each node; 0 at the first depth.
+        node_K: index of each path's node at this depth; -1 if that node has no adapter.
+        parent_n: index of the node above each node; 0 at the first depth.
         parent_group_n: group of the node above each node, among the groups of its level; 0 at the
             first depth.
     """

@@ -13,8 +13,8 @@ level d of the tree. With multiplicative or additive composition, there is one d
 for each path. The equation is then Eq. 2: q = h + SiLU(W_path h).
 
 There is no embedding term at depth 1. e starts at zero, and so does W by default, so every head's
-first query is the user state. If adapters are vectors, the vector of the node replaces both terms.
-A node without an adapter has z_d = z_{d-1}.
+query is the user state before training. If adapters are vectors, the vector of the node replaces
+both terms. A node without an adapter has z_d = z_{d-1}.
 
 Shapes: N tokens, d width, P pairs, K paths, R rows at one depth (distinct pairs of node and token).
 """
@@ -36,7 +36,7 @@ class _DepthRows:
     """The rows that are computed at one depth.
 
     Attributes:
-        runs: (adapter, number of consecutive rows that use it).
+        runs: (adapter, number of consecutive rows that use it) pairs.
         end_P: the row of each pair that ends at this depth.
         above_R: the row at the depth above from which each row starts; at the top, the token.
     """
@@ -131,7 +131,7 @@ class PriorHeads(nn.Module):
     ) -> list[_DepthRows]:
         """Returns the rows of each depth, from the first depth to the last.
 
-        A row of a depth is a node and a token that at least one pair goes through or ends at.
+        A row is a (node, token) pair that at least one (token, path) pair goes through or ends at.
         """
         tokens = max(tokens, 1)
 

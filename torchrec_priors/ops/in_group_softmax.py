@@ -7,10 +7,10 @@ Each softmax is over one positive and the negatives of its query:
 
 s_m and s_j are the dot products of the query with the positive m and a negative j. A query's
 negatives are those of its item set and the shared ones, except negatives that are hidden from the
-query. Their sum is computed once per query; for each positive, the terms with the
-positive's id are then subtracted. Weights are known beforehand, so gradients are computed together
-with the losses, block by block, while a block's logits are in cache. Logits are computed once, and
-nothing of size [queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
+query. The sum over a query's negatives is computed once; for each positive, the terms with the
+positive's id are then subtracted. The weights of the positives are known beforehand, so gradients
+are computed together with the losses, block by block, while a block's logits are in cache. Logits
+are computed once, and nothing of size [queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
 
     d nll_m / d s_m             = e^{s_m} / D_m - 1
     d nll_m / d (s_j + shift_j) = e^{s_j + shift_j} / D_m
@@ -41,8 +41,8 @@ BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
 # Number of positives that are gathered at a time, so that their vectors fit into the cache.
 POSITIVES = 1 << 11
 
-# If a positive's copies among the negatives weigh more than this multiple of the positive, its sum
-# is computed without the copies: subtracting them afterwards would lose accuracy.
+# If a positive's copies among the negatives weigh more than this multiple of the positive, the sum
+# over its negatives is computed without the copies: subtracting them later would lose accuracy.
 _HEAVY = 256.0
 
 # Logits between -60 and 60 are exponentiated without subtracting their maximum: none can overflow.
@@ -242,7 +242,8 @@ class _Blocks:
 
         grad_Pd = torch.empty_like(query_Pd if self.with_grads else query_Pd[:0])
         sum_P, top_P = query_Pd.new_empty(2, len(query_Pd))
-        has_others_M = torch.empty_like(score_M, dtype=torch.bool)  # negatives except its copies
+        # Whether the positive has negatives other than copies of itself.
+        has_others_M = torch.empty_like(score_M, dtype=torch.bool)
         safe = self._logits_are_safe(query_Pd)
 
         for block in self._blocks(counts_S, positives.query_M):

@@ -24,7 +24,7 @@ class Block:
     Attributes:
         token_bL: token of each item. Beyond the end of a sequence, its last token is repeated, but
             no row has seen the repetitions.
-        position_bR: number of the last item that each row has seen; the first item is 0.
+        position_bR: index of the last item that each row has seen; the first item is 0.
         place_Q: indices of the requested positions that are in the block.
         row_Q: rows of these positions among the b * R rows.
     """

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def numbers(count_S: Tensor) -> Tensor:
-    """Returns the number of each set, repeated `count_S` times.
+    """Returns the index of each set, repeated `count_S` times.
 
     >>> numbers(torch.tensor([2, 0, 1])).tolist()
     [0, 0, 2]

@@ -60,8 +60,8 @@ class Footer:
 
         Args:
             handle: the file descriptor of the opened file.
-            group: the number of the row group.
-            column: the number of the column. Parquet may count a nested column as several.
+            group: the index of the row group.
+            column: the index of the column. Parquet may count a nested column as several.
         """
         if self.chunks is None:
             return

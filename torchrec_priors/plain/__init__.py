@@ -1,1 +1,1 @@
-"""Plain baselines: popularity, item-kNN, transitions, EASE. They count or solve, without a GPU."""
+"""Plain baselines (popularity, item-kNN, transitions, EASE): from counts or in closed form."""

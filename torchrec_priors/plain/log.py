@@ -19,7 +19,7 @@ class Log:
 
     Attributes:
         data: the data set.
-        user_N: int64, the number of each interaction's user in file order.
+        user_N: int64, the index of each interaction's user in file order.
         item_N: int64, its item.
         end_U: int64, the number of each user's interactions.
     """

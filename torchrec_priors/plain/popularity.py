@@ -1,9 +1,9 @@
 """Popularity: items are ranked by their interactions, in the whole training part or its end.
 
-With a prior of users, only the interactions of users in the same groups count. A user of several
-groups gets the sum over them. A user of no group gets the popularity among all users. Items that
-are equally popular in a group are ranked by their popularity in the whole training part, so items
-that nobody of the group has seen come last.
+With a prior of users, only the interactions of users in the same groups are counted. A user of
+several groups gets the sum over them. A user of no group gets the popularity among all users. Items
+that are equally popular in a group are ranked by their popularity in the whole training part, so
+items that nobody of the group has seen come last.
 
 Shapes: B users of a batch, U users, I items, G groups, N interactions.
 """
@@ -24,8 +24,8 @@ class Options(Section):
     """The options of popularity.
 
     Attributes:
-        recent: the share of interactions that count, the last ones by time; in a log without times,
-            this share of each user's history, rounded up.
+        recent: only this most recent share of the log's interactions is counted; in a log without
+            times, this share of each user's history, rounded up.
         prior: the name of a prior of users; empty for one list for everybody.
     """
 

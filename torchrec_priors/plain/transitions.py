@@ -28,7 +28,8 @@ class Options(Section):
 
     Attributes:
         prior: the name of a prior of items, whose groups are the categories; empty for none.
-        weight: w, the number of cases that the categories count for; only used with a prior.
+        weight: w, the number of pseudo-observations that the category estimate is worth; only used
+            with a prior.
     """
 
     prior: str = ""

@@ -48,9 +48,9 @@ class RowGroup:
 
     Attributes:
         file: the file that contains the row group.
-        index: the number of the row group in the file.
+        index: the index of the row group in the file.
         users: the number of users in the row group.
-        first_user: the number of its first user, counted through all files in order.
+        first_user: the index of its first user, counted through all files in order.
     """
 
     file: Path

@@ -31,12 +31,12 @@ class Branch:
     """The combinations of groups of some levels, and the item sets that the groups define.
 
     Attributes:
-        numbers: the number that each level of the branch has in the tree.
+        numbers: the index that each level of the branch has in the tree.
         levels: the priors, in the same order.
         sizes: the number of groups of each level.
         code_C: the codes of the combinations that have items, in ascending order; `keep` removes
             those without a head.
-        set_C: the number of each combination's item set.
+        set_C: the index of each combination's item set.
         set_sizes: the number of items in each item set.
         without_group: for each level, the number of items that are in none of its groups.
     """
@@ -275,11 +275,11 @@ def number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], n
         items: the number of items in the data set.
 
     Returns:
-        For each branch, the numbers of its item sets; and the size of each numbered set.
+        For each branch, the indices of its item sets; and the size of each set.
     """
     numbers: list[np.ndarray] = []
     sizes: list[int] = []
-    whole = None  # the number of the set of all items, once there is one
+    whole = None  # the index of the set of all items, once there is one
     for branch in branches:
         number_S = np.zeros(len(branch.set_sizes), np.int64)
         shares = not any(getattr(level, "exclusive", False) for level in branch.levels)

@@ -25,8 +25,8 @@ class Path:
     Attributes:
         levels: the numbers of the levels that the path goes through: all levels, or a single one in
             an additive tree.
-        groups: the number of the path's group at each of these levels.
-        item_set: the number of the item set that the path may retrieve.
+        groups: the index of the path's group at each of these levels.
+        item_set: the index of the item set that the path may retrieve.
         name: the names of the groups, such as "short-term / Electronics"; "all" in a tree without
             levels.
     """

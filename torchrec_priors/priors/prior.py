@@ -22,7 +22,7 @@ class Targets:
             to the horizon.
         event_M: int64, the event code of each target; None unless a level of the tree needs
             "events".
-        user_M: int64, the number of each target's user in the file order of the data set; None
+        user_M: int64, the index of each target's user in the file order of the data set; None
             unless a level of the tree needs "users".
     """
 

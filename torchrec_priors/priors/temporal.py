@@ -18,7 +18,7 @@ class TemporalPrior(nn.Module):
 
     Attributes:
         length: the number of offsets in a segment.
-        segment_t: the number of the segment that contains offset t + 1.
+        segment_t: the index of the segment that contains offset t + 1.
     """
 
     name = "temporal"

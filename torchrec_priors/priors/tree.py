@@ -54,10 +54,10 @@ class PriorTree(nn.Module):
         levels: the priors, the upper level first.
         items: the number of items in the data set.
         composition: how groups of several levels form paths (see above).
-        needs: what the priors read of the targets in addition to items and offsets.
+        needs: what the priors read about a target, in addition to its item and offset.
         branches: the combinations of groups that are paths.
         set_sizes: int64 [S], the number of items in each item set.
-        item_set_K: the number of each path's item set.
+        item_set_K: the index of each path's item set.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PriorTree(nn.Module):
         if not len(set_K):
             raise without_paths(levels, self._chosen)
 
-        # Path k is combination `_order[k]`, counting through the combinations of all branches.
+        # Path k is combination `_order[k]` in the list of the combinations of all branches.
         self._order = np.argsort(set_K, kind="stable")
         self.item_set_K: list[int] = set_K[self._order].tolist()
         self._register_paths()
@@ -196,7 +196,7 @@ class PriorTree(nn.Module):
 
     @property
     def branch_K(self) -> Tensor:
-        """int64 [K]: the number of each path's branch."""
+        """int64 [K]: the index of each path's branch."""
         numbers = [
             np.full(len(branch.code_C), number) for number, branch in enumerate(self.branches)
         ]
@@ -305,8 +305,8 @@ class PriorTree(nn.Module):
         probabilities are summed.
 
         Args:
-            first_row, last_row: the items, as a range of row ids without its end.
-            among: the numbers of the branches with the paths that are used; None for all branches.
+            first_row, last_row: the items, as a half-open range of row ids.
+            among: the indices of the branches with the paths that are used; None for all branches.
 
         Returns:
             int64 [branches, rows]; 0 if no path may retrieve the item.
@@ -361,7 +361,7 @@ class PriorTree(nn.Module):
         """Finds the paths that may serve each user: those of the user's own groups.
 
         Args:
-            user_B: the users, as numbers in file order; -1 for an unknown user, who may use all
+            user_B: the users, as indices in file order; -1 for an unknown user, who may use all
                 paths.
 
         Returns:
@@ -397,11 +397,11 @@ class PriorTree(nn.Module):
     def _open_to(self, number: int, user_B: Tensor) -> Tensor:
         """Returns bool [B, G]: whether the heads of a group are open to the user.
 
-        All heads are open to an unknown user. They are also open to a user none of whose groups has
-        a head: nobody was in these groups in training.
+        All heads are open to an unknown user. They are also open to a user whose groups all have no
+        heads, because nobody was in these groups in training.
 
         Args:
-            number: the number of a level of users.
+            number: the index of a level of users.
             user_B: the users, as for `allowed_paths`.
         """
         level = self.levels[number]

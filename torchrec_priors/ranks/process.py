@@ -25,7 +25,7 @@ class Ranks:
     """This process as one of the ranks of a command.
 
     Attributes:
-        rank: the number of this process, from 0 on.
+        rank: the index of this process, from 0 on.
         world: the number of all processes.
         device: the device of the model.
         side: a separate process group for this project's own collectives, so that they never

@@ -129,7 +129,7 @@ def _recommended(
     gain = of_best.overall["ndcg@10"]
 
     whom = "for everyone"
-    # A negative difference to a row without priors is a gain of that row.
+    # A negative difference from a row without priors is a gain of that row.
     if any(sign(over.ndcg) < 0 for over in standing.without_priors(of_best)):
         whom = "if you want to use a prior: some models without priors are even more accurate"
     rises = ""
@@ -243,7 +243,7 @@ def _verdict(gains: Gains) -> str:
     groups = gains.groups()
     rising = sum(gain.sign > 0 for gain in groups)
     falling = sum(gain.sign < 0 for gain in groups)
-    # About this number of groups would rise by chance; one more is no sign of a gain either.
+    # About this number of groups would rise by chance; one more is not a sign of a gain either.
     by_chance = 1 + len(groups) * (1 - LEVEL) / 2
     if rising > max(falling, by_chance):
         return "some"

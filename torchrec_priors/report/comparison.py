@@ -44,7 +44,7 @@ def means(section: Section) -> Table:
 
 
 def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Table | None:
-    """Makes the table of differences to the reference row; None if there are no gains."""
+    """Makes the table of differences from the reference row; None if there are no gains."""
     if not gains:
         return None
 
@@ -80,7 +80,7 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
             "Only one seed, so the interval does not cover what another training would give: "
             f"{', '.join(one_seed)}."
         )
-    title = f"Difference to “{section.reference.label}”"
+    title = f"Difference from “{section.reference.label}”"
     return Table("differences", title, head, lines, notes=notes)
 
 
@@ -181,7 +181,7 @@ def _by_group(
     number_of_intervals = len(groups) * len(columns)
     by_chance = number_of_intervals * (1 - LEVEL)
     notes = [
-        f"ndcg@10 of the reference row, and each model's difference to it with {LEVEL:.0%} "
+        f"ndcg@10 of the reference row, and each model's difference from it with {LEVEL:.0%} "
         f"intervals over the users of a group. Of {number_of_intervals} intervals about "
         f"{by_chance:.2g} would exclude 0 by chance."
     ]

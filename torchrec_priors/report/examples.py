@@ -166,7 +166,7 @@ class _Catalogue:
         table = data.catalogue()
         ids = table["item_id"].combine_chunks()
         titles = id_texts(ids, f"items of '{data.folder}'")
-        # Titles are in the first of these columns that the catalogue has. An empty text is no
+        # Titles are in the first of these columns that the catalogue has. An empty text is not a
         # title.
         for name in ("title", "text", "name"):
             if name in table.column_names:

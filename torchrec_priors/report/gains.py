@@ -33,7 +33,7 @@ class Gain:
         of: the name of the group of users or items.
         users: the number of users.
         before: the reference row's ndcg for these users.
-        interval: the difference to the reference row.
+        interval: the difference from the reference row.
     """
 
     of: str
@@ -74,7 +74,7 @@ class Gains:
             are too few such users.
         user_groups: prior of users -> the gain of each group, the largest group first.
         item_groups: the gain in each group of the category prior.
-        over: label -> the difference to this other row. A model with priors is compared with each
+        over: label -> the difference from this other row. A model with priors is compared with each
             row without priors (the reference row is one of them) and with each control. A re-ranked
             model is compared with the same model before the re-ranking.
     """

@@ -13,7 +13,7 @@ NAMED = 4  # groups or rows that a sentence names
 _OF_HEADS = ("priors.", "loss.gate", "loss.balance", "negatives.catalogue_share", "evaluation.")
 _NO_NUMBERS = ("sharding.", *(f"training.{name}" for name in MAY_CHANGE))
 
-# What a difference to a control means, by its sign.
+# What a difference from a control means, by its sign.
 _CONTROL_MEANS = {
     1: "the choice of groups matters, not only the number of heads",
     0: "perhaps only the number of heads matters, not the choice of groups",
@@ -22,7 +22,7 @@ _CONTROL_MEANS = {
 
 
 def over_one_head(section: Section, row: Row, gains: Gains) -> Over | None:
-    """Returns the difference to one head with the same horizon.
+    """Returns the difference from one head with the same horizon.
 
     Returns:
         the difference; None if it is unknown, or if the reference row is that one head.
@@ -64,7 +64,7 @@ def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
 
 
 def without_priors(gains: Gains) -> list[Over]:
-    """Returns the differences to all rows without priors, the smallest difference first."""
+    """Returns the differences from all rows without priors, the smallest difference first."""
     overs = [over for over in gains.over.values() if not over.row.variant.kinds]
     return sorted(overs, key=lambda over: over.ndcg.mean)
 
@@ -133,7 +133,7 @@ def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[st
 
 
 def _listed(overs: Sequence[Over], row: Row) -> str:
-    """Lists other rows with their differences to a row."""
+    """Lists other rows with their differences from a row."""
     named = "; ".join(
         f"“{over.row.label}” (ndcg@10 {signed(over.ndcg)}{_seeds(over, row)})"
         for over in overs[:NAMED]

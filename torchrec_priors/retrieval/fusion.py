@@ -6,9 +6,9 @@ head k (Eq. 3). The fused score is
     max                the maximum of s_k(i)
     mean               the mean of s_k(i)
     hierarchical       the maximum of s_k(i) in each block of heads, then the mean over blocks. In
-                       an additive tree, the heads of one level are a block. In any other tree, a
-                       block has the heads that share their groups at the levels that restrict
-                       neither items nor users; for example, the heads of one segment of time
+                       an additive tree, the heads of one level are a block. In any other tree, two
+                       heads are in the same block if they have the same group at every level that
+                       restricts neither items nor users, for example the same segment of time
     inverse_variance   sum of s_k(i) / v_k, divided by sum of 1 / v_k, where v_k is the variance of
                        head k's loss in training
 
@@ -50,9 +50,9 @@ class Fusion:
     Attributes:
         kind: one of the fusions above.
         calibrated: whether scores are calibrated, i.e. log-probabilities.
-        block_K: the number of each path's block; required by `hierarchical`.
+        block_K: the index of each path's block; required by `hierarchical`.
         variance_K: v_k of each path; required by `inverse_variance`.
-        branch_K: the number of each path's branch, for calibrated scores; None if the tree has one
+        branch_K: the index of each path's branch, for calibrated scores; None if the tree has one
             branch.
     """
 
@@ -78,7 +78,7 @@ class Fusion:
 
 
 def blocks(tree: PriorTree) -> Tensor:
-    """Returns int64 [K]: the number of each path's block, for `hierarchical`."""
+    """Returns int64 [K]: the index of each path's block, for `hierarchical`."""
     forms_blocks = [not (level.restricts_items or is_of_users(level)) for level in tree.levels]
 
     keys: list[tuple[int, ...]] = []
@@ -89,7 +89,7 @@ def blocks(tree: PriorTree) -> Tensor:
             pairs = zip(path.levels, path.groups, strict=True)
             keys.append(tuple(group for level, group in pairs if forms_blocks[level]))
 
-    # Blocks are numbered in the order of their keys, which does not depend on that of the paths.
+    # Blocks are numbered in the order of their keys, which is independent of the order of paths.
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return torch.tensor([numbers[key] for key in keys])
 
@@ -104,7 +104,7 @@ class Accumulator(Protocol):
             columns_n: the positions of the items in the tile, ascending.
             score_Bpn: the scores that paths of the set give the items; -inf if a user may not use
                 the path.
-            path_Bp: the numbers of these paths, ascending for each user.
+            path_Bp: the indices of these paths, ascending for each user.
         """
         ...
 
@@ -138,7 +138,7 @@ class _Maxima:
             chosen = torch.nonzero(inside_Bp.any(0))[:, 0]
             score_Bcn = score_Bpn[:, chosen]
 
-            # In a column p, paths belong to several blocks only if users have different open paths.
+            # The paths of a column p are in several blocks only if users have different open paths.
             outside_Bc = ~inside_Bp[:, chosen]
             if outside_Bc.any():
                 score_Bcn = score_Bcn.masked_fill(outside_Bc[..., None], -torch.inf)
@@ -150,10 +150,10 @@ class _Maxima:
         """Updates the maxima of a block. If scores are equal, the path that was added first stays.
 
         Args:
-            block: the number of the block.
+            block: the index of the block.
             columns_n: the positions of the items in the tile.
             score_Bcn: their scores from paths of the block; -inf for closed paths.
-            path_Bc: the numbers of these paths.
+            path_Bc: the indices of these paths.
         """
         # With a single path there is no maximum to compute, which saves a copy of the scores.
         if path_Bc.shape[1] == 1:

@@ -57,7 +57,7 @@ def search(
         index: the candidates on this rank.
         score: turns stored vectors into the vectors that scores are computed with.
         queries: the queries of all paths for each user.
-        excluded: the items to leave out, such as seen items; or None.
+        excluded: the items to leave out for each user, such as seen items; None for none.
         k: the number of items for each user.
         fusion: how the scores of an item are combined into one.
         quantised: int8 copies of the index's vectors. They are used if the fusion is max and scores
@@ -91,7 +91,7 @@ def log_normalisers(
         score: turns stored vectors into the vectors that scores are computed with.
         queries: the queries of all paths for each user. A bias of -inf closes a path; other biases
             are not used.
-        excluded: the items that are left out of a user's sums, or None.
+        excluded: the items to leave out of each user's sums; None for none.
 
     Returns:
         [B, K]; 0 for paths that are closed or have no items.

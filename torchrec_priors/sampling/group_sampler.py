@@ -1,4 +1,4 @@
-"""Samples in-group negatives. Every rank draws the same positions, and serves those on its rows.
+"""Samples in-group negatives. All ranks draw the same positions; each serves those on its own rows.
 
 The items of a set, in row order, lie one after another on a line. Each item is as long as its
 weight (an integer; 1 if draws are uniform). A rank owns one contiguous piece of the line, because
@@ -16,8 +16,8 @@ owns row 3:
     row         3 3 3 3 7 7 8
     rank        0 0 0 0 1 1 1
 
-Shapes: S item sets (the last one is the whole catalogue if the configuration shares draws), W
-ranks, n draws in all.
+Shapes: S item sets (the last one is the whole catalogue if `negatives.catalogue_share` is above 0),
+W ranks, n draws in all.
 """
 
 import math
@@ -127,11 +127,11 @@ class GroupSampler:
     ) -> None:
         """
         Args:
-            own: this rank's part of the sets; the last set is the whole catalogue if the
-                configuration draws a share from it.
+            own: this rank's part of the sets; the last set is the whole catalogue if
+                `negatives.catalogue_share` is above 0.
             sizes_WS2: `OwnItems.sizes` of each rank.
             config: the section `negatives` of the configuration.
-            rank: number of this rank.
+            rank: index of this rank.
             seed: seed of the run.
             positives_S: number of training positives of each item set; needed if the configuration
                 sets `total`.
@@ -142,8 +142,8 @@ class GroupSampler:
         self.rank = rank
         self.seed = seed
 
-        # The beginning of each rank's piece on the lines. An extra row at the end has the lengths
-        # of the lines.
+        # The position at which each rank's piece of each line begins. An extra row at the end has
+        # the lengths of the lines.
         self._rows_WS = sizes_WS2[..., 0]
         self._first_WS = np.zeros((len(sizes_WS2) + 1, len(own.rows)), np.int64)
         np.cumsum(sizes_WS2[..., 1], axis=0, out=self._first_WS[1:])

@@ -1,4 +1,4 @@
-"""The section `[plain]`: a plain baseline, which counts or solves and trains nothing."""
+"""The section `[plain]`: a plain baseline, which trains nothing."""
 
 import math
 from dataclasses import dataclass, field

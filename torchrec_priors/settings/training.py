@@ -81,8 +81,8 @@ class TrainingConfig(Section):
             An item is then trained on at different positions, after different parts of its past. A
             history of up to `model.context` items is always one window. The number of windows stays
             the same.
-        shuffle_ties: whether interactions of a user with the same time are trained on in a new
-            order in every epoch, because their real order is unknown. The data set must have times.
+        shuffle_ties: whether a user's interactions with equal times are reordered at random in
+            every epoch, because their real order is unknown. The data set must have times.
         fit_all: whether validation and test interactions are trained on, too, as with `--fit-all`.
             This is for a model that will be served. Nothing is left to evaluate on, so the last
             checkpoint counts as the best.

@@ -70,7 +70,7 @@ def train(
         LostRanksError: other ranks are stuck or have ended.
     """
     run = None
-    ranks.where.remedy = "give the same command again to resume"
+    ranks.where.remedy = "run the same command again to resume"
     try:
         run = _Run(config, data, folder, ranks, init_from)
         summary = run.go()
@@ -270,7 +270,7 @@ class _Run:
         self.checkpoints.finish()
         where = f"step {self.progress.step} of {self.config.training.steps}"
         raise StoppedError(
-            f"stopped by {signal.name} at {where}: give the same command again to resume", signal
+            f"stopped by {signal.name} at {where}: run the same command again to resume", signal
         )
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -95,7 +95,7 @@ class Proposals:
         """Records the score of a trial.
 
         Args:
-            number: the number of the trial, from 0.
+            number: the index of the trial, from 0.
             score: the score; None if the trial failed, which counts as worse than any score.
         """
         trial = self._proposed[number]

@@ -36,7 +36,7 @@ class Trial:
 
     Attributes:
         cell: the cell of the experiment, without changes.
-        number: the number of the trial; 0 is the cell without changes.
+        number: the index of the trial; 0 is the cell without changes.
         values: dotted key -> value; empty for number 0.
         tried: the cell that is run, with these values.
     """

@@ -124,7 +124,7 @@ def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped
 
 
 def _is_missing(column: ir.Column) -> ir.BooleanColumn:
-    """Returns whether a value is missing. An empty text counts as missing, because it is no id."""
+    """Returns whether a value is missing. An empty text is missing: it is not an id."""
     missing: ir.BooleanColumn = column.isnull()
     if column.type().is_string():
         return missing | (column == "")

@@ -66,7 +66,7 @@ def bucket_of(user_id: ir.Value, first: Sequence[int | str], lowest: int = 0) ->
 
     Args:
         first: the first user of each bucket except the lowest one.
-        lowest: the number of the lowest bucket.
+        lowest: the index of the lowest bucket.
     """
     if not first:
         return ibis.literal(lowest, "int32")

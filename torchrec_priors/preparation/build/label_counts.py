@@ -12,7 +12,7 @@ def most_frequent(log: ir.Table, label: ir.StringValue) -> ir.Table:
 
     Args:
         log: a table with a column `user_id` and any number of rows for each user.
-        label: an expression of this table; null is no label.
+        label: an expression of this table; null is not a label.
     """
     values = log.select(user_id=log.user_id.cast("int64"), label=label)
     values = values.filter(values.label.notnull())

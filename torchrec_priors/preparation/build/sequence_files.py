@@ -97,7 +97,7 @@ def write_sequences(
     Args:
         users: the number of users in `histories`.
         after_users: the number of users that the data set already has in other files.
-        first_part: the number of the first new file.
+        first_part: the index of the first new file.
     """
     files = -(-users // USERS_A_FILE)
     at_once = users_a_row_group(after_users + users)

@@ -84,8 +84,8 @@ def _with_valid(table: pa.Table, name: str, file: Path, bad_rows: BadRows) -> pa
     rows = table[ROW].filter(pa.array(~valid))
     bad_rows.handle_many(
         f"{file}, row {rows[0].as_py()}",
-        f"{name} is no UTF-8 text: {example}",
-        f"{file.name}: {name} is no UTF-8 text",
+        f"{name} is not UTF-8 text: {example}",
+        f"{file.name}: {name} is not UTF-8 text",
         len(rows),
     )
     return table.filter(pa.array(valid))

@@ -38,7 +38,7 @@ class Rule:
 def broken(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
     """Returns a table with one row for each rule that is broken.
 
-    The columns are `rule` (the number of the rule), `rows` (the number of rows that break it) and
+    The columns are `rule` (the index of the rule), `rows` (the number of rows that break it) and
     `first` (the smallest `order` of these rows). A row that breaks several rules counts only for
     the first of them.
     """
@@ -57,7 +57,7 @@ def first_broken(table: ir.Table, rules: Sequence[Rule], number: int, order: int
     Args:
         table: the table.
         rules: all rules.
-        number: the number of the rule.
+        number: the index of the rule.
         order: the `order` of the row, which is `first` in the result of `broken`.
     """
     rows = _by_rule(table.filter(table[ORDER] == order), rules)
@@ -78,7 +78,7 @@ def kept(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
 
 
 def _by_rule(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
-    """Returns the rows that break rules, each with the number of the first broken rule."""
+    """Returns the rows that break rules, each with the index of the first broken rule."""
     flags = {
         f"_valid{i}": rule.valid.fill_null(False)
         for i, rule in enumerate(rules)

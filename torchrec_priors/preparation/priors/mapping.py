@@ -76,7 +76,7 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
     messages = [f"{file}: {len(rows):,} rows, {covered:,} of {len(known):,} {things} in a group"]
     if unknown:
         messages.append(
-            f"{file}: {unknown:,} ids are no {things} of the data set and were left out"
+            f"{file}: {unknown:,} ids are not {things} of the data set and were left out"
         )
 
     return Grouping(

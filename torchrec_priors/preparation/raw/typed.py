@@ -42,7 +42,7 @@ def typed(
     """
     for name, kind in columns.items():
         readable = _readable(texts[name], kind)
-        texts = _rows_where(texts, readable, name, f"is no {_kind_name(kind)}", file, bad_rows)
+        texts = _rows_where(texts, readable, name, f"is not {_kind_name(kind)}", file, bad_rows)
 
         # An error in the cast below would not name a line, so ranges and leading zeros are handled
         # beforehand.
@@ -127,7 +127,7 @@ def _readable(texts: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _kind_name(kind: pa.DataType) -> str:
     if pa.types.is_integer(kind):
-        return "integer"
+        return "an integer"
     if pa.types.is_floating(kind):
-        return "number"
+        return "a number"
     return "text"

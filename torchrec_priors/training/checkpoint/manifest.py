@@ -52,7 +52,7 @@ def read_manifest(place: Path) -> dict[str, Checksum]:
         files = values[FILES]
         for name in files:
             if name in ("", ".", "..") or "/" in name or "\0" in name:
-                raise ValueError(f"{name!r} is no file of the checkpoint")
+                raise ValueError(f"{name!r} is not a file of the checkpoint")
         return {name: Checksum(**checksum) for name, checksum in files.items()}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no manifest: {error}") from error

@@ -168,7 +168,7 @@ def _storage_info(value: Any) -> _StorageInfo:
     # Only files in the checkpoint's own folder may be read.
     file = _require(state.get("relative_path"), str, "a file's name")
     if not file or file in (".", "..") or "/" in file or "\0" in file:
-        raise ValueError(f"{file!r} is no file of the checkpoint")
+        raise ValueError(f"{file!r} is not a file of the checkpoint")
     # PyTorch would pass the data through the extensions that are named here.
     if state.get("transform_descriptors"):
         raise ValueError("a tensor is stored in another form than ours")
@@ -193,7 +193,7 @@ def _natural(value: Any) -> int:
     """Returns a value that is an integer of at least 0; otherwise raises ValueError."""
     # `isinstance` would accept True, because bool is a subclass of int.
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no size")
+        raise ValueError(f"{value!r} is not a size")
     return value
 
 
@@ -219,5 +219,5 @@ def _stand_in(value: Any, name: str) -> _StandIn:
 def _require(value: Any, kind: type, what: str) -> Any:
     """Returns a value that is of type `kind`; otherwise raises ValueError, which names `what`."""
     if not isinstance(value, kind):
-        raise ValueError(f"{what} is no {kind.__name__}")
+        raise ValueError(f"{what} is not a {kind.__name__}")
     return value

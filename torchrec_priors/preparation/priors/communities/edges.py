@@ -90,7 +90,7 @@ def at_most(members: ir.Table, entity: str, by: str, limit: int, seed: int) -> i
     The draw does not depend on the order of the rows.
 
     Args:
-        members: a table with the two columns `entity` and `by`, both numbers of nodes.
+        members: a table with the two columns `entity` and `by`, both indices of nodes.
         entity: the name of the column of items or users.
         by: the name of the column of users or items that these share.
         limit: the maximum number of rows for one value of `by`.

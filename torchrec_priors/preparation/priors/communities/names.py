@@ -23,7 +23,7 @@ def named_by_category(
     Args:
         community_P: the community of each of the P pairs of (item, category), int64 [P]. Pairs in
             OTHERS count only towards q.
-        category_P: the number of the category of each pair, int64 [P].
+        category_P: the index of the category of each pair, int64 [P].
         categories: the names of the categories.
 
     Returns:

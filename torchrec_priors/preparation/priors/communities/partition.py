@@ -12,7 +12,7 @@ class Partition:
     """Groups of the N nodes of a graph.
 
     Attributes:
-        group: the number of each node's community, or OTHERS, int64 [N]. Communities are numbered
+        group: the index of each node's community, or OTHERS, int64 [N]. Communities are numbered
             by size, and equally large ones by their smallest node.
         communities: the number of communities after joining, without OTHERS.
         found: the number of communities before joining. Nodes without an edge do not count.
