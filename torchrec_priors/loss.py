@@ -254,7 +254,7 @@ def gate_loss(
     Args:
         logit_NS: logits of the gate.
         gated_S: bool, whether a set needs a decision.
-        positives: the positives of this rank. A target is in the item sets of their paths.
+        positives: the positives of this rank. A target is in the item sets of its positives' paths.
         item_set_K: item set of each path.
         target_T: number of targets of the global batch at each offset.
         decision_T: see `decision_weights`.

@@ -92,7 +92,7 @@ class Behaviour:
     Attributes:
         exchange: how ranks exchange negatives and sums; by default a single process.
         precision: dtype of the encoder's matrix products in training.
-        asks_once: whether repeated ids are looked up once.
+        asks_once: whether an id that occurs several times is looked up only once.
         sees_events: whether the encoder reads events; the prior tree may need them, too.
         hides_seen: whether items that the user has already seen are left out of the negatives.
     """

@@ -1,4 +1,4 @@
-"""Plans the trainings and evaluations for the cells of an experiment.
+"""Plans the training runs and evaluations for the cells of an experiment.
 
 Cells that differ only in the evaluation share a run.
 """
@@ -66,7 +66,7 @@ def plan(
 
     Raises:
         UserError: a cell's configuration is invalid or leaves nothing to evaluate on, or two
-            trainings have the same name.
+            training runs have the same name.
     """
     cells = list(cells)
     runs: dict[str, PlannedRun] = {}  # by the settings of the training

@@ -1,4 +1,4 @@
-"""The results of an experiment: a row for each cell and seed, and differences from the reference."""
+"""The results of an experiment: a row for each cell and seed, and differences from a reference."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

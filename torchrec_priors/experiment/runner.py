@@ -46,7 +46,7 @@ class Runner:
             base: the file of the base configuration.
             data: the data set that is trained and evaluated on.
             split: the split that is evaluated.
-            launcher: starts the trainings and evaluations.
+            launcher: starts the training runs and evaluations.
             keep_weights: False removes a run's checkpoints once it is evaluated.
             trust: whether custom code that came with a run may be executed.
         """

@@ -5,7 +5,7 @@ difference d_su between two models, for seed s and user u, is
 
     d_su = mu + a_s + b_u + e_su
 
-Here mu is the difference in all trainings and for all users, a_s is the effect of seed s on all
+Here mu is the difference in all training runs and for all users, a_s is the effect of seed s on all
 users, b_u is the effect of user u with all seeds, and e_su is the rest. The mean over S seeds and U
 users has the variance
 
@@ -100,7 +100,7 @@ class Difference:
 
     @property
     def of_one_seed(self) -> bool:
-        """Whether a model has only one seed, so that the variation over trainings is unknown."""
+        """Whether a model has only one seed, so the variation over training runs is unknown."""
         return min(map(len, self.seeds)) == 1
 
     @cached_property
@@ -132,7 +132,7 @@ def intervals_of(
     """Computes each difference's mean over users and seeds, with its interval, for each metric.
 
     All differences use the same draws of users and seeds. If a difference has only one seed, its
-    interval only covers other users of the same trainings.
+    interval only covers other users of the same training runs.
 
     Args:
         differences: differences for the same users.

@@ -79,7 +79,7 @@ def bags(users: Histories, items: int, last: int = 0) -> sparse.csr_matrix:
     Args:
         users: a batch of users.
         items: I.
-        last: the number of latest items of each history that count; 0 for all.
+        last: the number of latest items of each history that are used; 0 for all.
     """
     user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
     item_X = users.seen

@@ -1,4 +1,4 @@
-"""One training step: it looks rows up once, computes the loss part by part, and updates once.
+"""One training step: looks rows up once, computes the loss by parts, and updates the model once.
 
     1  set the learning rates of the step, clear the gradients        `Optimizers.prepare`
     2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
@@ -81,7 +81,7 @@ def step(
         flags: for each flag, whether this rank raises it; `StepResult.counts` has the sums over
             ranks.
         max_loss: a larger loss aborts the step.
-        look_up: a function that looks rows up; the default is that of the model.
+        look_up: a function that looks rows up; by default the model's own.
 
     Raises:
         AbortedStepError: the loss or a gradient is not finite, or the loss is above `max_loss`. The

@@ -154,7 +154,7 @@ def _values(config: RunConfig, data: PreparedData, items: int | None = None) -> 
     """Returns for each feature the values, as texts, that its table has rows for.
 
     Args:
-        items: only the first `items` items of the data set count; None for all.
+        items: only the first `items` items of the data set are used; None for all.
     """
     features = load_features(config.encoder.item_features, data, items)
     return {table_of_feature(feature.name): feature.values for feature in features}

@@ -67,7 +67,7 @@ class Outcome:
 
     Attributes:
         score: the mean of the metric over the seeds; None if there is an `error`.
-        seconds: the time of its trainings and evaluations. A training that was resumed counts from
+        seconds: the time of its training runs and evaluations. A run that was resumed counts from
             its last start.
         error: the reason why there is no score.
     """

@@ -69,7 +69,7 @@ def training(sequences: ir.Table, horizon: int, last: int | None) -> ir.Table:
     Args:
         sequences: a table of `user_id`, and `items` in order of time.
         horizon: the horizon E.
-        last: the number of each user's latest training interactions that count. If None, all count.
+        last: how many of each user's latest training interactions are used. If None, all are.
     """
     items = sequences["items"]
     end = items.length() - 2 * horizon

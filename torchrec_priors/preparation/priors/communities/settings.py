@@ -24,7 +24,7 @@ class _Communities:
 
     Attributes:
         name: the name of the prior.
-        last: the number of each user's latest training interactions that count. If None, all count.
+        last: how many of each user's latest training interactions are used. If None, all are.
         weights: how the weight of an edge is computed from what its ends share; see `WEIGHTS`.
         neighbours: the number of strongest neighbours that each node keeps. An edge stays if at
             least one of its ends keeps it. If None, all edges stay.
