@@ -67,7 +67,8 @@ class Corpus:
         user_group: the name of the user prior that fills `user_group` in the sequences.
         computed_priors: the communities that `prepare` finds in the training log. The command
             `torchrec-priors prior` can add more.
-        min_history: users with fewer interactions are left out. Repeated interactions are counted once.
+        min_history: users with fewer interactions are left out. Repeated interactions are counted
+            once.
         items_met: whether the catalogue of the data set is limited to items that occur in the
             histories of users in the data set.
     """
