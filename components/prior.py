@@ -55,7 +55,7 @@ def prior(
         last: Number of each user's latest training interactions from which edges are made. [graph:
             50, user: all]
         weights: Weight of an edge. shared: number of users or items that its ends share. cosine:
-            this number, divided by the square root of the product of the numbers that each end has.
+            this number, divided by the square root of the product of the two ends' own numbers.
             pmi: how much more the ends share than by chance. equal: 1. One of: shared, cosine, pmi,
             equal. [pmi]
         neighbours: Number of strongest neighbours that each item or user keeps; an edge stays if
@@ -64,7 +64,7 @@ def prior(
         groups: Final number of groups, including the remainder.
         join: Whether communities that are too small or too many are joined with those that they
             share most with. --no-join: small ones form one group, and --groups searches for a
-            resolution. [join]
+            resolution that gives this number of groups. [join]
         min_size: Least number of members of a group. [communities: 10, --by: 1]
         users_per_item: user: largest number of users that are connected because of one item; they
             are drawn at random. [2000]

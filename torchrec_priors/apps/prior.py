@@ -63,8 +63,8 @@ def prior(
         Weights | None,
         Option(
             help="Weight of an edge. shared: number of users or items that its ends share. cosine: "
-            "this number, divided by the square root of the product of the numbers that each end "
-            "has. pmi: how much more the ends share than by chance. equal: 1. [pmi]"
+            "this number, divided by the square root of the product of the two ends' own numbers. "
+            "pmi: how much more the ends share than by chance. equal: 1. [pmi]"
         ),
     ] = None,
     neighbours: Annotated[
@@ -87,7 +87,7 @@ def prior(
             "--join/--no-join",
             help="Whether communities that are too small or too many are joined with those that "
             "they share most with. --no-join: small ones form one group, and --groups searches for "
-            "a resolution. [join]",
+            "a resolution that gives this number of groups. [join]",
         ),
     ] = None,
     min_size: Annotated[

@@ -58,7 +58,7 @@ def _about_remainder(settings: GraphPrior | UserPrior, log: LogGraph, partition:
     # Where communities are joined, only parts of the graph without an edge to the rest stay small.
     where = "parts of the graph" if settings.join else "communities"
     reasons = {
-        "without any of these interactions": absent,
+        "without any of the interactions used": absent,
         "without an edge": apart,
         f"in {where} of fewer than {settings.min_size:,}": small,
     }
