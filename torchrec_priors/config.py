@@ -121,7 +121,8 @@ class RunConfig(Section):
             )
         if self.plain.name:
             self._check_plain()
-        if not self.negatives.seen and not self.evaluation.filter_seen:
+        # A plain baseline has no negatives.
+        elif not self.negatives.seen and not self.evaluation.filter_seen:
             raise UserError(
                 "negatives.seen = false does not train the model to distinguish seen items from "
                 "what comes next, so they must not be recommended: set evaluation.filter_seen = "
@@ -147,6 +148,11 @@ class RunConfig(Section):
                     f"plain.name = {self.plain.name!r} has no heads and no neural model: give "
                     f"{key}={value}"
                 )
+        if self.plain.of_seen_items and self.evaluation.filter_seen:
+            raise UserError(
+                f"plain.name = {self.plain.name!r} recommends what the history has, which is "
+                "filtered: give evaluation.filter_seen=false"
+            )
 
     def own_files(self) -> list[Path]:
         """Returns the custom Python files: those of priors, of the backbone and of the baseline."""

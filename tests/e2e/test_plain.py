@@ -9,6 +9,7 @@ from independent import recompute
 
 from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.plan import plan
+from torchrec_priors.prepared.data_set import PreparedData
 
 PLAIN = ["priors.tree=[]", "negatives.seen=true"]
 COMPARED = f"""
@@ -87,6 +88,41 @@ def test_what_needs_a_model_says_so_in_one_line(fitted, small_data, tmp_path):
         assert "plain" in done.stderr
 
 
+def test_trending_gets_the_times_of_histories_in_training_and_evaluation(small_data, tmp_path):
+    run = tmp_path / "run"
+    _train(small_data, run, "plain.name=trending", "plain.options.hours=48")
+    app("evaluate", "--run", run, "--split", "validation")
+    metrics = json.loads((run / "eval/validation/metrics.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert metrics["ndcg@10"] == pytest.approx(summary["validation/ndcg@10"], abs=1e-12)
+
+    # Users have different last times, so not all of them get the same lists.
+    table = pq.read_table(run / "eval/validation/predictions.parquet")
+    first = {items[0] for items in table["items"].to_pylist()}
+    assert len(first) > 1
+
+
+def test_repeats_lists_the_history_and_refuses_to_filter_it(small_data, tmp_path):
+    run = tmp_path / "run"
+    refused = [_train(small_data, run, "plain.name=repeats", check=False)]
+    _train(small_data, run, "plain.name=repeats", "evaluation.filter_seen=false")
+    evaluate = ["evaluate", "--run", run, "--split", "test"]
+    refused.append(app(*evaluate, "evaluation.filter_seen=true", check=False))
+    for done in refused:
+        assert done.returncode == 2
+        assert done.stderr.strip().endswith("give evaluation.filter_seen=false")
+        assert len(done.stderr.strip().splitlines()) == 1
+
+    app(*evaluate)
+    lists = pq.read_table(run / "eval/test/predictions.parquet")
+    data = PreparedData(small_data)
+    item_ids = data.catalogue(["item_id"])["item_id"].to_pylist()
+    for user_id, items in zip(lists["user_id"], lists["items"].to_pylist(), strict=True):
+        history = data.find_user(str(user_id.as_py())).items[: -data.manifest.horizon]
+        seen = {item_ids[item] for item in history}
+        assert set(items[: len(seen)]) <= seen
+
+
 def test_two_plain_cells_and_a_neural_one_make_one_table_and_one_page(small_data, tmp_path):
     file = tmp_path / "compared.toml"
     file.write_text(COMPARED)
@@ -132,7 +168,6 @@ def test_a_plain_cell_is_planned_once_and_its_options_are_checked_first():
 
 def test_a_grown_data_set_is_refused(fitted, small_data, tmp_path, monkeypatch):
     from torchrec_priors.errors import UserError
-    from torchrec_priors.prepared.data_set import PreparedData
     from torchrec_priors.training import plain_run
     from torchrec_priors.training.run.folder import RunFolder
 

@@ -54,11 +54,15 @@ class MadeUp:
         object.__setattr__(log, "times", lambda: times)  # instead of the files
         return log
 
-    def batch(self, histories=None):
-        """Users with these histories, by default those of the log."""
-        seen = [np.array(items, np.int64) for items in histories or self.histories]
+    def batch(self, histories=None, times=None):
+        """Users with these histories, by default those of the log, and their times if it has any."""
+        seen = _arrays(histories or self.histories)
         none = [np.empty(0, np.int64) for _ in seen]
-        return Histories.of(pa.array(range(len(seen))), seen, none, 1, users=list(range(len(seen))))
+        numbers = range(len(seen))
+        columns = {}
+        if self.times is not None:
+            columns["timestamps"] = _arrays(times or self.times)
+        return Histories.of(pa.array(numbers), seen, none, 1, columns, users=list(numbers))
 
 
 @st.composite
@@ -79,6 +83,10 @@ def logs(draw):
 def _columns(pairs):
     array = np.array(pairs, np.int64).reshape(-1, 2)
     return array[:, 0], array[:, 1]
+
+
+def _arrays(lists):
+    return [np.array(values, np.int64) for values in lists]
 
 
 def _flat(lists):

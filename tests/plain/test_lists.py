@@ -11,7 +11,7 @@ from plain_logs import MadeUp
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.trained_part import training_ends
-from torchrec_priors.plain import ease, item_knn, popularity, transitions
+from torchrec_priors.plain import ease, item_knn, popularity, repeats, transitions, trending
 from torchrec_priors.plain.log import Log
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.retrieval.plain_lists import PlainLists, best
@@ -52,9 +52,9 @@ def test_seen_items_are_left_out_if_they_are_filtered():
 
 
 def test_a_rank_may_have_no_users_in_its_last_round():
-    made = MadeUp([[0, 1]], 4)
-    nobody = Histories.of(pa.array([], pa.int64()), [], [], 1)
-    for module in (popularity, item_knn, transitions, ease):
+    made = MadeUp([[0, 1]], 4, times=[[5, 6]])
+    nobody = Histories.of(pa.array([], pa.int64()), [], [], 1, {"timestamps": []})
+    for module in (popularity, trending, repeats, item_knn, transitions, ease):
         plain = module.load(module.Options(), made.log)
         lists = PlainLists(plain, made.log.order_I, RetrievalConfig(), made.data, 3)
         assert lists.find(nobody)[0].row_Bk.shape == (0, 3)

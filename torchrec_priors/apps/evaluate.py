@@ -269,7 +269,12 @@ def _plain(opened: OpenRun) -> _Evaluated:
     from torchrec_priors.training.plain_run import CHECKPOINT, fit_run
 
     fitted = fit_run(opened.config, opened.data)
-    metrics = partial(evaluate_lists, fitted.lists, batch=opened.config.evaluation.batch)
+    metrics = partial(
+        evaluate_lists,
+        fitted.lists,
+        batch=opened.config.evaluation.batch,
+        columns=fitted.plain.columns,
+    )
     return _Evaluated(CHECKPOINT, fitted.path_names, fitted.reach, metrics)
 
 

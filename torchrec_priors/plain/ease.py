@@ -41,6 +41,8 @@ class Options(Section):
 class Ease:
     """The weights between all items."""
 
+    columns = ()
+
     def __init__(self, weight_II: np.ndarray, last: int) -> None:
         self._weight_II = weight_II
         self._last = last

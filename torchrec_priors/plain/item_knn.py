@@ -41,6 +41,8 @@ class Options(Section):
 class ItemKnn:
     """The similarities of all items to their neighbours."""
 
+    columns = ()
+
     def __init__(self, similarity_II: sparse.csr_matrix, last: int) -> None:
         self._similarity_II = similarity_II
         self._last = last

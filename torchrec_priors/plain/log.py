@@ -81,14 +81,29 @@ def bags(users: Histories, items: int, last: int = 0) -> sparse.csr_matrix:
         items: I.
         last: the number of latest items of each history that are used; 0 for all.
     """
-    user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
-    item_X = users.seen
-    if last:
-        ends = np.cumsum(users.seen_lengths)
-        recent = np.arange(len(item_X)) >= np.repeat(ends, users.seen_lengths) - last
-        user_X = user_X[recent]
-        item_X = item_X[recent]
+    user_X, item_X, _ = occurrences(users, last)
     return _marked(user_X, item_X, (len(users), items))
+
+
+def occurrences(users: Histories, last: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the interactions of histories, each in order of time.
+
+    Args:
+        users: a batch of users.
+        last: how many last items of each history are used; 0 for all.
+
+    Returns:
+        (user, item, age), int64 [X] each: the user's number in the batch, the item, and how many
+        interactions the history has after it.
+    """
+    user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
+    end_X = np.repeat(np.cumsum(users.seen_lengths), users.seen_lengths)
+    age_X = end_X - 1 - np.arange(len(users.seen))
+    if not last:
+        return user_X, users.seen, age_X
+
+    recent = age_X < last
+    return user_X[recent], users.seen[recent], age_X[recent]
 
 
 def _marked(row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:

@@ -31,9 +31,12 @@ class Plain(Protocol):
     Attributes:
         numbers: the count of numbers that it stores. It is shown like the parameters of a neural
             model.
+        columns: what it reads of histories in addition to items, such as `timestamps`: the columns
+            of `Histories` that `scores` gets.
     """
 
     numbers: int
+    columns: tuple[str, ...]
 
     def scores(self, users: Histories) -> np.ndarray:
         """Returns the scores of all items, float [B, I].

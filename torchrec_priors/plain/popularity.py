@@ -36,6 +36,8 @@ class Options(Section):
 class Popularity:
     """Counts of items for each group of users."""
 
+    columns = ()
+
     def __init__(self, count_GI: sparse.csr_matrix, groups_UG: sparse.csr_matrix) -> None:
         """
         Args:

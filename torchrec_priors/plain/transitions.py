@@ -39,6 +39,8 @@ class Options(Section):
 class Transitions:
     """Counts of next items, of items and of categories."""
 
+    columns = ()
+
     def __init__(
         self,
         next_II: sparse.csr_matrix,

@@ -91,6 +91,7 @@ def train_plain(
             data,
             "validation",
             batch=config.evaluation.batch,
+            columns=fitted.plain.columns,
             share=ranks.share,
             by_group=(),  # as in training: a prior may have hundreds of groups
             reach=fitted.reach,
