@@ -1,1 +1,1 @@
-"""Plain baselines (popularity, item-kNN, transitions, EASE): from counts or in closed form."""
+"""Plain baselines, such as popularity and EASE: computed from counts or in closed form."""
