@@ -38,6 +38,40 @@ def test_the_best_are_the_first_of_all_sorted_by_score_and_popularity(data, item
         assert (rows[user][len(expected) :] == -1).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 1 << 30),
+    st.sampled_from([1, 10, 200, 2000]),
+    st.sampled_from([0.0, 0.05, 0.6, 1.0]),
+    st.sampled_from([0.0, 0.9, 1.0]),
+)
+def test_the_best_of_many_items_are_found_whatever_the_scores_are(seed, k, counted, left_out):
+    random = np.random.default_rng(seed)
+    items = int(random.integers(1, 1500))
+    # Counts with many equal values, or scores that are all different.
+    score_I = random.choice([random.poisson(2, items), random.normal(size=items)])
+    score_I[random.random(items) >= counted] = 0
+    score_I[random.random(items) < left_out * random.random()] = -np.inf
+    if random.random() < 0.3:
+        score_I.sort()  # so that a sample of every n-th item is as wrong as it can be
+    order = random.permutation(items)
+
+    rows, scores = best(score_I[None], order, k)
+    expected = sorted(order.tolist(), key=lambda item: -score_I[item])[:k]
+    expected = [item for item in expected if score_I[item] > -np.inf]
+    assert rows[0][: len(expected)].tolist() == expected
+    assert scores[0][: len(expected)].tolist() == score_I[expected].tolist()
+    assert (rows[0][len(expected) :] == -1).all()
+
+
+def test_a_guess_that_is_too_high_costs_time_only():
+    # Every fourth item, of which the sample is made, has a high score.
+    score_I = np.where(np.arange(1024) % 4 == 0, 1000.0, np.arange(1024.0) - 1024)
+    rows, _ = best(score_I[None], np.arange(1024), 400)
+    expected = np.argsort(-score_I, kind="stable")[:400]
+    assert rows[0].tolist() == expected.tolist()
+
+
 def test_seen_items_are_left_out_if_they_are_filtered():
     made = MadeUp([[0, 1], [2]], 4)
     plain = SimpleNamespace(scores=lambda users: np.tile([4.0, 3.0, 2.0, 1.0], (len(users), 1)))

@@ -13,6 +13,8 @@ from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.settings.evaluation import RetrievalConfig
 
+_SAMPLE = 256  # the number of items whose scores are looked at to guess which are high
+
 
 class PlainLists:
     """A fitted plain baseline that is ready to find items for users.
@@ -75,18 +77,46 @@ def best(score_BI: np.ndarray, order_I: np.ndarray, k: int) -> tuple[np.ndarray,
     row_Bk = np.full((users, k), -1)
     score_Bk = np.full((users, k), -np.inf)
     kept = min(k, items)
+    place_I = np.empty(items, np.int64)
+    place_I[order_I] = np.arange(items)
 
     for user in range(users):
-        # In the order that decides between equal scores. Of the items that equal the k-th highest
-        # score, the first ones fill the list.
-        score_I = score_BI[user][order_I]
-        lowest = np.partition(score_I, items - kept)[items - kept]
-        above = np.flatnonzero(score_I > lowest)
-        equal = np.flatnonzero(score_I == lowest)[: kept - len(above)]
-
-        place_k = np.concatenate([above[np.argsort(-score_I[above], kind="stable")], equal])
-        score_Bk[user, :kept] = score_I[place_k]
-        row_Bk[user, :kept] = order_I[place_k]
+        rows = _best_of_one(score_BI[user], order_I, place_I, kept)
+        row_Bk[user, :kept] = rows
+        score_Bk[user, :kept] = score_BI[user, rows]
 
     row_Bk[np.isneginf(score_Bk)] = -1
     return row_Bk, score_Bk
+
+
+def _best_of_one(
+    score_I: np.ndarray, order_I: np.ndarray, place_I: np.ndarray, k: int
+) -> np.ndarray:
+    """Returns the k best items of one user, best first; `place_I` is the inverse of `order_I`."""
+    # Only items above a pivot are sorted: most scores are low, and often most are equal.
+    pivot = _pivot(score_I, k)
+    found = np.flatnonzero(score_I > pivot)
+    missing = k - len(found)
+    if missing > 0:
+        equal = np.flatnonzero(score_I[order_I] == pivot)[:missing]
+        found = np.concatenate([found, order_I[equal]])
+        if len(equal) < missing:
+            found = order_I  # the pivot was too high, so all items are searched
+
+    score = score_I[found]
+    if len(found) > k:
+        lowest = np.partition(score, len(found) - k)[len(found) - k]
+        found = found[score >= lowest]
+        score = score_I[found]
+    best_first = np.lexsort((place_I[found], -score))
+    rows: np.ndarray = found[best_first[:k]]
+    return rows
+
+
+def _pivot(score_I: np.ndarray, k: int) -> float:
+    """Returns a score that, judging by a sample, about twice as many items exceed as are needed."""
+    sample = score_I[:: max(1, len(score_I) // _SAMPLE)]
+    exceeding = min(0.5, 2 * k / len(score_I))
+    index = int((1 - exceeding) * (len(sample) - 1))
+    pivot: float = np.partition(sample, index)[index]
+    return pivot
