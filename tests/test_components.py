@@ -72,6 +72,7 @@ def test_components_are_what_the_apps_signatures_say():
 @pytest.mark.parametrize("app", apps())
 def test_the_help_of_a_component_describes_every_argument(app, monkeypatch, capsys):
     monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("COLUMNS", "10000")  # argparse breaks narrow lines at hyphens, too
     component = get_component(f"components/{app}.py:{app}").fn
     with pytest.raises(SystemExit):
         materialize_appdef(component, ["--help"])
