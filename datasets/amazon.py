@@ -13,27 +13,31 @@ Priors: `category` (the category prior: raw labels coarsened to at most 20 group
 Source: https://github.com/RUCAIBox/CIKM2020-S3Rec and https://jmcauley.ucsd.edu/data/amazon/.
 """
 
-import itertools
-import json
 from pathlib import Path
 
 import ibis
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.priors.coarsen import coarsen
-from torchrec_priors.preparation.raw import BadRows, found_in, read_lists, require_files
+from torchrec_priors.preparation.raw import (
+    LINE,
+    BadRows,
+    found_in,
+    read_histories,
+    read_label_lists,
+    require_files,
+)
 
 _ATTRIBUTES = "_item2attributes.json"
 
 
 def load(raw: Path, bad_rows: BadRows) -> Corpus:
     raw, name = _pair(raw)
-    log = _interactions(raw / f"{name}.txt", bad_rows)
-    labels = _labels(raw / f"{name}{_ATTRIBUTES}")
+    log = read_histories(raw / f"{name}.txt", bad_rows)
+    labels = read_label_lists(raw / f"{name}{_ATTRIBUTES}")
 
     # The catalogue contains the items of both files. The files have no titles, so titles are made
     # from the ids.
@@ -45,7 +49,7 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
     attributes = ibis.memtable(_pairs(labels, "attribute"))
     return Corpus(
         name=f"amazon-{name.lower()}",
-        interactions=ibis.memtable(log),
+        interactions=ibis.memtable(log.drop_columns([LINE])),
         items=ibis.memtable(pa.table({"item_id": item_ids, "title": titles})),
         has_times=False,
         category_prior="category",
@@ -75,66 +79,6 @@ def _pair(raw: Path) -> tuple[Path, str]:
     name = Path(names[0]).name
     require_files(folder, [f"{name}.txt"])
     return folder, name
-
-
-def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
-    """Returns one row for each interaction.
-
-    Raises:
-        UserError: a user has two lines.
-    """
-    lists = read_lists(file, bad_rows)
-    user = pc.list_element(lists, 0).to_numpy()
-    if len(np.unique(user)) != len(user):
-        values, counts = np.unique(user, return_counts=True)
-        raise UserError(
-            f"{file}: user {values[counts > 1][0]} has two lines, so their order in time is unknown"
-        )
-
-    # The first number of a line is the user, and the others are items.
-    length = pc.list_value_length(lists).to_numpy() - 1
-    first = np.cumsum(length) - length
-    position = np.arange(length.sum()) - np.repeat(first, length)
-    items = np.delete(pc.list_flatten(lists).to_numpy(), first + np.arange(len(first)))
-
-    return pa.table(
-        {
-            "user_id": np.repeat(user, length),
-            "item_id": items,
-            "timestamp": position,
-            "order": np.arange(len(items)),
-        }
-    )
-
-
-def _labels(file: Path) -> dict[int, list[int]]:
-    """Reads the labels of each item, sorted and without repeats."""
-    # If the file has another form, this block raises one of the errors that are handled below.
-    try:
-        values = json.loads(file.read_text(encoding="utf8"))
-        labels = {
-            int(item): sorted({_as_integer(label) for label in of_item})
-            for item, of_item in values.items()
-        }
-
-        for number in itertools.chain(labels, *labels.values()):
-            if not -(2**63) <= number < 2**63:
-                raise ValueError(f"{number} is beyond 64 bits")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{file} is not item -> list of label ids in JSON: {str(error).splitlines()[0]}"
-        ) from error
-    return labels
-
-
-def _as_integer(label: object) -> int:
-    """Returns a label as an integer.
-
-    Fractions are an error, because `int` would silently cut them off.
-    """
-    if isinstance(label, float) and not label.is_integer():
-        raise ValueError(f"{label} is no integer")
-    return int(label)  # type: ignore[call-overload]
 
 
 def _pairs(labels: dict[int, list[int]], prefix: str) -> pa.Table:

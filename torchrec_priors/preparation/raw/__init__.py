@@ -9,11 +9,13 @@ from torchrec_priors.preparation.raw.delimited import (
     encoding_of,
     folder_with,
     found_in,
+    keep_first,
     keep_valid,
-    read_lists,
     read_table,
     require_files,
 )
+from torchrec_priors.preparation.raw.label_lists import read_label_lists, read_label_names
+from torchrec_priors.preparation.raw.lists import read_histories, read_lists
 from torchrec_priors.preparation.raw.typed import LINE
 
 __all__ = [
@@ -22,8 +24,12 @@ __all__ = [
     "encoding_of",
     "folder_with",
     "found_in",
+    "keep_first",
     "keep_valid",
     "read_csv",
+    "read_histories",
+    "read_label_lists",
+    "read_label_names",
     "read_lists",
     "read_table",
     "require_files",

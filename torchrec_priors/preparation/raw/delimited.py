@@ -4,30 +4,20 @@ Lines are read as text and split by Arrow functions, which work on whole columns
 have any length, such as "::".
 """
 
-import codecs
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.preparation.raw.bad_rows import BadRows
-from torchrec_priors.preparation.raw.typed import (
-    BYTE_ORDER_MARK,
-    LINE,
-    in_range,
-    is_text,
-    require_readable,
-    typed,
-    without_zeros,
-)
+from torchrec_priors.preparation.raw.lines import lines_of
+from torchrec_priors.preparation.raw.typed import LINE, is_text, require_readable, typed
 
 _PACKED = (".gz", ".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 # The maximum number of file names in a message.
 _LISTED = 5
-_INTEGERS = r"^-?[0-9]+(\s+-?[0-9]+)+$"
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:
@@ -108,7 +98,7 @@ def read_table(
             have the type of its column, or bytes that are not valid in the encoding.
     """
     require_readable(columns, "read_table")
-    text, numbers = _lines(file, encoding, bad_rows)
+    text, numbers = lines_of(file, encoding, bad_rows)
     # Only spaces count as blanks here, because tabs may be separators.
     filled = pc.not_equal(pc.utf8_trim(text, characters=" "), "")
     text = text.filter(filled)
@@ -128,47 +118,6 @@ def read_table(
 
     texts = {name: pc.list_element(fields, position) for position, name in enumerate(columns)}
     return typed(pa.table({**texts, LINE: numbers}), columns, file, bad_rows)
-
-
-def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
-    """Reads a file with two or more integers per line as lists of int64.
-
-    The integers are separated by white space. Blank lines are skipped.
-
-    Raises:
-        UserError: the file is empty, or a line contains something else and `bad_rows` rejects it.
-    """
-    text, numbers = _lines(file, "utf8", bad_rows)
-    text = pc.utf8_trim_whitespace(text)
-    filled = pc.not_equal(text, "")
-    text = text.filter(filled)
-    numbers = numbers.filter(filled)
-
-    right = pc.match_substring_regex(text, _INTEGERS)
-    wrong = pc.invert(right)
-    if pc.any(wrong).as_py():
-        example = f"not two or more integers: {shown(text.filter(wrong)[0].as_py())}"
-        bad_rows.handle(file, numbers.filter(wrong), "not two or more integers", example)
-        text = text.filter(right)
-        numbers = numbers.filter(right)
-
-    lists = pc.split_pattern_regex(text, r"\s+")
-    fits = in_range(lists.flatten(), pa.int64())
-    if not pc.all(fits, min_count=0).as_py():
-        beyond = pc.invert(fits)
-        example = (
-            f"beyond the integers of 64 bits: {shown(lists.flatten().filter(beyond)[0].as_py())}"
-        )
-        # A row may contain several integers that are too large, but it counts once.
-        rows = pc.list_parent_indices(lists).filter(beyond).unique()
-        bad_rows.handle(file, numbers.take(rows), "integers beyond 64 bits", example)
-        lists = lists.filter(
-            pc.invert(pc.is_in(pa.array(np.arange(len(lists))), rows.cast(pa.int64())))
-        )
-
-    values = without_zeros(lists.flatten()).cast(pa.int64())
-    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
 
 
 def keep_valid(
@@ -192,50 +141,24 @@ def keep_valid(
     return table.filter(valid)
 
 
+def keep_first(table: pa.Table, file: Path, bad_rows: BadRows, column: str) -> pa.Table:
+    """Returns the first row of each value of a column. Later rows with the same value are bad rows.
+
+    Args:
+        table: a table with the column `line`.
+        file: the file of the table, for messages.
+        bad_rows: handles the later rows.
+        column: the column whose values must not repeat.
+    """
+    seen = set()
+    first = []
+    for value in table[column].to_pylist():
+        first.append(value not in seen)
+        seen.add(value)
+
+    return keep_valid(table, pa.array(first, pa.bool_()), file, bad_rows, column, "must not repeat")
+
+
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
-
-
-def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.Array]:
-    """Returns the text and the line number of every line that is valid in the encoding."""
-    data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
-    if not data:
-        raise UserError(f"{file} is empty")
-
-    # The lines are slices of the file's bytes, so they are not copied. The last step removes their
-    # line ends.
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
-    offsets = np.unique(np.concatenate([[0], ends, [len(data)]])).astype(np.int64)
-    count = len(offsets) - 1
-    lines = pa.Array.from_buffers(
-        pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    )
-    numbers = pa.array(np.arange(1, count + 1))
-
-    try:
-        text = _decoded(lines, data, encoding)
-    except (pa.ArrowInvalid, UnicodeDecodeError):
-        # Decoding line by line is slow, but it is only needed if a line is invalid.
-        valid = pa.array([is_text(line, encoding) for line in lines.to_pylist()])
-        wrong = pc.invert(valid)
-        # The slice removes the b'' around the bytes.
-        first = str(lines.filter(wrong)[0].as_py())[2:-1]
-        example = f"not {encoding} text: {shown(first)}"
-        bad_rows.handle(file, numbers.filter(wrong), f"not {encoding} text", example)
-
-        good = lines.filter(valid).to_pylist()
-        text = pa.array([line.decode(encoding) for line in good], pa.large_string())
-        numbers = numbers.filter(valid)
-
-    return pc.utf8_rtrim(text, characters="\r\n"), numbers
-
-
-def _decoded(lines: pa.Array, data: bytes, encoding: str) -> pa.Array:
-    """Decodes all lines. Raises an error if a line is not valid in the encoding."""
-    # Arrow can only decode UTF-8. In other encodings, Python decodes the whole file, and the text
-    # is split again.
-    if codecs.lookup(encoding).name == "utf-8":
-        return lines.cast(pa.large_string())
-    text = data.decode(encoding).removesuffix("\n")
-    return pa.array(text.split("\n"), pa.large_string())
