@@ -277,6 +277,7 @@ def test_a_missing_file_is_named(raw, file, tmp_path):
         _prepare(raw, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_published_files_have_their_size(tmp_path):
     if not (REAL / "transactions.parquet").is_file():
         pytest.skip(f"the Complete Journey is not at {REAL}")

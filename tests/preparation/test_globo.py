@@ -274,6 +274,7 @@ def test_missing_and_doubled_files_are_named(raw, tmp_path):
         _prepare(raw, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_real_files_have_their_size(tmp_path):
     if not (REAL / "clicks.parquet").is_file():
         pytest.skip(f"Globo.com's clicks are not at {REAL}")
