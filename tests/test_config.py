@@ -342,6 +342,9 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
             "priors.tree", "evaluation.calibrated", "evaluation.fusion",
             "baseline.name", "baseline.options", "baseline.interests",
         }  # fmt: skip
+    if "repeats.weight" in changed:
+        changed.add("negatives.seen")
+        changed -= {key for key in changed if key.startswith(("baseline.", "plain."))}
     if changed & {"baseline.options", "baseline.interests"}:
         changed.add("baseline.name")
     if "baseline.name" in changed:
@@ -360,7 +363,7 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
 
 def test_the_checksum_changes_with_any_value():
     beside = {"training.batch_tokens": {"training.batch": 0}, "baseline.options": {"baseline.name": "/my_own.py"},
-              "plain.options": {"plain.name": "popularity"},
+              "plain.options": {"plain.name": "popularity"}, "repeats.weight": {"negatives.seen": False},
               "baseline.interests": {"baseline.name": "/my_own.py"}}  # fmt: skip
     changed = [
         parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256()
@@ -411,6 +414,26 @@ def test_a_size_of_the_paper_fills_what_is_not_given():
 def test_checksums_of_neural_models_are_those_of_releases_without_plain_baselines():
     assert "[plain]" not in RunConfig().to_toml_for_checksums()
     assert "[plain]" in parse({"plain": {"name": "ease"}}).to_toml_for_checksums()
+
+
+def test_checksums_are_those_of_releases_without_a_repeat_head():
+    with_head = {"repeats": {"weight": 1.0}, "negatives": {"seen": False}}
+    assert "[repeats]" not in RunConfig().to_toml_for_checksums()
+    assert "[repeats]" in parse(with_head).to_toml_for_checksums()
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"negatives": {"seen": True}}, "set negatives.seen=false"),
+        ({"baseline": {"name": "mind"}}, "has no repeat head: set repeats.weight=0"),
+        ({"plain": {"name": "ease"}}, "give repeats.weight=0"),
+    ],
+)
+def test_settings_that_do_not_go_with_a_repeat_head(other, says):
+    with_head = {"repeats": {"weight": 1.0}, "negatives": {"seen": False}}
+    parse(with_head)
+    assert says in _refused(parse, {**with_head, **other})
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ from torchrec_priors.settings.ranges import (
     explain_range,
     is_of_range,
 )
+from torchrec_priors.settings.repeats import RepeatsConfig
 from torchrec_priors.settings.sharding import ShardingConfig
 from torchrec_priors.settings.sizes import with_size
 from torchrec_priors.settings.table import TABLE, TableConfig, table_of_feature
@@ -77,6 +78,7 @@ class RunConfig(Section):
     # What it learns from a batch
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    repeats: RepeatsConfig = field(default_factory=RepeatsConfig)
 
     # The tables of items and side features
     table: TableConfig = field(default_factory=TableConfig)
@@ -107,6 +109,7 @@ class RunConfig(Section):
             self.plain,
             self.negatives,
             self.loss,
+            self.repeats,
             self.table,
             self.embedding,
             self.sharding,
@@ -119,19 +122,34 @@ class RunConfig(Section):
             raise UserError(
                 f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]"
             )
+        # A plain baseline has no negatives, and a repeat head predicts the seen items.
         if self.plain.name:
             self._check_plain()
-        # A plain baseline has no negatives.
+        elif self.repeats.weight:
+            self._check_repeats()
         elif not self.negatives.seen and not self.evaluation.filter_seen:
             raise UserError(
                 "negatives.seen = false does not train the model to distinguish seen items from "
                 "what comes next, so they must not be recommended: set evaluation.filter_seen = "
-                "true, or negatives.seen = true"
+                "true, or negatives.seen = true, or add a head for them with repeats.weight = 1"
             )
 
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
         managed = TABLE if self.embedding.unseen == "managed" else None
         self.sharding.check_tables(tables, self.model.dim, managed)
+
+    def _check_repeats(self) -> None:
+        """Raises UserError if other settings do not go with a repeat head."""
+        if self.negatives.seen:
+            raise UserError(
+                "repeats.weight: the repeat head learns seen items, and the prior heads new ones: "
+                "set negatives.seen=false"
+            )
+        if self.baseline.name:
+            raise UserError(
+                f"repeats.weight: baseline.name = {self.baseline.name!r} has no repeat head: set "
+                "repeats.weight=0"
+            )
 
     def _check_plain(self) -> None:
         """Raises UserError if a setting needs a model that a plain baseline does not have."""
@@ -139,6 +157,7 @@ class RunConfig(Section):
         needs = [
             ("priors.tree", bool(self.priors.tree), "[]"),
             ("baseline.name", bool(self.baseline.name), '""'),
+            ("repeats.weight", bool(self.repeats.weight), "0"),
             ("evaluation.calibrated", self.evaluation.calibrated, "false"),
             ("evaluation.fusion", self.evaluation.fusion != "max", '"max"'),
         ]
@@ -170,11 +189,13 @@ class RunConfig(Section):
         """Returns all settings as TOML, with the former names of keys that were renamed.
 
         So the checksum of a configuration is the same as in earlier releases. These had no plain
-        baselines, so the section counts only if it names one.
+        baselines and no repeat head, so their sections count only if they are used.
         """
         settings = with_former_keys(asdict(self))
         if not self.plain.name:
             del settings["plain"]
+        if not self.repeats.weight:
+            del settings["repeats"]
         return tomli_w.dumps(settings)
 
     def sha256(self) -> str:

@@ -21,8 +21,9 @@ s. Its loss is
 L_kt is divided by the expected count of positives, not by the batch's count. Otherwise, a path with
 positives in only one of ten batches would have only a tenth of its weight w_k.
 
-W_t puts the gate's loss on the scale of the heads' loss. For example, in a tree below temporal:4
-only a quarter of the paths have positives at a given offset, and their w_k sum to a quarter.
+W_t puts the gate's loss on the scale of the heads' loss. For example, in a tree whose top
+level is temporal:4, only a quarter of the paths have positives at a given offset, and their w_k sum
+to a quarter.
 
 A run calls the functions of this module in this order:
 
@@ -110,8 +111,22 @@ class Positives:
         """Returns the positives that the heads are trained on, with the same queries."""
         if self.trained_M is None:
             return self
-        chosen = {name: getattr(self, name)[self.trained_M] for name in _PER_POSITIVE}
-        return replace(self, trained_M=None, **chosen)
+        return replace(self.only(self.trained_M), trained_M=None)
+
+    def new(self, new_NT: Tensor) -> "Positives":
+        """Returns the positives whose targets are new, with the same queries.
+
+        Args:
+            new_NT: bool, whether the target of a token at an offset (from 1) is new.
+        """
+        return self.only(new_NT[self.token_P[self.query_M], self.offset_M - 1])
+
+    def only(self, chosen_M: Tensor) -> "Positives":
+        """Returns some of the positives (bool [M]), with the same queries."""
+        chosen = {name: getattr(self, name)[chosen_M] for name in _PER_POSITIVE}
+        if self.trained_M is not None:
+            chosen["trained_M"] = self.trained_M[chosen_M]
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)
@@ -248,6 +263,7 @@ def gate_loss(
     item_set_K: Tensor,
     target_T: Tensor,
     decision_T: Tensor,
+    new_NT: Tensor | None = None,
 ) -> Tensor:
     """Returns this rank's term of L_gate; the loss is the sum over ranks.
 
@@ -258,6 +274,8 @@ def gate_loss(
         item_set_K: item set of each path.
         target_T: number of targets of the global batch at each offset.
         decision_T: see `decision_weights`.
+        new_NT: bool, the only targets that are decided about, by token and offset; `positives` has
+            no others. None for all targets.
     """
     sets = logit_NS.shape[1]
     tokens = max(len(logit_NS), 1)
@@ -265,7 +283,10 @@ def gate_loss(
 
     # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit. First, every decision
     # counts as a no; then the logit of each yes is subtracted.
-    reached_N = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
+    if new_NT is None:
+        reached_N = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
+    else:
+        reached_N = (new_NT * weight_T).sum(1)
     all_no = (reached_N[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
 
     # A target counts only once for a set, even if several of its paths have this set.

@@ -10,6 +10,7 @@ part of the batch. Serving calls `tokens`, then `queries`.
                batch --- find_positives ---> positives --- all-reduce ---> counts of targets
     forward    vectors --- encoder ---> state_Nd --- heads ---> query_Pd --- in_group_loss ---> loss
                                         state_Nd --- gate ---> logit_NS --- gate_loss ---> loss
+                                        state_Nd --- repeat_head ---> loss of repeats
     queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
 
 Shapes: N tokens, B histories, X items of extended sequences (the context of a window and its
@@ -38,6 +39,7 @@ from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.prior_heads import PriorHeads
+from torchrec_priors.heads.repeat_head import RepeatHead, find_repeats
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
@@ -55,17 +57,59 @@ class PathQueries:
         query_BKd: queries, scaled and normalised for scoring.
         log_group_BK: logarithm of the probability that a target belongs to the path's item set; 0
             without a gate.
+        repeats: the probabilities of repeats; None without a repeat head.
     """
 
     query_BKd: Tensor
     log_group_BK: Tensor
+    repeats: "RepeatShares | None" = None
 
     def __len__(self) -> int:
         return len(self.query_BKd)
 
     def first(self, users: int) -> "PathQueries":
         """Returns the queries of the first `users` users."""
-        return PathQueries(self.query_BKd[:users], self.log_group_BK[:users])
+        repeats = None if self.repeats is None else self.repeats.first(users)
+        return PathQueries(self.query_BKd[:users], self.log_group_BK[:users], repeats)
+
+    @classmethod
+    def joined(cls, parts: "list[PathQueries]") -> "PathQueries":
+        """Returns the queries of several batches as one batch."""
+        repeats = [part.repeats for part in parts if part.repeats is not None]
+        return cls(
+            torch.cat([part.query_BKd for part in parts]),
+            torch.cat([part.log_group_BK for part in parts]),
+            RepeatShares.joined(repeats) if repeats else None,
+        )
+
+
+@dataclass(frozen=True)
+class RepeatShares:
+    """What the repeat head says about B histories of N items in all (`heads/repeat_head.py`).
+
+    Attributes:
+        logit_B: the logit of the probability that a target is a repeat.
+        log_share_N: for each position, the logarithm of its share of the repeats.
+        length_B: the number of positions of each history.
+    """
+
+    logit_B: Tensor
+    log_share_N: Tensor
+    length_B: Tensor
+
+    def first(self, users: int) -> "RepeatShares":
+        """Returns those of the first `users` histories."""
+        length_B = self.length_B[:users]
+        return RepeatShares(self.logit_B[:users], self.log_share_N[: int(length_B.sum())], length_B)
+
+    @classmethod
+    def joined(cls, parts: "list[RepeatShares]") -> "RepeatShares":
+        """Returns those of several batches as one batch."""
+        return cls(
+            torch.cat([part.logit_B for part in parts]),
+            torch.cat([part.log_share_N for part in parts]),
+            torch.cat([part.length_B for part in parts]),
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +164,7 @@ class Recommender(nn.Module):
         gate_weight: float = 0.0,
         baseline: nn.Module | None = None,
         *,
+        repeat_weight: float = 0.0,
         item_rows: Rows | None = None,
         behaviour: Behaviour = Behaviour(),
     ) -> None:
@@ -133,6 +178,7 @@ class Recommender(nn.Module):
             features: tables of side features; None if there are none.
             gate_weight: weight of the gate's loss; 0 for a model without a gate.
             baseline: a baseline model that computes the queries instead of `heads`.
+            repeat_weight: weight of the repeat head's loss; 0 for a model without a repeat head.
             item_rows: finds the table row of each item; by default, the row is the item's row id.
             behaviour: further settings.
         """
@@ -157,6 +203,10 @@ class Recommender(nn.Module):
         if gate_weight:
             self.gate = Gate(config.dim, torch.from_numpy(tree.decided()))
         self.gate_weight = gate_weight
+        self.repeat_head = None
+        if repeat_weight:
+            self.repeat_head = RepeatHead(config.dim, config.context)
+        self.repeat_weight = repeat_weight
 
         self.paths = len(tree.item_set_K)
         self.weights = LossWeights(len(self.learnt_tree.item_set_K), config.horizon)
@@ -317,6 +367,13 @@ class Recommender(nn.Module):
         histories = self._histories(looked_up, part)
         states = replace(histories, vector_Nd=self._encode(histories))
 
+        # The prior heads and their gate learn only new targets if a repeat head learns the others.
+        new_NT = None
+        loss_of_repeats = None
+        if self.repeat_head is not None:
+            new_NT, loss_of_repeats = self._learn_repeats(looked_up, part, histories, states, step)
+            positives = positives.new(new_NT)
+
         learnt = self._learn(looked_up, part, states, positives.trained(), step.counts)
         loss = learnt.loss
         if self.gate is not None:
@@ -327,10 +384,35 @@ class Recommender(nn.Module):
                 self.item_set_K,
                 step.counts.target_T,
                 self.weights.decision_T,
+                new_NT,
             )
+        if loss_of_repeats is not None:
+            loss = loss + self.repeat_weight * loss_of_repeats
 
         sums = self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
         return loss * self.exchange.ranks, sums
+
+    def _learn_repeats(
+        self,
+        looked_up: LookedUp,
+        part: Contexts,
+        histories: Jagged,
+        states: Jagged,
+        step: StartedStep,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns which targets are new, bool [N, T], and this rank's loss of the repeat head.
+
+        A target has the same weight as in Eq. 8 with a single head.
+        """
+        assert self.repeat_head is not None
+        targets = find_repeats(
+            looked_up.item_X, part.context_N, part.end_N, part.offsets_B1, self.config.horizon
+        )
+        loss_M = self.repeat_head.loss(
+            states.vector_Nd, histories.vector_Nd, part.offsets_B1, targets
+        )
+        weight_T = self.weights.decision_T / step.counts.target_T.clamp(min=1)
+        return targets.new_NT, (weight_T[targets.offset_M - 1] * loss_M).sum()
 
     def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
         """Returns the contexts of a part in the form that the encoder takes."""
@@ -433,7 +515,14 @@ class Recommender(nn.Module):
         if self.gate is not None:
             last_Bd = states.vector_Nd[states.offsets_B1[1:] - 1]
             log_group_BK = self.gate.log_probability(last_Bd)[:, self.item_set_K]
-        return PathQueries(query_BKd, log_group_BK)
+
+        repeats = None
+        if self.repeat_head is not None:
+            logit_B, log_share_N = self.repeat_head.last_shares(
+                states.vector_Nd, histories.vector_Nd, states.offsets_B1
+            )
+            repeats = RepeatShares(logit_B, log_share_N, states.offsets_B1.diff())
+        return PathQueries(query_BKd, log_group_BK, repeats)
 
     def _encode(self, histories: Jagged) -> Tensor:
         """Returns the states of all positions, float32 [N, d]."""

@@ -27,6 +27,7 @@ from torchrec_priors.metrics.evaluation import evaluate_lists
 from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.retrieval.find import head_names
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.read_predictions import noted_of
 from torchrec_priors.retrieval.search_types import Found
@@ -260,8 +261,7 @@ def _neural(opened: OpenRun, ranks: Ranks) -> _Evaluated:
             **more,
         )
 
-    names = [path.name for path in model.tree.paths]
-    return _Evaluated(checkpoint, names, Reach.of(model, settings), metrics)
+    return _Evaluated(checkpoint, head_names(model), Reach.of(model, settings), metrics)
 
 
 def _plain(opened: OpenRun) -> _Evaluated:

@@ -38,7 +38,8 @@ class _DepthRows:
     Attributes:
         runs: (adapter, number of consecutive rows that use it) pairs.
         end_P: the row of each pair that ends at this depth.
-        above_R: the row at the depth above from which each row starts; at the top, the token.
+        above_R: for each row, the row of the previous depth that it is computed from; at the first
+            depth, the token.
     """
 
     runs: Runs

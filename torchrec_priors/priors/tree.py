@@ -376,9 +376,9 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor) -> Tensor:
-        """Counts the groups of users that are open to each user, on each path.
+        """Counts the user groups whose heads may serve a user, for each user and path.
 
-        The heads of these groups estimate the same probability.
+        Only groups at the levels of the path count; their heads estimate the same probability.
 
         Args:
             user_B: the users, as for `allowed_paths`.

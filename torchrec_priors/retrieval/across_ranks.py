@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrec_priors.retrieval.search_types import Exclusions, Queries
+from torchrec_priors.retrieval.search_types import Exclusions, Queries, Repeats
 
 Answer = Callable[[Queries, Exclusions | None], Sequence[Tensor]]
 
@@ -71,10 +71,18 @@ def _gather_queries(queries: Queries) -> list[Queries]:
     """Returns the queries of every rank's users, by rank."""
     vectors_W = _gather_rows(queries.vector_BKd)
     biases_W = _gather_rows(queries.bias_BK)
-    return [
-        Queries(vector_BKd, bias_BK)
-        for vector_BKd, bias_BK in zip(vectors_W, biases_W, strict=True)
-    ]
+    repeats_W: list[Repeats | None] = [None] * len(vectors_W)
+    # Either all ranks have a repeat head, or no rank has one.
+    if queries.repeats is not None:
+        repeats = queries.repeats
+        columns = zip(
+            _gather_rows(repeats.user_R),
+            _gather_rows(repeats.row_R),
+            _gather_rows(repeats.score_R),
+            strict=True,
+        )
+        repeats_W = [Repeats(*column) for column in columns]
+    return [Queries(*parts) for parts in zip(vectors_W, biases_W, repeats_W, strict=True)]
 
 
 def _gather_exclusions(

@@ -55,7 +55,9 @@ class EventGiven:
         given_BE = torch.zeros(len(users), len(self.open_EK), device=device)
         given_BE[user_T, event_T] = 1.0
         open_BK = given_BE @ self.open_EK.float() > 0
-        return self.finder.find(users, queries.within(open_BK), k, self.index)
+        # The repeat head does not depend on the event, either.
+        given = queries.within(open_BK).without_repeats()
+        return self.finder.find(users, given, k, self.index)
 
 
 def levels_of_events(tree: PriorTree) -> list[int]:

@@ -1,9 +1,11 @@
 """Finds items for users: encodes their histories, calibrates the heads, and searches."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -12,15 +14,26 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.left_out import recent
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.model import PathQueries, Recommender
+from torchrec_priors.model import PathQueries, Recommender, RepeatShares
 from torchrec_priors.prepared.data_set import Columns, PreparedData
 from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import log_normalisers, search
-from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries
+from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries, Repeats
 from torchrec_priors.settings.evaluation import RetrievalConfig
+
+# The name of the repeat head.
+REPEAT = "repeat"
+
+
+def head_names(model: Recommender) -> list[str]:
+    """Returns the names of all heads: those of the paths and, if there is one, the repeat head."""
+    names = [path.name for path in model.tree.paths]
+    if model.repeat_head is not None:
+        names.append(REPEAT)
+    return names
 
 
 class Finder:
@@ -50,6 +63,8 @@ class Finder:
         assert model.gate is not None or not config.calibrated, (
             "a model without a gate cannot be calibrated"
         )
+        # With a repeat head, the scores of all heads are log-probabilities.
+        self.calibrated = config.calibrated or model.repeat_head is not None
         self.model = model
         self.index = index
         self.config = config
@@ -63,7 +78,7 @@ class Finder:
             self._quantised = Quantised.of(index.shard.rows, model.score)
         self.fusion = Fusion(
             kind=config.fusion,
-            calibrated=config.calibrated,
+            calibrated=self.calibrated,
             block_K=blocks(model.tree) if config.fusion == "hierarchical" else None,
             variance_K=model.certainty.variance() if config.fusion == "inverse_variance" else None,
             branch_K=model.tree.branch_K,
@@ -102,14 +117,7 @@ class Finder:
         The encoder accepts no empty history. So a filler item is put into each empty history. If
         there are no users, a single history with the filler item is returned.
         """
-        items = users.items
-        lengths = users.lengths
-        columns = users.columns
-        # The context has the last items with a row; items without a row are left out.
-        if self.model.item_rows.has_row_I is not None:
-            items, lengths, columns = recent(
-                users, self.model.item_rows.has_row_I, self.model.config.context
-            )
+        items, lengths, columns = self._contexts(users)
         items, columns = self._never_empty(items, lengths, columns)
         lengths = np.maximum(lengths, 1)
         if not len(users):
@@ -157,20 +165,23 @@ class Finder:
         unknown_B = self._without_history(users)
         if unknown_B is not None:
             queries = queries.within(~unknown_B[:, None].expand_as(queries.bias_BK))
-        if not self.config.calibrated:
+        if not self.calibrated:
             return queries
 
         # Calibration adds log P(group | user), and subtracts the logarithm of the sum in the
         # group's softmax. If training excluded seen items from the negatives, the sum is without
         # seen items, too.
-        seen = self._seen(users) if self.model.behaviour.hides_seen else None
+        seen = self._hidden(users) if self.model.behaviour.hides_seen else None
         sums_BK = log_normalisers(self._sample, self.model.score, queries, seen)
         calibration_BK = asked.log_group_BK - sums_BK
         if self.config.fusion == "mean":
             # The heads of a user's several groups estimate the same probability. Dividing by their
             # number makes their sum a mean.
             calibration_BK = calibration_BK - tree.open_groups(user_B).log()
-        return Queries(asked.query_BKd, queries.bias_BK + calibration_BK)
+        calibrated = replace(queries, bias_BK=queries.bias_BK + calibration_BK)
+        if asked.repeats is None:
+            return calibrated
+        return self._with_repeats(users, calibrated, asked.repeats)
 
     @torch.no_grad()
     def find(
@@ -184,7 +195,10 @@ class Finder:
             k: the number of items for each user.
             index: the items that may be found; by default all items of `self.index`.
         """
-        excluded = self._seen(users) if self.config.filter_seen else None
+        # Items of the context are found by the repeat head, and by no other head.
+        excluded = self._hidden(users) if self.model.repeat_head is not None else None
+        if self.config.filter_seen:
+            excluded = self._seen(users)
         # Diversification needs all candidates, even for a shorter list.
         searched = k
         if self.diversifier is not None:
@@ -236,3 +250,47 @@ class Finder:
     def _seen(self, users: Histories) -> Exclusions:
         """Returns the items in the users' histories, as exclusions."""
         return Exclusions.of(users.seen, users.seen_lengths)
+
+    def _hidden(self, users: Histories) -> Exclusions:
+        """Returns the items that the prior heads do not predict, as exclusions.
+
+        With a repeat head, these are the items of the contexts. Otherwise, they are all seen items.
+        """
+        if self.model.repeat_head is None:
+            return self._seen(users)
+        items, lengths, _ = self._contexts(users)
+        return Exclusions.of(items, lengths)
+
+    def _contexts(self, users: Histories) -> tuple[np.ndarray, np.ndarray, Columns]:
+        """Returns the items that the encoder reads, their numbers for each user, and their columns.
+
+        These are the last items with a row; items without a row are left out.
+        """
+        if self.model.item_rows.has_row_I is None:
+            return users.items, users.lengths, users.columns
+        return recent(users, self.model.item_rows.has_row_I, self.model.config.context)
+
+    def _with_repeats(self, users: Histories, queries: Queries, shares: RepeatShares) -> Queries:
+        """Adds the repeats of the users, and log P(new | user) to the scores of all paths."""
+        new_B1 = F.logsigmoid(-shares.logit_B)[:, None]
+        queries = replace(queries, bias_BK=queries.bias_BK + new_B1)
+        if self.config.filter_seen:
+            return queries
+
+        # A history without items has the share of a filler item, which is left out here.
+        items, lengths, _ = self._contexts(users)
+        history = np.repeat(np.arange(len(users)), np.maximum(lengths, 1))
+        is_item = torch.from_numpy((lengths > 0)[history]).to(self.device)
+        user_N = torch.from_numpy(np.repeat(np.arange(len(users)), lengths)).to(self.device)
+        item_N = torch.from_numpy(items.astype(np.int64)).to(self.device)
+
+        # The share of an item is the sum over its positions, in double precision.
+        pair_R, pair_N = torch.unique(user_N * self.model.tree.items + item_N, return_inverse=True)
+        share_N = shares.log_share_N[is_item].double().exp()
+        share_R = torch.zeros(len(pair_R), dtype=torch.float64, device=self.device)
+        share_R.index_add_(0, pair_N, share_N)
+
+        user_R = pair_R // self.model.tree.items
+        score_R = share_R.log() + F.logsigmoid(shares.logit_B.double())[user_R]
+        repeats = Repeats(user_R, pair_R % self.model.tree.items, score_R.float())
+        return replace(queries, repeats=repeats)

@@ -49,7 +49,8 @@ def head_scores(finder: Finder, queries: Queries, found: Found) -> Iterator[Tens
     for user, vectors_kd in enumerate(vectors_Md.split(lengths)):
         score_kK = (vectors_kd @ queries.vector_BKd[user].T + queries.bias_BK[user]).cpu()
         if finder.fusion.kind == "max":
-            position_k = torch.arange(len(vectors_kd))
             best_path_k = path_Bk[user, : len(vectors_kd)]
-            score_kK[position_k, best_path_k] = score_Bk[user, : len(vectors_kd)]
+            # Path K, that of repeats, has no query.
+            position_k = torch.nonzero(best_path_k < score_kK.shape[1])[:, 0]
+            score_kK[position_k, best_path_k[position_k]] = score_Bk[user, position_k]
         yield score_kK

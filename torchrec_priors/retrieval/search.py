@@ -17,6 +17,7 @@ not depend on how items are divided among ranks, or into tiles.
                 search_int8       max fusion, with copies of the vectors in 8 bits
                 search_max        max fusion
                 search_fused      any other fusion
+                _with_repeats     items of the history, with the scores of the repeat head
         merge_best                the best of all ranks' answers, for this rank's users
 
 Shapes: B users, K paths, V items, k results.
@@ -35,9 +36,9 @@ from torchrec_priors.retrieval.fused_search import log_sums, search_fused
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised, has_plain_scores, search_int8
-from torchrec_priors.retrieval.keys import NOTHING, row_of, score_of
+from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 from torchrec_priors.retrieval.max_search import search_max
-from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries
+from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries, Repeats
 
 
 def search(
@@ -145,6 +146,10 @@ def search_reference(
             path_BV[user, row] = path
     if excluded is not None:
         score_BV[torch.from_numpy(excluded.user), torch.from_numpy(excluded.row)] = -torch.inf
+    if queries.repeats is not None:
+        place = (queries.repeats.user_R, queries.repeats.row_R)
+        score_BV[place] = queries.repeats.score_R
+        path_BV[place] = len(eligible_KV)
 
     # A stable sort puts the smaller row id first if scores are equal.
     order = torch.argsort(score_BV, dim=1, descending=True, stable=True)[:, :k]
@@ -177,9 +182,51 @@ def _search_own_rows(
     if excluded is None:
         excluded = Exclusions(np.zeros(0, np.int64), np.zeros(0, np.int64))
     if fusion.kind == "max":
-        return _search_max(index, score, queries, excluded, k, quantised)
-    open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
-    return search_fused(index, score, open_S, _own_positions(index, excluded), k, fusion)
+        keys_Bk, path_Bk = _search_max(index, score, queries, excluded, k, quantised)
+    else:
+        open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
+        banned = _own_positions(index, excluded)
+        keys_Bk, path_Bk = search_fused(index, score, open_S, banned, k, fusion)
+
+    if queries.repeats is None:
+        return keys_Bk, path_Bk
+    paths = queries.bias_BK.shape[1]
+    return _with_repeats(index, queries.repeats, paths, keys_Bk, path_Bk)
+
+
+def _with_repeats(
+    index: GroupIndex, repeats: Repeats, path: int, keys_Bk: Tensor, path_Bk: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Merges repeats that are candidates on this rank into the best items.
+
+    Args:
+        index: the candidates on this rank.
+        repeats: the repeats. None of them is among the best items.
+        path: the number of the repeats' path.
+        keys_Bk, path_Bk: the best items of the other paths.
+    """
+    # An item that is in no item set may not be found, for example because a request denies it.
+    device = keys_Bk.device
+    found, position = index.places(repeats.row_R.cpu().numpy())
+    in_a_set_C = index.reach(torch.ones(path, dtype=torch.bool, device=device))
+    allowed = in_a_set_C[torch.from_numpy(position).to(device)]
+    kept_R = torch.from_numpy(found).to(device)[allowed]
+
+    user_R, order = repeats.user_R[kept_R].sort(stable=True)
+    keys_R = encode(repeats.score_R[kept_R], repeats.row_R[kept_R])[order]
+
+    # Repeat number n of a user, from 0, gets column n of a padded matrix.
+    count_B = torch.bincount(user_R, minlength=len(keys_Bk))
+    column_R = torch.arange(len(user_R), device=user_R.device)
+    column_R = column_R - (count_B.cumsum(0) - count_B)[user_R]
+    most = int(count_B.max()) if len(user_R) else 0
+    padded = keys_Bk.new_full((len(keys_Bk), most), NOTHING)
+    padded[user_R, column_R] = keys_R
+
+    keys = torch.cat([keys_Bk, padded], 1)
+    paths = torch.cat([path_Bk, torch.full_like(padded, path, dtype=path_Bk.dtype)], 1)
+    best_Bk, column_Bk = keys.topk(keys_Bk.shape[1], dim=1)
+    return best_Bk, paths.gather(1, column_Bk)
 
 
 def _search_max(

@@ -1,9 +1,9 @@
 """The inputs and results of a search: queries, exclusions, and the items that were found.
 
-Shapes: B users, K paths, k results, d width.
+Shapes: B users, K paths, k results, d width, R repeats.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ class Found:
     Attributes:
         row_Bk: int64 row ids of the items; -1 after the end of a shorter list.
         score_Bk: the fused scores, in descending order unless lists were diversified.
-        path_Bk: the path that gave the score, or that contributed most to it.
+        path_Bk: the path that gave the score, or that contributed most to it; K for a repeat.
     """
 
     row_Bk: Tensor
@@ -47,23 +47,50 @@ class Exclusions:
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """Items of users' histories with the scores that the repeat head gives them.
+
+    A search takes these scores instead of those of the paths. A (user, row id) pair occurs once.
+
+    Attributes:
+        user_R: the item's user, as a position in the batch.
+        row_R: the row id of the item.
+        score_R: the score of the item, float32.
+    """
+
+    user_R: Tensor
+    row_R: Tensor
+    score_R: Tensor
+
+    def with_bias(self, bias: float) -> "Repeats":
+        """Returns the same items with a number added to their scores."""
+        return Repeats(self.user_R, self.row_R, self.score_R + bias)
+
+
+@dataclass(frozen=True)
 class Queries:
     """The queries of a batch of users.
 
     Attributes:
         vector_BKd: the query of each path, scaled and normalised for scoring.
         bias_BK: added to all scores of a path; -inf if the path is closed to the user.
+        repeats: items whose scores are known already; the number of their path is K. None without
+            a repeat head.
     """
 
     vector_BKd: Tensor
     bias_BK: Tensor
+    repeats: Repeats | None = None
 
     def __len__(self) -> int:
         return len(self.bias_BK)
 
     def within(self, open_BK: Tensor) -> "Queries":
         """Returns the same queries, but closes every path that is not open in `open_BK`."""
-        return Queries(self.vector_BKd, self.bias_BK.masked_fill(~open_BK, -torch.inf))
+        return replace(self, bias_BK=self.bias_BK.masked_fill(~open_BK, -torch.inf))
+
+    def without_repeats(self) -> "Queries":
+        return replace(self, repeats=None)
 
     @classmethod
     def unbiased(cls, vector_BKd: Tensor) -> "Queries":

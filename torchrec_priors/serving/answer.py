@@ -57,7 +57,8 @@ def answer(
     users = _as_users(histories, finder.context)
     queries = request.queries(finder, users)
     # Without this check, a user with only closed paths would get an empty list, without a reason.
-    if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
+    closed_B = torch.isneginf(queries.bias_BK).all(1)
+    if request.bias_K is not None and queries.repeats is None and closed_B.any():
         raise UserError(
             "only, mute: the heads that are left belong to groups that this user is not in: "
             "name heads of this user's groups"
@@ -78,7 +79,11 @@ def answer(
         items = []
         for rank, row in enumerate(row_Bk[user, : len(score_kK)].tolist()):
             # A path has the score -inf if it is closed to the user, or excluded by the request.
-            scores = {path: float(score_kK[rank, path]) for path in paths_of_item[row]}
+            paths = paths_of_item[row]
+            scores = {path: float(score_kK[rank, path]) for path in paths}
+            # Only the repeat head gives an item of the history a score.
+            if int(path_Bk[user, rank]) == score_kK.shape[1]:
+                scores = {score_kK.shape[1]: float(score_Bk[user, rank])}
             items.append(
                 Answer(
                     row=row,

@@ -73,9 +73,16 @@ def export(
         The content of `export.json`; on ranks other than 0 it is empty.
 
     Raises:
-        UserError: the folder exists and is not empty.
+        UserError: the folder exists and is not empty, or the run has a repeat head.
         OutsideError: the folder cannot be written.
     """
+    # An export holds item vectors. The repeat head scores the positions of a history.
+    if run.model.repeat_head is not None:
+        raise UserError(
+            "export: this run has a repeat head (repeats.weight), which an export cannot hold: use "
+            "`recommend`, or train without it"
+        )
+
     # The folder is written under another name and renamed at the end, so it is always complete.
     check_out(out)
     partial = out.absolute().with_name(f".{out.absolute().name}.partial")

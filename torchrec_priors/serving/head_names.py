@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.errors import UserError, nearest, shown
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval.find import REPEAT
 
 _BETWEEN = " / "
 _SHOWN = 5  # groups of each level that a message names
@@ -22,7 +24,8 @@ class Named:
     """The heads that a name matches.
 
     Attributes:
-        path_K: bool, whether the name matches this path's head.
+        path_K: bool, whether the name matches this path's head. If the model has a repeat head, one
+            more entry says whether the name matches that.
         restricts_items: whether any group in the name restricts items.
     """
 
@@ -38,12 +41,23 @@ class HeadNames:
         short-term / Comedy    a path, or the first groups of a path
         Comedy                 a group of any level
         genre: Comedy          a group of the level with this prior
+        repeat                 the repeat head, if the model has one
 
     Names must match exactly.
+
+    Attributes:
+        heads: the number of heads.
     """
 
-    def __init__(self, tree: PriorTree) -> None:
+    def __init__(self, tree: PriorTree, *, repeats: bool = False) -> None:
+        """
+        Args:
+            tree: the prior tree.
+            repeats: whether the model also has a repeat head.
+        """
         self.tree = tree
+        self._repeats = repeats
+        self.heads = len(tree.item_set_K) + repeats
         self._priors: list[str] = [level.name for level in tree.levels]  # type: ignore[misc]
         self._groups = tree.group_names
         self._group_LK = [tree.groups_at(number) for number in range(len(tree.levels))]
@@ -58,6 +72,17 @@ class HeadNames:
         Raises:
             UserError: no head has the name, or groups of several priors have it.
         """
+        if not self._repeats:
+            return self._find(name, option)
+        if name == REPEAT:
+            path_K = torch.zeros(self.heads, dtype=torch.bool)
+            path_K[-1] = True
+            return Named(path_K, False)
+        match = self._find(name, option)
+        return Named(F.pad(match.path_K, (0, 1)), match.restricts_items)
+
+    def _find(self, name: str, option: str) -> Named:
+        """Like `find`, for the heads of the tree."""
         # A tree without levels has one head, called "all".
         if not self._priors and name == "all":
             return Named(torch.ones(len(self.tree.item_set_K), dtype=torch.bool), False)
@@ -165,6 +190,8 @@ class HeadNames:
         for prior, groups in zip(self._priors, groups_of_levels, strict=True):
             more = ", ..." if len(groups) > _SHOWN else ""
             levels.append(f"{prior}: {', '.join(groups[:_SHOWN])}{more}")
+        if self._repeats:
+            levels.append(REPEAT)
         return f"valid: {'; '.join(levels) or 'all'}"
 
     def _with_heads(self, level: int) -> list[str]:

@@ -76,8 +76,9 @@ class Levers:
             raise UserError(f"at-least: {len(self.at_least)} groups: give {MOST_SHARES} at most")
 
     def bias(self, names: HeadNames) -> Tensor | None:
-        """Returns the bias of each head, [K], which is added to its scores.
+        """Returns the bias of each head, which is added to its scores.
 
+        There are K, and one more for a repeat head.
         It is the logarithm of the head's factor, or -inf if the head may not be used. It is None if
         `only`, `mute` and `boost` are not used.
 
@@ -87,8 +88,7 @@ class Levers:
         if self.only is None and not self.mute and not self.boost:
             return None
 
-        paths = len(names.tree.item_set_K)
-        is_used_K = torch.full((paths,), self.only is None)
+        is_used_K = torch.full((names.heads,), self.only is None)
         for name in self.only or ():
             is_used_K |= names.find(name, "only").path_K
         # `mute` is applied after `only`, so it has priority.
@@ -100,7 +100,7 @@ class Levers:
             )
 
         # The logarithms of several factors are added up in float64, and rounded to float32 once.
-        bias_K = torch.zeros(paths, dtype=torch.float64)
+        bias_K = torch.zeros(names.heads, dtype=torch.float64)
         for name, factor in self.boost.items():
             path_K = names.find(name, "boost").path_K
             if not (path_K & is_used_K).any():
@@ -122,7 +122,8 @@ class Levers:
                     f"at-least: '{name}' does not restrict items: name a group of items, such as a"
                     " category"
                 )
-        return {name: match.path_K for name, match in matches.items()}
+        paths = len(names.tree.item_set_K)
+        return {name: match.path_K[:paths] for name, match in matches.items()}
 
 
 def _is_number(value: object) -> bool:

@@ -32,10 +32,7 @@ def ask_each(finder: Finder, users: Histories) -> PathQueries:
             finder.model.queries(_single(together, slice(*pair)))
             for pair in itertools.pairwise(bounds)
         ]
-    whole = PathQueries(
-        torch.cat([answer.query_BKd for answer in answers]),
-        torch.cat([answer.log_group_BK for answer in answers]),
-    )
+    whole = PathQueries.joined(answers)
     # If there are no users, `histories` still returns one history; its query is removed.
     return whole.first(len(users))
 

@@ -3,6 +3,7 @@
 Shapes: B users, K paths, J groups with a minimum share.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +28,8 @@ class Request:
     Attributes:
         k: the number of items for each history.
         index: the items on this rank that may be recommended.
-        bias_K: added to the scores of each head; -inf if the head may not be used. None if nothing
-            is added.
+        bias_K: added to the scores of each head, the repeat head last; -inf if the head may not be
+            used. None if nothing is added.
         shares: the shares that groups must have in each list, or None.
     """
 
@@ -60,14 +61,17 @@ class Request:
                 "cannot be combined with shares"
             )
 
-        names = HeadNames(finder.model.tree)
+        names = HeadNames(finder.model.tree, repeats=finder.model.repeat_head is not None)
         bias_K = levers.bias(names)
         path_K = levers.shares(names)
         # The remaining heads may be unable to retrieve any of the allowed items. Each rank counts
         # only its own items, so the counts are added up.
         if bias_K is not None:
-            reached = index.reach(~torch.isneginf(bias_K)).sum()
-            if not int(ranks.total(reached)):
+            is_used_K = ~torch.isneginf(bias_K)
+            paths = len(finder.model.tree.item_set_K)
+            reached = index.reach(is_used_K[:paths]).sum()
+            # What the repeat head retrieves depends on the history.
+            if not int(ranks.total(reached)) and not is_used_K[paths:].any():
                 raise UserError(
                     "only, mute: the heads that may answer retrieve none of the items that are "
                     "allowed: allow more items, or name other heads"
@@ -83,7 +87,13 @@ class Request:
         # A bias of -inf closes a path.
         if self.bias_K is None:
             return queries
-        return Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)
+
+        paths = queries.bias_BK.shape[1]
+        repeats = queries.repeats
+        if repeats is not None:
+            bias = float(self.bias_K[paths])
+            repeats = None if math.isinf(bias) else repeats.with_bias(bias)
+        return Queries(queries.vector_BKd, queries.bias_BK + self.bias_K[:paths], repeats)
 
     def find(self, finder: Finder, users: Histories, queries: Queries) -> tuple[Found, Tensor]:
         """Finds the items of this rank's users. Every rank must call it.

@@ -22,7 +22,7 @@ from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import History, PreparedData
 from torchrec_priors.remote.uri import Place
-from torchrec_priors.retrieval.find import Finder
+from torchrec_priors.retrieval.find import Finder, head_names
 from torchrec_priors.serving.answer import Answer, answer
 from torchrec_priors.serving.catalogue import Catalogue, ItemId
 from torchrec_priors.serving.levers import Levers
@@ -98,7 +98,7 @@ class LoadedRun:
             self.model = built.model.eval()
             self.columns = built.columns
             self.depths = built.depths
-            self.heads = [path.name for path in built.model.tree.paths]
+            self.heads = head_names(built.model)
 
             self.finder = Finder.of(
                 self.model,

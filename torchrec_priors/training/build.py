@@ -169,6 +169,11 @@ def build_model(
         raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
 
     parts = _prepare_parts(config, data, ranks, trained, for_training)
+    if config.repeats.weight and not config.loss.gate and bool(parts.tree.decided().any()):
+        raise UserError(
+            "repeats.weight: the scores of heads for groups of items are compared with those of "
+            "repeats, which needs a gate: set loss.gate=1"
+        )
     items = None if trained is None else trained.items
     features = load_features(config.encoder.item_features, data, items)
     model = _make_model(config, data, ranks, parts, features)
@@ -275,6 +280,7 @@ def _make_model(
         side_features,
         config.loss.gate,
         load_baseline(config.baseline, dim, context),
+        repeat_weight=config.repeats.weight,
         item_rows=parts.rows,
         behaviour=Behaviour(
             exchange=ranks.exchange(),
