@@ -30,7 +30,7 @@ _START = 4
 _COMPLETE = 5
 
 SPENDING = ("bargain hunters", "mid-range shoppers", "premium shoppers")
-_SPENDING_SHARES = (0.4, 0.4, 0.2)
+SPENDING_SHARES = (0.4, 0.4, 0.2)
 
 LENGTHS = Lengths(median=60.0, spread=0.75, shortest=5, longest=500)  # about 80 on average
 _LIVES = (60.0, 200.0)  # the minimum and maximum number of interactions that an interest lasts
@@ -132,7 +132,7 @@ class _Interests:
         self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)
 
         # The index into SPENDING is also the user's price band.
-        bounds = np.cumsum(_SPENDING_SHARES)[:-1]
+        bounds = np.cumsum(SPENDING_SHARES)[:-1]
         self.band_U = np.searchsorted(bounds, uniform(self.keys, Stream.spending), side="right")
 
         # Popular categories are in the taste of more users. The two categories may be the same.
