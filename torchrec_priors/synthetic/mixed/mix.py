@@ -44,7 +44,7 @@ class Mix:
         UserError: A value is out of range, or the shares are more than 1 together.
     """
 
-    long_term: float = 0.35
+    long_term: float = 0.4
     session: float = 0.2
     event: float = 0.1
     community: float = 0.15

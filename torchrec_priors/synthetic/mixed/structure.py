@@ -3,7 +3,7 @@
 Communities and favourites are random, so they are independent of the categories and of each other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from torchrec_priors.synthetic.catalogue import Catalogue
 from torchrec_priors.synthetic.histories import EVENTS, SPENDING
 from torchrec_priors.synthetic.mixed.pools import Pools
 
+# Popularity is the catalogue's to this power. With 1, the most popular items of each set would have
+# so much of it that popularity alone would be nearly as good as knowledge of the user.
+_FLATTER = 0.7
 _FAVOURITES = 0.05  # share of the catalogue that is a favourite of an event type, or of a group
 _FEWEST_FAVOURITES = 8
 _STREAM = 0x737472756374  # distinguishes these draws from other uses of the seed
@@ -25,7 +28,7 @@ class Structure:
     each kind.
 
     Attributes:
-        catalogue: The catalogue.
+        catalogue: The catalogue, with the popularities of this world.
         community: The number of each item's community, by position.
         favourite_of_event: The positions of the favourites of each event type.
         favourite_of_group: The positions of the favourites of each group.
@@ -52,6 +55,9 @@ class Structure:
         """
         random = np.random.Generator(np.random.Philox(key=[seed, _STREAM]))
         items = len(catalogue.leaf)
+        flatter = catalogue.weight**_FLATTER
+        catalogue = replace(catalogue, weight=flatter / flatter.sum())
+
         community = random.permutation(np.arange(items) % communities)
 
         size = min(items, max(_FEWEST_FAVOURITES, int(_FAVOURITES * items)))
