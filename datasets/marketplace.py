@@ -48,7 +48,7 @@ class Generation:
         community: (`mixed`) the share drawn from the user's communities of items.
         group: (`mixed`) the share drawn from the favourites of the user's group.
         drift: (`mixed`) how far the weights of long-term interests move, in logits.
-        communities: (`mixed`) the number of communities; one for every 100 items if not given.
+        communities: (`mixed`) the number of communities; one for every 40 items if not given.
     """
 
     world: Literal["sessions", "mixed"] = "sessions"

@@ -226,7 +226,7 @@ def test_a_users_rows_depend_on_the_user_alone_and_a_cut_history_is_the_beginnin
     [
         ({"session": -0.1}, "session = -0.1: give a share from 0 to 1"),
         ({"group": float("nan")}, "group = nan: give a share"),
-        ({"long_term": 0.9}, "are 1.45 together: give shares with a sum of at most 1"),
+        ({"long_term": 0.9}, "are 1.6 together: give shares with a sum of at most 1"),
         ({"drift": float("inf")}, "drift = inf: give a number from 0 to 10"),
         ({"communities": 1}, "communities = 1: give a number from 2 to 1000"),
     ],

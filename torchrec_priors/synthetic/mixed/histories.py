@@ -26,7 +26,7 @@ from torchrec_priors.synthetic.rows import Rows, times
 # Shares of the event types. They are more even than MerRec's, so that a log of a few users has
 # enough interactions of each type to learn its favourites.
 EVENT_SHARES = (0.60, 0.16, 0.10, 0.06, 0.05, 0.03)
-SESSION_LENGTH = 8.0  # interactions in a session, on average
+SESSION_LENGTH = 12.0  # interactions in a session, on average
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,18 @@ class Mix:
         community: The share drawn from the user's communities.
         group: The share drawn from the favourites of the user's group.
         drift: How far the weights of the long-term interests move, in logits; 0 if they stay.
-        communities: The number of communities of items; None for one for every 100 items, and at
+        communities: The number of communities of items; None for one for every 40 items, and at
             least 2 and at most 64.
 
     Raises:
         UserError: A value is out of range, or the shares are more than 1 together.
     """
 
-    long_term: float = 0.4
-    session: float = 0.2
+    long_term: float = 0.25
+    session: float = 0.25
     event: float = 0.1
-    community: float = 0.15
-    group: float = 0.1
+    community: float = 0.2
+    group: float = 0.15
     drift: float = 1.0
     communities: int | None = None
 
@@ -83,9 +83,9 @@ class Mix:
         """Returns the number of communities in a catalogue with `items` items.
 
         >>> [Mix().communities_of(items) for items in (74, 2_364, 44_456)]
-        [2, 23, 64]
+        [2, 59, 64]
         """
-        wanted = min(max(items // 100, 2), 64) if self.communities is None else self.communities
+        wanted = min(max(items // 40, 2), 64) if self.communities is None else self.communities
         if wanted > items:
             raise UserError(
                 f"--option: communities = {wanted}: the catalogue has only {items} items"

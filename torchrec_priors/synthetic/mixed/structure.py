@@ -14,7 +14,7 @@ from torchrec_priors.synthetic.mixed.pools import Pools
 # Popularity is the catalogue's to this power. With 1, the most popular items of each set would have
 # so much of it that popularity alone would be nearly as good as knowledge of the user.
 _FLATTER = 0.7
-_FAVOURITES = 0.05  # share of the catalogue that is a favourite of an event type, or of a group
+_FAVOURITES = 0.02  # share of the catalogue that is a favourite of an event type, or of a group
 _FEWEST_FAVOURITES = 8
 _STREAM = 0x737472756374  # distinguishes these draws from other uses of the seed
 
