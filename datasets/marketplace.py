@@ -4,29 +4,88 @@
 item_id, event, time in ms), `items` (item_id, title, category, category2, category3, price in
 cents) and `users` (user_id, spending).
 
-`torchrec_priors/synthetic/` describes how the log is generated. It has six event types with
-MerRec's shares, users with 5 to 500 interactions, Zipf popularity, interests that drift, sessions,
-and purchases that follow views. `truth/interests.parquet` keeps the generated interests (user_id,
-category3, from, until) for checks. This file does not read them.
+`torchrec_priors/synthetic/` describes how the log is generated. There are two worlds. In the world
+`sessions`, a session is about one interest; it has MerRec's shares of event types, interests that
+are replaced by others, and purchases that follow views. In the world `mixed`, users mix interests,
+and every signal has a share that can be set (see the card, `marketplace.md`). Both have six event
+types, users with 5 to 500 interactions, and Zipf popularity. The folder `truth` keeps what was
+planted, for checks. This file does not read it.
 
 Priors: `category` (10 groups; the category prior), `category2` (60), `category3` (240; small
 catalogues use only a part of these groups), `event`, and for users `spending`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine, Rule
 from torchrec_priors.preparation.raw import BadRows, folder_with, require_files
-from torchrec_priors.synthetic.files import ITEMS, LOG, USERS, generate
+from torchrec_priors.synthetic import files
+from torchrec_priors.synthetic.files import ITEMS, LOG, USERS
 from torchrec_priors.synthetic.histories import EVENTS
-
-__all__ = ["generate", "load"]
+from torchrec_priors.synthetic.mixed.mix import Mix
 
 _LEVELS = ("category", "category2", "category3")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Options of the generated log.
+
+    Attributes:
+        world: `sessions` (a session is about one interest), or `mixed` (users mix interests).
+        items: the number of items of the catalogue; 0.25 rows^0.75 if it is not given.
+        long_term: (`mixed`) the share of interactions drawn from the user's long-term interests.
+        session: (`mixed`) the share drawn from the session's topics.
+        event: (`mixed`) the share drawn from the favourites of the event type.
+        community: (`mixed`) the share drawn from the user's communities of items.
+        group: (`mixed`) the share drawn from the favourites of the user's group.
+        drift: (`mixed`) how far the weights of long-term interests move, in logits.
+        communities: (`mixed`) the number of communities; one for every 40 items if not given.
+    """
+
+    world: Literal["sessions", "mixed"] = "sessions"
+    items: int | None = None
+    long_term: float | None = None
+    session: float | None = None
+    event: float | None = None
+    community: float | None = None
+    group: float | None = None
+    drift: float | None = None
+    communities: int | None = None
+
+    def mix(self) -> Mix | None:
+        """Returns the settings of the world `mixed`, or None for the other world.
+
+        Raises:
+            UserError: a value is out of range, or belongs to the other world.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(Mix)}
+        given = {name: value for name, value in values.items() if value is not None}
+        if self.world == "mixed":
+            return Mix(**given)
+
+        if given:
+            raise UserError(f"--option: {', '.join(given)} needs --option world=mixed")
+        return None
+
+
+def generate(
+    raw: Path,
+    rows: int,
+    seed: int,
+    report: Callable[[str], None] = lambda _: None,
+    options: Generation = Generation(),
+) -> None:
+    """Writes a folder with a log of exactly `rows` interactions; see `synthetic/files.py`."""
+    files.generate(raw, rows, seed, report, items=options.items, mix=options.mix())
 
 
 def load(raw: Path, bad_rows: BadRows, engine: Engine) -> Corpus:

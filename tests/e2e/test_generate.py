@@ -38,3 +38,15 @@ def test_a_corpus_that_cannot_generate_names_those_that_can(tmp_path):
         "error: --generate: corpus 'movielens' cannot generate raw files; these can: "
     )
     assert "marketplace" in done.stderr
+
+
+@pytest.mark.slow
+def test_options_of_a_generated_log_belong_to_generate(tmp_path):
+    arguments = ["--dataset", "marketplace", "--raw", tmp_path / "raw", "--out", tmp_path / "data"]
+    mixed = ["--option", "world=mixed", "--option", "session=0"]
+    app("prepare", *arguments, *mixed, "--generate", "1000")
+    assert "options" not in read_manifest(tmp_path / "data").settings
+    app("prepare", *arguments)  # the log is there, and its options are kept with it
+    done = app("prepare", *arguments, *mixed, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --option: 'world' is an option of a generated log")

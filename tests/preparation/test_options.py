@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.corpus import find_corpus
-from torchrec_priors.preparation.options import read_options
+from torchrec_priors.preparation.corpus import find_corpus, generate_log
+from torchrec_priors.preparation.options import divide_options, read_generation, read_options
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.manifest import read_manifest
 
@@ -127,3 +127,38 @@ def test_a_shipped_corpus_explains_each_option_in_its_card(name):
     for option in vars(read_options(found, [])):
         assert f"| `{option}` |" in card
         assert f"{option}: " in found.Options.__doc__
+
+
+GENERATION = """
+
+@dataclass(frozen=True)
+class Generation:
+    pace: float = 1.0
+
+
+def generate(raw, rows, seed, report, options):
+    (raw / "log.txt").write_text(f"{rows} rows of seed {seed} at {options.pace}")
+"""
+
+
+def test_options_of_a_generated_log_are_apart_from_those_of_the_corpus(corpus, tmp_path):
+    corpus.write_text(CORPUS + GENERATION)
+    found = find_corpus(str(corpus))
+    given = ["users=4", "pace=2.5", "colour=blue"]
+    assert divide_options(found, given) == (("users=4", "colour=blue"), ("pace=2.5",))
+    assert read_generation(found, ["pace=2.5"]).pace == 2.5
+    generate_log(str(corpus), tmp_path / "raw", 7, 3, print, ["pace=2.5"])
+    assert (tmp_path / "raw" / "log.txt").read_text() == "7 rows of seed 3 at 2.5"
+
+    with pytest.raises(UserError, match="'pace' is an option of a generated log: give it together"):
+        read_options(found, given)
+    with pytest.raises(UserError, match="no option 'pac': did you mean 'pace'"):
+        read_options(found, ["pac=1"])
+    with pytest.raises(UserError, match="pace = 'fast': input should be a valid number"):
+        read_generation(found, ["pace=fast"])
+    assert read_options(found, []).users == 3
+
+
+def test_a_corpus_without_options_of_generated_logs_takes_none(corpus):
+    assert divide_options(find_corpus(str(corpus)), ["users=4", "pace=1"])[1] == ()
+    assert read_generation(find_corpus(str(corpus)), []) is None

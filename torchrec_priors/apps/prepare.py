@@ -16,10 +16,10 @@ from torchrec_priors.preparation.append.settings import Given
 from torchrec_priors.preparation.build.into_a_store import prepare_there
 from torchrec_priors.preparation.build.split import SplitBy
 from torchrec_priors.preparation.build.summary import summary
-from torchrec_priors.preparation.corpus import find_corpus, find_generator
+from torchrec_priors.preparation.corpus import find_corpus, generate_log
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
-from torchrec_priors.preparation.options import read_options
+from torchrec_priors.preparation.options import divide_options, read_options
 from torchrec_priors.preparation.prepare import Settings
 from torchrec_priors.preparation.prepare import prepare as prepare_locally
 from torchrec_priors.remote.mirror import mirror
@@ -180,6 +180,9 @@ def prepare(
         else:
             if dataset is None:
                 raise UserError("--dataset: name a corpus, or the file of your own")
+            of_log: tuple[str, ...] = ()
+            if generate is not None:
+                options, of_log = divide_options(find_corpus(dataset), options)
             settings = Settings(
                 dataset,
                 # For a URI, the local copy replaces this path after the options are checked.
@@ -196,7 +199,7 @@ def prepare(
             # generated or downloaded.
             read_options(find_corpus(dataset), options)
             if generate is not None:
-                find_generator(dataset)(settings.raw, generate, settings.seed, report)
+                generate_log(dataset, settings.raw, generate, settings.seed, report, of_log)
             if isinstance(source, Uri):
                 settings = replace(settings, raw=mirror(source, "--raw", report))
 

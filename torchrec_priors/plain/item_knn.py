@@ -67,20 +67,44 @@ def load(options: Options, log: Log) -> ItemKnn:
     blocks = []
     for first in range(0, log.items, _ROWS):
         both = (seen_IU[first : first + _ROWS] @ seen_UI).tocoo()
-        row = both.row + first
-        other = row != both.col
-        row = row[other]
+        other = both.row + first != both.col
+        row = both.row[other]
         column = both.col[other]
         similarity = both.data[other] / (
-            np.sqrt(users_I[row] * users_I[column]) + options.shrinkage
+            np.sqrt(users_I[row + first] * users_I[column]) + options.shrinkage
         )
+        if options.neighbours:
+            # Only a small part has to be sorted.
+            high = _is_high(row, similarity, options.neighbours)
+            row = row[high]
+            column = column[high]
+            similarity = similarity[high]
 
         # Rows in order, each with the most similar items first.
         order = np.lexsort((place_I[column], -similarity, row))
         if options.neighbours:
-            counts = np.bincount(row - first, minlength=both.shape[0])
+            counts = np.bincount(row, minlength=both.shape[0])
             starts = np.repeat(np.cumsum(counts) - counts, counts)
             order = order[np.arange(len(order)) - starts < options.neighbours]
-        places = (row[order] - first, column[order])
+        places = (row[order], column[order])
         blocks.append(sparse.csr_matrix((similarity[order], places), both.shape))
     return ItemKnn(sparse.vstack(blocks).tocsr(), options.last)
+
+
+def _is_high(row: np.ndarray, value: np.ndarray, k: int) -> np.ndarray:
+    """Returns bool: whether a value is at least as high as the k-th highest of its row.
+
+    Args:
+        row: the row of each value, ascending.
+        value: the values.
+        k: how many values are high; more if some are equal, and all in a row of fewer.
+    """
+    counts = np.bincount(row)
+    ends = np.cumsum(counts)
+    high = np.ones(len(value), bool)
+    for number in np.flatnonzero(counts > k):
+        count = counts[number]
+        of_row = slice(ends[number] - count, ends[number])
+        lowest = np.partition(value[of_row], count - k)[count - k]
+        high[of_row] = value[of_row] >= lowest
+    return high

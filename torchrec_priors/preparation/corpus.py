@@ -18,7 +18,7 @@ import ibis.expr.types as ir
 from torchrec_priors.common.plugin import load_file
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.preparation.options import declares_options, read_options
+from torchrec_priors.preparation.options import declares_options, read_generation, read_options
 from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.raw.delimited import BadRows
 
@@ -150,7 +150,8 @@ class CorpusFile(Protocol):
 class Generate(Protocol):
     """The function `generate` of a corpus file.
 
-    It fills the folder `raw` with a log of `rows` interactions.
+    It fills the folder `raw` with a log of `rows` interactions. If the corpus file declares a class
+    `Generation`, the function takes an instance of it as the fifth argument.
     """
 
     def __call__(
@@ -217,13 +218,30 @@ def load_corpus(
     return corpus_file.load(*arguments)
 
 
-def find_generator(name_or_file: str) -> Generate:
-    """Returns the function that generates raw files of this corpus.
+def generate_log(
+    name_or_file: str,
+    raw: Path,
+    rows: int,
+    seed: int,
+    report: Callable[[str], None],
+    options: Sequence[str] = (),
+) -> None:
+    """Fills the folder `raw` with a generated log of this corpus.
+
+    Args:
+        name_or_file: the name of a corpus that ships with the project, or the path of a file.
+        raw: the folder.
+        rows: the number of interactions.
+        seed: the seed of all draws.
+        report: called with messages about the progress.
+        options: the options of the generated log, each as `key=value`.
 
     Raises:
-        UserError: there is no such corpus, or it defines no `generate(raw, rows, seed, report)`.
+        UserError: there is no such corpus, it defines no `generate(raw, rows, seed, report)`, or an
+            option is wrong.
     """
-    generate: Generate | None = getattr(find_corpus(name_or_file), "generate", None)
+    corpus_file = find_corpus(name_or_file)
+    generate: Callable[..., None] | None = getattr(corpus_file, "generate", None)
     if generate is None:
         # Only the message needs these names, because finding them loads every corpus.
         able = [name for name in known_corpora() if hasattr(find_corpus(name), "generate")]
@@ -231,7 +249,12 @@ def find_generator(name_or_file: str) -> Generate:
             f"--generate: corpus '{name_or_file}' cannot generate raw files;"
             f" these can: {', '.join(able)}"
         )
-    return generate
+
+    chosen = read_generation(corpus_file, options)
+    if chosen is None:
+        generate(raw, rows, seed, report)
+    else:
+        generate(raw, rows, seed, report, chosen)
 
 
 def corpus_path(name_or_file: str) -> Path:

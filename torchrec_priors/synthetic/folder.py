@@ -6,7 +6,7 @@ call can check whether the content is the same.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def make_folder(
     seed: int,
     report: Report,
     write: Callable[[Path], None],
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Creates a folder with the files that `write` writes.
 
@@ -43,6 +44,7 @@ def make_folder(
         seed: The seed of all draws.
         report: Called with messages about the progress.
         write: Writes the files into an empty folder.
+        options: What else the content depends on, as it is written into the description.
 
     Raises:
         UserError: There are too few rows, the seed is out of range, or the folder contains
@@ -55,7 +57,13 @@ def make_folder(
 
     raw = raw.absolute()
     _check_room(raw, rows)
-    about = {"corpus": corpus, "version": version, "rows": rows, "seed": seed}
+    about = {
+        "corpus": corpus,
+        "version": version,
+        "rows": rows,
+        "seed": seed,
+        **({"options": dict(options)} if options else {}),
+    }
     try:
         if _is_made(raw, about):
             report(f"{raw} already holds this log")
@@ -114,7 +122,9 @@ def _is_made(raw: Path, about: dict[str, Any]) -> bool:
             "choose another folder, or leave out --generate"
         ) from error
     if marker != about:
-        made = ", ".join(f"{name} {marker.get(name)}" for name in about)
+        # A log without options has no such entry.
+        names = dict.fromkeys((*about, *marker))
+        made = ", ".join(f"{name} {marker.get(name, 'none')}" for name in names)
         raise UserError(
             f"--raw: '{raw}' holds another generated log ({made}): choose another folder"
         )

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_priors.synthetic.catalogue import BANDS, Catalogue
-from torchrec_priors.synthetic.randomness import Stream, uniform, user_keys
+from torchrec_priors.synthetic.randomness import Stream, counter_of, uniform, user_keys
+from torchrec_priors.synthetic.rows import Rows, times
 from torchrec_priors.synthetic.users import Lengths
 
 EVENTS = ("item_view", "item_like", "item_add_to_cart", "offer_make", "buy_start", "buy_complete")
@@ -29,7 +30,7 @@ _START = 4
 _COMPLETE = 5
 
 SPENDING = ("bargain hunters", "mid-range shoppers", "premium shoppers")
-_SPENDING_SHARES = (0.4, 0.4, 0.2)
+SPENDING_SHARES = (0.4, 0.4, 0.2)
 
 LENGTHS = Lengths(median=60.0, spread=0.75, shortest=5, longest=500)  # about 80 on average
 _LIVES = (60.0, 200.0)  # the minimum and maximum number of interactions that an interest lasts
@@ -47,12 +48,6 @@ _REDRAWS = 4  # how often a view is drawn again if the user has already seen its
 # Probability that an event after a view is on the item viewed last, not on an earlier one.
 _STEP_BACK = 0.6
 _BUYS_COMPLETED = SHARES[_COMPLETE] / SHARES[_START]
-# Times in ms.
-_DAY = 86_400_000
-_EPOCH = 1_683_000_000_000  # 2 May 2023
-_SPAN = 60  # the number of days over which users' first interactions are spread
-_WITHIN = 40_000.0  # mean gap within a session
-_BETWEEN = 1.5 * _DAY  # mean gap between sessions
 
 
 @dataclass(frozen=True)
@@ -96,12 +91,12 @@ def make_histories(
         lengths: The number of interactions of each user.
     """
     # Each part draws from streams of its own, so the draws do not depend on the order of the calls.
-    rows = _Rows(user_keys(seed, users), lengths)
+    rows = Rows(user_keys(seed, users), lengths, _SESSION_LENGTH)
     interests = _Interests(catalogue, rows)
     event = _events(rows)
     position = _views(catalogue, rows, interests, event == _VIEW)
     position = _follow_ups(rows, event, position)
-    time = _times(rows)
+    time = times(rows)
 
     user, leaf, first, last = interests.periods()
     return MadeUpHistories(
@@ -118,38 +113,6 @@ def make_histories(
     )
 
 
-class _Rows:
-    """The user, step and session of each row; a row is an interaction.
-
-    Attributes:
-        keys: The random key of each user, [U].
-        lengths: The number of rows of each user, [U].
-        start: The first row of each user, [U].
-        user: The index of each row's user, [R].
-        key: The random key of each row's user, [R].
-        step: The number of each row among the rows of its user, from 0, [R].
-        opens: Whether a session begins at the row, [R].
-        session: The number of each row's session, counted over all users, [R].
-        opening: The row at which each session begins, [S].
-    """
-
-    def __init__(self, keys: np.ndarray, lengths: np.ndarray) -> None:
-        self.keys = keys
-        self.lengths = lengths
-        self.start = np.cumsum(lengths) - lengths
-        self.user = np.repeat(np.arange(len(keys)), lengths)
-        self.key = keys[self.user]
-        self.step = np.arange(len(self.user)) - self.start[self.user]
-
-        self.opens = (self.uniform(Stream.session_start) < 1 / _SESSION_LENGTH) | (self.step == 0)
-        self.session = np.cumsum(self.opens) - 1
-        self.opening = np.flatnonzero(self.opens)
-
-    def uniform(self, stream: Stream) -> np.ndarray:
-        """Returns a number in [0, 1) for each row."""
-        return uniform(self.key, stream, self.step)
-
-
 class _Interests:
     """The interests of each user.
 
@@ -162,14 +125,14 @@ class _Interests:
         taste_2U: The two level-1 categories of each user's taste.
     """
 
-    def __init__(self, catalogue: Catalogue, rows: _Rows) -> None:
+    def __init__(self, catalogue: Catalogue, rows: Rows) -> None:
         self.catalogue = catalogue
         self.rows = rows
         self.keys = rows.keys
         self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)
 
         # The index into SPENDING is also the user's price band.
-        bounds = np.cumsum(_SPENDING_SHARES)[:-1]
+        bounds = np.cumsum(SPENDING_SHARES)[:-1]
         self.band_U = np.searchsorted(bounds, uniform(self.keys, Stream.spending), side="right")
 
         # Popular categories are in the taste of more users. The two categories may be the same.
@@ -188,7 +151,7 @@ class _Interests:
     def leaf(self, user: np.ndarray, slot: np.ndarray, number: np.ndarray) -> np.ndarray:
         """Returns the leaf category of an interest."""
         keys = self.keys[user]
-        counter = _counter(slot, number)
+        counter = counter_of(slot, number)
         catalogue = self.catalogue
 
         # An interest is in one of the two categories of the taste, or anywhere in the catalogue.
@@ -236,7 +199,7 @@ class _Interests:
 
 
 def _views(
-    catalogue: Catalogue, rows: _Rows, interests: _Interests, is_view: np.ndarray
+    catalogue: Catalogue, rows: Rows, interests: _Interests, is_view: np.ndarray
 ) -> np.ndarray:
     """Returns the position of the item of each view; 0 for other rows."""
     leaf_S, cell_S = _sessions(catalogue, rows, interests)
@@ -252,12 +215,12 @@ def _views(
     close = uniform(key, Stream.scope, step) < _IN_CELL
     first = np.where(close, catalogue.cell_bounds[cell], catalogue.leaf_bounds[leaf])
     last = np.where(close, catalogue.cell_bounds[cell + 1], catalogue.leaf_bounds[leaf + 1])
-    item = catalogue.pick(first, last, uniform(key, Stream.item, _counter(step, 0)))
+    item = catalogue.pick(first, last, uniform(key, Stream.item, counter_of(step, 0)))
 
     # Items that the user has seen are drawn again, from a range that widens.
     for turn in range(1, _REDRAWS + 1):
         again = _repeats(user * len(catalogue.leaf) + item)
-        at = uniform(key[again], Stream.item, _counter(step[again], turn))
+        at = uniform(key[again], Stream.item, counter_of(step[again], turn))
         low = catalogue.leaf_bounds[leaf[again]]
         high = catalogue.leaf_bounds[leaf[again] + 1]
 
@@ -279,7 +242,7 @@ def _views(
 
 
 def _sessions(
-    catalogue: Catalogue, rows: _Rows, interests: _Interests
+    catalogue: Catalogue, rows: Rows, interests: _Interests
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the leaf and the cell of each session."""
     opening = rows.opening
@@ -291,7 +254,7 @@ def _sessions(
     slots = interests.slots_U[user]
     slot = (uniform(keys, Stream.session_interest, step) ** 1.2 * slots).astype(np.int64)
     number = interests.at(user, slot, step)
-    counter = _counter(slot, number)
+    counter = counter_of(slot, number)
     leaf = interests.leaf(user, slot, number)
 
     # Some sessions are in a random leaf.
@@ -319,7 +282,7 @@ def _sessions(
     return leaf, catalogue.cell_of[catalogue.pick(first, last, at)]
 
 
-def _events(rows: _Rows) -> np.ndarray:
+def _events(rows: Rows) -> np.ndarray:
     """Returns the event of each row.
 
     The first event of a user is a view. Some purchases are completed, each in the row right after
@@ -342,7 +305,7 @@ def _events(rows: _Rows) -> np.ndarray:
     return event
 
 
-def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndarray:
+def _follow_ups(rows: Rows, event: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Returns the positions of the items of all rows.
 
     If a row is not a view, the user has viewed its item before; usually it is the item viewed last.
@@ -371,25 +334,6 @@ def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndar
     complete = np.flatnonzero(event == _COMPLETE)
     position[complete] = position[complete - 1]
     return position
-
-
-def _times(rows: _Rows) -> np.ndarray:
-    """Returns the time of each row in ms; the gaps between rows have exponential distributions."""
-    mean = np.where(rows.opens, _BETWEEN, _WITHIN)
-    gap = 1 + (-np.log1p(-rows.uniform(Stream.gap)) * mean).astype(np.int64)
-    gap[rows.start] = 0
-    since = np.cumsum(gap)
-
-    # `since` is summed over all users, so its value at the user's first row is subtracted.
-    first = _EPOCH + (uniform(rows.keys, Stream.first_time) * _SPAN * _DAY).astype(np.int64)
-    time: np.ndarray = since + (first - since[rows.start])[rows.user]
-    return time
-
-
-def _counter(major: np.ndarray, minor: np.ndarray | int) -> np.ndarray:
-    """Combines two small numbers into one counter; `minor` is below 1024."""
-    counter: np.ndarray = major * 1024 + minor
-    return counter
 
 
 def _within(counts: np.ndarray) -> np.ndarray:

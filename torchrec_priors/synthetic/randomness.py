@@ -44,6 +44,20 @@ class Stream(IntEnum):
     item = 21
     gap = 22
     first_time = 23
+    # Of mixed histories only.
+    source = 24
+    interest_top = 25
+    interest_logit = 26
+    interest_angle = 27
+    interest_period = 28
+    interest_phase = 29
+    interest_choice = 30
+    topic = 31
+    topic_share = 32
+    topic_choice = 33
+    community = 34
+    community_share = 35
+    community_choice = 36
 
 
 def user_keys(seed: int, users: np.ndarray) -> np.ndarray:
@@ -64,3 +78,9 @@ def uniform(keys: np.ndarray, stream: Stream, counter: np.ndarray | int = 0) -> 
     numbers = np.atleast_1d(counter).astype(np.uint64)
     index = (np.uint64(int(stream) + 1) << _STREAM_BITS) + numbers
     return unit(mix(keys + index * GOLDEN))
+
+
+def counter_of(major: np.ndarray, minor: np.ndarray | int) -> np.ndarray:
+    """Combines two small numbers into one counter; `minor` is below 1024."""
+    counter: np.ndarray = major * 1024 + minor
+    return counter
