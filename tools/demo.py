@@ -69,6 +69,10 @@ def demo(
         Path, typer.Option(help="Folder of all files, relative to the repository.")
     ] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Interactions of the log.")] = 200_000,
+    world: Annotated[
+        str,
+        typer.Option(help="World of the log, sessions or mixed (see datasets/marketplace.md)."),
+    ] = "sessions",
 ) -> None:
     """Generates, prepares, trains, evaluates, recommends and reports."""
     os.chdir(REPOSITORY)
@@ -78,6 +82,7 @@ def demo(
     raw = folder / "raw"
     data = folder / "data"
     corpus = ["--dataset", "marketplace", "--generate", rows, "--raw", raw, "--out", data]
+    corpus += ["--option", f"world={world}"]
     _step("a made-up marketplace log, prepared", "torchrec-priors", "prepare", *corpus)
 
     runs = {name: folder / "runs" / name for name in MODELS}
