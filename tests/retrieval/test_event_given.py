@@ -64,6 +64,7 @@ class Model:
     score: Score
     gate: object = None
     certainty: object = None
+    repeat_head: object = None
 
 
 @settings(deadline=None, max_examples=80)

@@ -63,7 +63,11 @@ def test_a_run_of_an_earlier_release_is_the_same_run(tmp_path):
 
 def test_checksums_are_those_of_earlier_releases():
     for config in (RunConfig(), HIDDEN):
-        text = _with_former_name(config.to_toml())
+        values = tomllib.loads(_with_former_name(config.to_toml()))
+        # Sections that earlier releases did not have count only if they are used.
+        for later in ("plain", "repeats"):
+            del values[later]
+        text = tomli_w.dumps(values)
         assert config.to_toml_for_checksums() == text
         assert config.sha256() == hashlib.sha256(text.encode()).hexdigest()
     assert RunConfig().sha256() == (
