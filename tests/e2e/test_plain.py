@@ -123,6 +123,7 @@ def test_repeats_lists_the_history_and_refuses_to_filter_it(small_data, tmp_path
         assert set(items[: len(seen)]) <= seen
 
 
+@pytest.mark.slow
 def test_two_plain_cells_and_a_neural_one_make_one_table_and_one_page(small_data, tmp_path):
     file = tmp_path / "compared.toml"
     file.write_text(COMPARED)
