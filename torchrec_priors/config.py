@@ -139,7 +139,7 @@ class RunConfig(Section):
         self.sharding.check_tables(tables, self.model.dim, managed)
 
     def _check_repeats(self) -> None:
-        """Raises UserError if other settings do not go with a repeat head."""
+        """Raises UserError if other settings cannot be combined with a repeat head."""
         if self.negatives.seen:
             raise UserError(
                 "repeats.weight: the repeat head learns seen items, and the prior heads new ones: "

@@ -274,8 +274,8 @@ def gate_loss(
         item_set_K: item set of each path.
         target_T: number of targets of the global batch at each offset.
         decision_T: see `decision_weights`.
-        new_NT: bool, the only targets that are decided about, by token and offset; `positives` has
-            no others. None for all targets.
+        new_NT: bool, by token and offset: whether the gate's loss includes this target; `positives`
+            must contain only such targets. None to include all.
     """
     sets = logit_NS.shape[1]
     tokens = max(len(logit_NS), 1)

@@ -98,13 +98,13 @@ class RepeatShares:
     length_B: Tensor
 
     def first(self, users: int) -> "RepeatShares":
-        """Returns those of the first `users` histories."""
+        """Returns the shares of the first `users` histories."""
         length_B = self.length_B[:users]
         return RepeatShares(self.logit_B[:users], self.log_share_N[: int(length_B.sum())], length_B)
 
     @classmethod
     def joined(cls, parts: "list[RepeatShares]") -> "RepeatShares":
-        """Returns those of several batches as one batch."""
+        """Concatenates the shares of several batches into one."""
         return cls(
             torch.cat([part.logit_B for part in parts]),
             torch.cat([part.log_share_N for part in parts]),

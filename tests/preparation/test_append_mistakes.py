@@ -184,4 +184,4 @@ def test_the_command_takes_what_the_data_set_says_and_imports_no_torch(tmp_path)
         ]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert done.stderr == f"error: {option[0]} does not go with --append: leave it out\n"
+        assert done.stderr == f"error: {option[0]} cannot be combined with --append: leave it out\n"

@@ -196,7 +196,7 @@ def test_the_same_settings_are_known_again_and_others_are_not(raw, tmp_path):
             r"log goes from 1997-11-20.* to 1998-04-27T10:59",
         ),
         (("time", "yesterday", None), "--validation-from: 'yesterday' is not a date or time"),
-        (("user", None, "1998-01-01"), "--test-from goes with --split time"),
+        (("user", None, "1998-01-01"), "--test-from needs --split time"),
     ],
 )
 def test_mistakes(raw, tmp_path, split, words):

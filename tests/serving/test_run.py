@@ -124,8 +124,8 @@ def test_mistakes_in_python(loaded, call, says):
     [
         (["--user", "9", "--users", "ids", "--out", "out"], ["give one of --user", "--users"]),
         (["--users", "ids"], ["--users needs --out"]),
-        (["--user", "9", "--out", "out"], ["--out goes with --users"]),
-        (["--users", "ids", "--out", "out", "--json"], ["--json goes with one user"]),
+        (["--user", "9", "--out", "out"], ["--out needs --users"]),
+        (["--users", "ids", "--out", "out", "--json"], ["--json cannot be combined with --users"]),
         (["--users", "ids", "--out", "none/out"], ["--out: there is no folder 'none'"]),
         (["--users", "ids", "--out", "."], ["--out", "is a folder"]),
         (["--users", "ids", "--out", "taken/out"], ["--out: there is no folder 'taken'"]),

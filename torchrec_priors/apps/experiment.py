@@ -90,7 +90,7 @@ def experiment(
             "to best.toml"
         )
     if ranks != "1x1" and scheduler is None:
-        raise UserError("-j: goes with --scheduler: without one, every run is a process of its own")
+        raise UserError("-j needs --scheduler: without a scheduler, every run is a single process")
     if data is None and not described.data:
         raise UserError(f"{file} names no data set: give --data, or `data` in the file")
 

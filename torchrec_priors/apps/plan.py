@@ -263,7 +263,7 @@ def _request(
     """Returns the request for the planner, from the numbers or from a configuration."""
     if config is None:
         if data is not None:
-            raise UserError("--data goes only with --config: give that, or leave it out")
+            raise UserError("--data needs --config: give both, or leave --data out")
         if overrides:
             raise UserError(
                 f"'{overrides[0]}' changes a configuration: give --config, or leave it out"

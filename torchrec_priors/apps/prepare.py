@@ -220,7 +220,7 @@ def _refuse_with_append(options: Mapping[str, object]) -> None:
     """Raises UserError if an option is given that cannot be combined with --append."""
     for option, value in options.items():
         if value:
-            raise UserError(f"{option} does not go with --append: leave it out")
+            raise UserError(f"{option} cannot be combined with --append: leave it out")
 
 
 def main() -> None:

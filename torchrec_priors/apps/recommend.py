@@ -181,13 +181,16 @@ def _check_options(
         raise UserError("give one of --user ID, --history ID,ID,... and --users FILE")
     if users is None:
         if out is not None:
-            raise UserError("--out goes with --users: one user's recommendations are printed")
+            raise UserError("--out needs --users: recommendations for one user are printed")
         return
 
     if out is None:
         raise UserError("--users needs --out: the Parquet file to write")
     if as_json:
-        raise UserError("--json goes with one user: --users writes Parquet")
+        raise UserError(
+            "--json cannot be combined with --users, which writes Parquet: use it with --user or "
+            "--history"
+        )
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder '{out.parent}'")
     if out.is_dir():

@@ -1,4 +1,4 @@
-"""The repeat head: which item of the history comes again, and whether any does.
+"""The repeat head: which item of the history will recur, and whether any will.
 
 A target is a repeat if its item is in the context, up to the position n from which it is predicted.
 Other targets are new. The model is
@@ -11,7 +11,8 @@ Other targets are new. The model is
 
 Here h is the user state, x_m the encoder's input vector at position m, and r a learned number for
 each power of two of the distance n - m. The prior heads give P(i | new, user). W, w, b and r are
-zero at first: an item's probability is then its share of the context (personal popularity).
+zero at first: given a repeat, the probability of an item is then proportional to how often it
+occurs in the context (personal popularity).
 
 The head needs no negatives and no lookups: a repeat competes with the other items of its history.
 

@@ -298,7 +298,7 @@ class PriorTree(nn.Module):
     def alternatives(
         self, first_row: int, last_row: int, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Counts the paths that estimate the same probability of an item, c(i).
+        """Returns c(i): how many paths are alternative estimates of an item's probability.
 
         An item has one estimate for each of its labels, each segment of time and each branch. Heads
         of different events are not counted as alternatives. Events exclude each other, so their
@@ -378,7 +378,8 @@ class PriorTree(nn.Module):
     def open_groups(self, user_B: Tensor) -> Tensor:
         """Counts the user groups whose heads may serve a user, for each user and path.
 
-        Only groups at the levels of the path count; their heads estimate the same probability.
+        Groups are counted only at levels that the path goes through; their heads estimate the same
+        probability.
 
         Args:
             user_B: the users, as for `allowed_paths`.

@@ -102,5 +102,5 @@ def refuse_uri(path: Path, option: str) -> None:
         uri = f"{match[1]}://{str(path)[match.end() :]}"
         raise UserError(
             f"{option}: '{uri}' is a URI, and {option} takes a local path; "
-            "URIs go with --data, --raw and prepare's --out"
+            "only --data, --raw and prepare's --out take URIs"
         )

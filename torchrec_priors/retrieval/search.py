@@ -205,7 +205,8 @@ def _with_repeats(
         path: the number of the repeats' path.
         keys_Bk, path_Bk: the best items of the other paths.
     """
-    # An item that is in no item set may not be found, for example because a request denies it.
+    # Items in no item set must not be returned. (An item is in no set if, for example, the request
+    # denies it.)
     device = keys_Bk.device
     found, position = index.places(repeats.row_R.cpu().numpy())
     in_a_set_C = index.reach(torch.ones(path, dtype=torch.bool, device=device))

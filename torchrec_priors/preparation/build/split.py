@@ -219,7 +219,7 @@ class SplitBy:
             # This only checks the text. The time is read again when it is needed.
             read_moment(option, text)
             if text is not None and self.by == "user":
-                raise UserError(f"{option} goes with --split time")
+                raise UserError(f"{option} needs --split time")
 
     def recorded(self) -> dict[str, Any]:
         """Returns the choice as the manifest's settings record it."""

@@ -34,7 +34,7 @@ class EngineChoice:
             raise UserError("--engine spark needs pyspark: pip install 'torchrec-priors[spark]'")
         if self.master is not None and self.name != "spark":
             raise UserError(
-                f"--spark-master goes with --engine spark, not with {self.name}: leave it out"
+                f"--spark-master needs --engine spark, not {self.name}: leave --spark-master out"
             )
 
     @contextmanager

@@ -58,12 +58,12 @@ def _about_remainder(settings: GraphPrior | UserPrior, log: LogGraph, partition:
     # Where communities are joined, only parts of the graph without an edge to the rest stay small.
     where = "parts of the graph" if settings.join else "communities"
     reasons = {
-        "without any of the interactions used": absent,
+        "without an interaction in the part of the log that was used": absent,
         "without an edge": apart,
         f"in {where} of fewer than {settings.min_size:,}": small,
     }
-    counts = [f"{int(which.sum()):,} {why}" for why, which in reasons.items() if which.any()]
-    return f"remainder: {int(others.sum()):,} {things(settings)}: {', '.join(counts)}"
+    counts = [f"{why}: {int(which.sum()):,}" for why, which in reasons.items() if which.any()]
+    return f"remainder: {int(others.sum()):,} {things(settings)} ({'; '.join(counts)})"
 
 
 def _about_quality(settings: GraphPrior | UserPrior, partition: Partition, quality: Quality) -> str:
