@@ -45,8 +45,9 @@ def recommend(
         user: Original id of a user of the data set.
         history: Instead of --user: original item ids, oldest first, separated by commas. Put an id
             that contains a comma in quotes.
-        users: Recommend to many users and write to --out: a file with an original user id on each
-            line, or Parquet with a column user_id; `all` for every user of the data set.
+        users: Users to recommend to: a file with an original user id on each line, Parquet with a
+            column user_id, or `all` for every user of the data set. The recommendations are written
+            to --out.
         out: With --users: the file to write, in the order of --users.
         k: Number of items.
         allow: Recommend only these items: a file with an original item id on each line, or Parquet

@@ -114,7 +114,7 @@ def test_lists_are_kept_to_and_k_is_filled(run, bulk, small_data, deny, tmp_path
             seen = {row for row in range(4) if row in histories.history(user)}
             assert set(row["items"]) == {allowed[i] for i in range(4) if i not in seen}
             short += len(row["items"]) < 10
-    assert f"10 items for {data.users} users, {short} of them with fewer" in capsys.readouterr().out
+    assert f"10 items for {data.users} users ({short} users got fewer" in capsys.readouterr().out
 
 
 def test_a_failing_job_leaves_the_old_file(run, tmp_path):

@@ -140,7 +140,7 @@ def test_groups_that_have_too_few_are_said(loaded, everything, caplog):
     assert {item.item_id for item in comedies[:2]} < {item.item_id for item in found}
     assert len(found) == 10
     assert (
-        "at-least: fewer items of 'Comedy' in the list, as no more may be recommended"
+        "at-least: fewer items of 'Comedy' in the list, because not enough of them may be recommended"
         in caplog.text
     )
     caplog.clear()
@@ -234,7 +234,7 @@ def test_heads_of_groups_of_users(groups_run, small_raw, capsys, tmp_path):
     for row in pq.read_table(tmp_path / "out").to_pylist():
         assert len(row["items"]) == (10 if str(row["user_id"]) in women else 0)
     men = sum(user not in women for user in users)
-    assert f"{men} of them with fewer" in out
+    assert f"({men} users got fewer, because" in out
 
 
 def test_a_mean_is_one_of_the_heads_that_may_answer(groups_run):
@@ -304,7 +304,7 @@ def test_bulk_says_how_many_users_have_fewer_of_a_group(run, loaded, small_data,
     rows = pq.read_table(tmp_path / "out").to_pylist()
     short = sum(films[-1] not in row["items"] for row in rows)
     assert 0 < short < len(rows)
-    assert f"{short} users have fewer of 'no genre' than asked for" in out
+    assert f"{short} users got fewer items of 'no genre' than requested" in out
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,10 @@ def test_the_repeat_head_is_muted_chosen_and_boosted_by_its_name(run):
             assert item.score == pytest.approx(whole[item.item_id].score + change, abs=1e-5)
         allowed = sorted(seen)[:1]
         assert [item.item_id for item in loaded.recommend(user="3", k=2, allow=allowed)] == allowed
-        with pytest.raises(UserError, match="repeat"):
+        with pytest.raises(UserError, match="'repeats': did you mean 'repeat'"):
             loaded.recommend(user="3", only=["repeats"])
+        with pytest.raises(UserError, match=r"'xyz': valid: .*; repeat$"):
+            loaded.recommend(user="3", mute=["xyz"])
         with pytest.raises(UserError, match="does not restrict items"):
             loaded.recommend(user="3", at_least={REPEAT: 0.5})
 

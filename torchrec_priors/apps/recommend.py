@@ -25,7 +25,7 @@ from torchrec_priors.serving.levers import MOST_SHARES, Levers
 from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
 from torchrec_priors.training.open_run import open_run
 
-_RUNNERS_UP = 3  # the number of further heads that are named after the best head of an item
+_RUNNERS_UP = 3  # how many other heads are listed behind the best head of an item
 _LAST_SHOWN = 5  # the number of items of the history that are shown
 _EVERYONE = "all"
 # Control characters, and characters that reverse the direction of writing.
@@ -46,8 +46,9 @@ def recommend(
         str | None,
         Option(
             metavar="FILE|all",
-            help="Recommend to many users and write to --out: a file with an original user id on "
-            "each line, or Parquet with a column user_id; `all` for every user of the data set.",
+            help="Users to recommend to: a file with an original user id on each line, Parquet "
+            "with a column user_id, or `all` for every user of the data set. The recommendations "
+            "are written to --out.",
         ),
     ] = None,
     out: Annotated[
@@ -221,14 +222,14 @@ def _recommend_to_many(
 
     fewer = ""
     if short:
-        fewer = f", {short:,} of them with fewer, as no more may be recommended"
+        fewer = f" ({short:,} users got fewer, because not enough items may be recommended)"
     print(f"{k} items for {int((lines >= 0).sum()):,} users{fewer}: written to {out}")
     _print_unseen(loaded)
     for name, users in zip(levers.at_least, short_J, strict=True):
         if users:
             print(
-                f"{users:,} users have fewer of '{name}' than asked for, as no more may be "
-                "recommended"
+                f"{users:,} users got fewer items of '{name}' than requested, because not enough "
+                "of them may be recommended"
             )
 
 

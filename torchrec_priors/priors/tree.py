@@ -378,8 +378,8 @@ class PriorTree(nn.Module):
     def open_groups(self, user_B: Tensor) -> Tensor:
         """Counts the user groups whose heads may serve a user, for each user and path.
 
-        Groups are counted only at levels that the path goes through; their heads estimate the same
-        probability.
+        Only groups at levels that the path goes through are counted. The heads of these groups are
+        alternative estimates of the same probability, so a mean divides by this count.
 
         Args:
             user_B: the users, as for `allowed_paths`.

@@ -138,7 +138,7 @@ class _Maxima:
             chosen = torch.nonzero(inside_Bp.any(0))[:, 0]
             score_Bcn = score_Bpn[:, chosen]
 
-            # The paths of a column p are in several blocks only if users have different open paths.
+            # A column of `path_Bp` has paths of several blocks only if users have different paths.
             outside_Bc = ~inside_Bp[:, chosen]
             if outside_Bc.any():
                 score_Bcn = score_Bcn.masked_fill(outside_Bc[..., None], -torch.inf)

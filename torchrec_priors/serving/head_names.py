@@ -181,6 +181,8 @@ class HeadNames:
         # A name with " / " is compared with the names of paths, any other name with groups.
         if _BETWEEN in name or not self._priors:
             valid = [path.name for path in self.tree.paths]
+        if self._repeats:
+            valid.append(REPEAT)
         hint = nearest(name, valid)
         if hint.startswith("did"):
             return hint
@@ -190,9 +192,10 @@ class HeadNames:
         for prior, groups in zip(self._priors, groups_of_levels, strict=True):
             more = ", ..." if len(groups) > _SHOWN else ""
             levels.append(f"{prior}: {', '.join(groups[:_SHOWN])}{more}")
+        levels = levels or ["all"]
         if self._repeats:
             levels.append(REPEAT)
-        return f"valid: {'; '.join(levels) or 'all'}"
+        return f"valid: {'; '.join(levels)}"
 
     def _with_heads(self, level: int) -> list[str]:
         """Returns the names of the groups of a level that have a head."""

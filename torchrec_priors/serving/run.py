@@ -232,7 +232,8 @@ class LoadedRun:
                 if len(histories) == 1:
                     lists = "the list"
                 log.warning(
-                    "at-least: fewer items of '%s' in %s, as no more may be recommended",
+                    "at-least: fewer items of '%s' in %s, because not enough of them may be"
+                    " recommended",
                     name,
                     lists,
                 )
