@@ -132,6 +132,16 @@ def test_groups_are_more_even_at_little_cost(seed):
     assert largest
 
 
+def test_of_equally_good_communities_the_first_is_joined():
+    """Two gains of one community differ only by an error of rounding."""
+    edges = {(0, 1): 2, (0, 8): 6, (3, 8): 1, (6, 7): 4, (6, 8): 6, (7, 8): 6}
+    first, second = np.array(list(edges)).T
+    data = np.random.default_rng(len(edges)).integers(1, 1000, 9).astype(float)
+    graph = Graph(9, first, second, np.array(list(edges.values()), float), data)
+    community = np.arange(len(graph.connected))
+    assert join(graph, community, 1, 3).tolist() == _slow_join(graph, community, 1, 3).tolist()
+
+
 _edges = st.dictionaries(
     st.tuples(st.integers(0, 8), st.integers(0, 8)).filter(lambda pair: pair[0] < pair[1]),
     st.integers(1, 9),

@@ -12,7 +12,7 @@ import numpy as np
 
 from torchrec_priors.preparation.priors.communities.graph import OTHERS, Graph
 
-# Below this, a change of the modularity is an error of rounding.
+# Below this, a change of the modularity, or a difference of changes, is an error of rounding.
 _NO_GAIN = 1e-12
 
 
@@ -148,7 +148,9 @@ class _Joined:
             far[list(self.weights[number])] = False
             gain[far] = -np.inf
 
-        kept, gone = sorted((number, int(gain.argmax())))
+        # Equal gains may differ by an error of rounding.
+        other = int(np.argmax(gain >= gain.max() - _NO_GAIN))
+        kept, gone = sorted((number, other))
         self._unite(kept, gone)
         return kept
 
