@@ -11,6 +11,8 @@ from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.plan import plan
 from torchrec_priors.prepared.data_set import PreparedData
 
+pytestmark = pytest.mark.slow
+
 PLAIN = ["priors.tree=[]", "negatives.seen=true"]
 COMPARED = f"""
 config = '{CONFIG}'

@@ -120,6 +120,7 @@ def _prepare(raw, tmp_path, *options, **settings):
     return prepare(Settings("completejourney", raw, options=options, **settings), tmp_path / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("catalogue", ["bought", "all"])
 def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     made = _prepare(raw, tmp_path, f"catalogue={catalogue}")
@@ -167,6 +168,7 @@ def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     assert made.category_prior == "product_category"
 
 
+@pytest.mark.slow
 def test_households_without_demographics_are_the_remainder(raw, tmp_path):
     made = _prepare(raw, tmp_path)
     known = {row["household_id"]: row for row in _households()}
@@ -183,6 +185,7 @@ def test_households_without_demographics_are_the_remainder(raw, tmp_path):
     assert [prior.name for prior in made.priors if prior.kind == "user"] == list(DEMOGRAPHICS)
 
 
+@pytest.mark.slow
 def test_repeats_within_a_basket_count_once_and_are_reported(tmp_path):
     rows = _transactions()
     twice = [row for row in rows if row[0] == 5 and row[4] > 0][:4]
@@ -201,6 +204,7 @@ def _rising(folder):
     return np.concatenate(rises).mean()
 
 
+@pytest.mark.slow
 def test_products_of_a_basket_are_not_in_the_order_of_their_numbers(raw, tmp_path):
     _prepare(raw, tmp_path)
     assert 0.4 < _rising(tmp_path / "data") < 0.6
@@ -226,6 +230,7 @@ def test_products_of_a_basket_are_not_in_the_order_of_their_numbers(raw, tmp_pat
     assert firsts.keys() == set(basket)
 
 
+@pytest.mark.slow
 def test_the_order_does_not_depend_on_the_order_of_rows(raw, tmp_path):
     _prepare(raw, tmp_path)
     rows = _transactions()
@@ -235,6 +240,7 @@ def test_the_order_does_not_depend_on_the_order_of_rows(raw, tmp_path):
     assert sequences(tmp_path / "other") == sequences(tmp_path / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [

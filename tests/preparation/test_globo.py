@@ -103,6 +103,7 @@ def _expected():
     return in_time([(row[0], row[4], row[5], None) for row in _clicks()], 17)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("catalogue", ["clicked", "read"])
 @pytest.mark.parametrize("categories", ["bracketed", "listed"])
 def test_prepared_is_what_the_files_say(raw, categories, catalogue, tmp_path):
@@ -170,6 +171,7 @@ def test_a_user_without_any_region_is_unknown(tmp_path):
     assert {user for user, own in found.items() if own == {"unknown region"}} == {9}
 
 
+@pytest.mark.slow
 def test_the_published_form_says_the_same(raw, tmp_path):
     """A file for each hour, in a folder of the archive, and the published articles."""
     _prepare(raw, tmp_path)
@@ -197,6 +199,7 @@ def test_the_published_articles_win(raw, tmp_path):
     assert {row["how"] for row in items(tmp_path / "data").values()} == {"listed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [
@@ -218,6 +221,7 @@ def test_a_bad_click_is_named_or_dropped_and_counted(raw, column, value, says, t
     assert made.counts["dropped"][f"clicks.parquet: {says.partition(':')[0]}"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [

@@ -148,6 +148,7 @@ def test_what_is_off_is_not_in_the_truth(off, files, columns, tmp_path):
     assert ("bargain hunters" in labels) == (off != "group")
 
 
+@pytest.mark.slow
 def test_the_log_can_be_prepared_without_its_truth(raw, tmp_path):
     shutil.copytree(raw, tmp_path / "bare", ignore=shutil.ignore_patterns("truth"))
     with_truth = prepare(Settings("marketplace", raw), tmp_path / "with")

@@ -111,6 +111,7 @@ def test_the_more_is_known_the_better(oracle):
     assert 1.5 < everything.target_entropy < 2.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", SIGNALS)
 def test_nothing_is_gained_by_knowing_a_signal_that_is_off(off):
     shares = {signal: 0.2 * (signal != off) for signal in SIGNALS}
