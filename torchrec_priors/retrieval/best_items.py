@@ -82,7 +82,7 @@ class BestItems:
         self._waiting = 0
         user_c, key_c, path_c = self._without_excluded(user_c, key_c, path_c)
 
-        keys_BW, paths_BW = self._lists(user_c, key_c, path_c)
+        keys_BW, paths_BW = with_offers(self._keys_Bk, self._path_Bk, user_c, key_c, path_c)
         if not self._offered_once:
             keys_BW, paths_BW = _without_duplicates(keys_BW, paths_BW)
         self._keys_Bk, column = keys_BW.topk(self._keys_Bk.shape[1], dim=1)
@@ -103,32 +103,35 @@ class BestItems:
         allowed = torch.nonzero(self._excluded[index_c] != pair_c)[:, 0]
         return user_c[allowed], key_c[allowed], path_c[allowed]
 
-    def _lists(self, user_c: Tensor, key_c: Tensor, path_c: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends each user's offers to the kept items.
 
-        Returns:
-            Keys and paths, [B, W] each: the kept items, then the offers in their order.
-        """
-        users, k = self._keys_Bk.shape
-        # The offers of a single call may be sorted by user already.
-        if bool((user_c[1:] < user_c[:-1]).any()):
-            user_c, order = user_c.sort(stable=True)
-            key_c = key_c[order]
-            path_c = path_c[order]
+def with_offers(
+    keys_Bk: Tensor, path_Bk: Tensor, user_c: Tensor, key_c: Tensor, path_c: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Appends each user's offers to lists of kept items.
 
-        # Offer number n of a user, from 0, gets column k + n.
-        counts_B = torch.bincount(user_c, minlength=users)
-        first_c = (counts_B.cumsum(0) - counts_B)[user_c]
-        column_c = torch.arange(len(user_c), device=user_c.device) - first_c + k
-        longest = int(counts_B.max()) if len(user_c) else 0
+    Returns:
+        Keys and paths, [B, W] each: the kept items, then the offers in their order.
+    """
+    users, k = keys_Bk.shape
+    # The offers of a single call may be sorted by user already.
+    if bool((user_c[1:] < user_c[:-1]).any()):
+        user_c, order = user_c.sort(stable=True)
+        key_c = key_c[order]
+        path_c = path_c[order]
 
-        keys_BW = self._keys_Bk.new_full((users, k + longest), NOTHING)
-        paths_BW = self._path_Bk.new_zeros((users, k + longest))
-        keys_BW[:, :k] = self._keys_Bk
-        paths_BW[:, :k] = self._path_Bk
-        keys_BW[user_c, column_c] = key_c
-        paths_BW[user_c, column_c] = path_c
-        return keys_BW, paths_BW
+    # Offer number n of a user, from 0, gets column k + n.
+    counts_B = torch.bincount(user_c, minlength=users)
+    first_c = (counts_B.cumsum(0) - counts_B)[user_c]
+    column_c = torch.arange(len(user_c), device=user_c.device) - first_c + k
+    longest = int(counts_B.max()) if len(user_c) else 0
+
+    keys_BW = keys_Bk.new_full((users, k + longest), NOTHING)
+    paths_BW = path_Bk.new_zeros((users, k + longest))
+    keys_BW[:, :k] = keys_Bk
+    paths_BW[:, :k] = path_Bk
+    keys_BW[user_c, column_c] = key_c
+    paths_BW[user_c, column_c] = path_c
+    return keys_BW, paths_BW
 
 
 def _without_duplicates(keys_BW: Tensor, paths_BW: Tensor) -> tuple[Tensor, Tensor]:

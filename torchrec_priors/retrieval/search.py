@@ -31,7 +31,7 @@ from torch import Tensor
 
 from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.across_ranks import answers_of_all_ranks, merge_best
-from torchrec_priors.retrieval.best_items import BestItems, pairs
+from torchrec_priors.retrieval.best_items import BestItems, pairs, with_offers
 from torchrec_priors.retrieval.fused_search import log_sums, search_fused
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -213,19 +213,9 @@ def _with_repeats(
     allowed = in_a_set_C[torch.from_numpy(position).to(device)]
     kept_R = torch.from_numpy(found).to(device)[allowed]
 
-    user_R, order = repeats.user_R[kept_R].sort(stable=True)
-    keys_R = encode(repeats.score_R[kept_R], repeats.row_R[kept_R])[order]
-
-    # Repeat number n of a user, from 0, gets column n of a padded matrix.
-    count_B = torch.bincount(user_R, minlength=len(keys_Bk))
-    column_R = torch.arange(len(user_R), device=user_R.device)
-    column_R = column_R - (count_B.cumsum(0) - count_B)[user_R]
-    most = int(count_B.max()) if len(user_R) else 0
-    padded = keys_Bk.new_full((len(keys_Bk), most), NOTHING)
-    padded[user_R, column_R] = keys_R
-
-    keys = torch.cat([keys_Bk, padded], 1)
-    paths = torch.cat([path_Bk, torch.full_like(padded, path, dtype=path_Bk.dtype)], 1)
+    keys_R = encode(repeats.score_R[kept_R], repeats.row_R[kept_R])
+    path_R = torch.full_like(keys_R, path, dtype=path_Bk.dtype)
+    keys, paths = with_offers(keys_Bk, path_Bk, repeats.user_R[kept_R], keys_R, path_R)
     best_Bk, column_Bk = keys.topk(keys_Bk.shape[1], dim=1)
     return best_Bk, paths.gather(1, column_Bk)
 
