@@ -165,6 +165,7 @@ class Recommender(nn.Module):
         baseline: nn.Module | None = None,
         *,
         repeat_weight: float = 0.0,
+        repeat_time_bias: bool = False,
         item_rows: Rows | None = None,
         behaviour: Behaviour = Behaviour(),
     ) -> None:
@@ -179,6 +180,7 @@ class Recommender(nn.Module):
             gate_weight: weight of the gate's loss; 0 for a model without a gate.
             baseline: a baseline model that computes the queries instead of `heads`.
             repeat_weight: weight of the repeat head's loss; 0 for a model without a repeat head.
+            repeat_time_bias: whether the repeat head has a bias for the time since an interaction.
             item_rows: finds the table row of each item; by default, the row is the item's row id.
             behaviour: further settings.
         """
@@ -205,7 +207,7 @@ class Recommender(nn.Module):
         self.gate_weight = gate_weight
         self.repeat_head = None
         if repeat_weight:
-            self.repeat_head = RepeatHead(config.dim, config.context)
+            self.repeat_head = RepeatHead(config.dim, config.context, repeat_time_bias)
         self.repeat_weight = repeat_weight
 
         self.paths = len(tree.item_set_K)
@@ -409,7 +411,7 @@ class Recommender(nn.Module):
             looked_up.item_X, part.context_N, part.end_N, part.offsets_B1, self.config.horizon
         )
         loss_M = self.repeat_head.loss(
-            states.vector_Nd, histories.vector_Nd, part.offsets_B1, targets
+            states.vector_Nd, histories.vector_Nd, part.offsets_B1, targets, part.time_N
         )
         weight_T = self.weights.decision_T / step.counts.target_T.clamp(min=1)
         return targets.new_NT, (weight_T[targets.offset_M - 1] * loss_M).sum()
@@ -519,7 +521,7 @@ class Recommender(nn.Module):
         repeats = None
         if self.repeat_head is not None:
             logit_B, log_share_N = self.repeat_head.last_shares(
-                states.vector_Nd, histories.vector_Nd, states.offsets_B1
+                states.vector_Nd, histories.vector_Nd, states.offsets_B1, histories.time_N
             )
             repeats = RepeatShares(logit_B, log_share_N, states.offsets_B1.diff())
         return PathQueries(query_BKd, log_group_BK, repeats)
