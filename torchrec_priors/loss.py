@@ -45,6 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchrec_priors.ops.next_items import next_items
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.loss import LossConfig
@@ -165,13 +166,15 @@ def find_positives(
         user_N: user of each token, if the tree needs users.
         trained_X: bool, whether the heads are trained on an item; None if they are trained on all.
     """
-    source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
-    token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
-    source = source_NT[token, column]
+    # A target is a positive of each path that it is assigned to.
+    targets = next_items(context_N, end_N, horizon)
+    token = targets.token_M
+    offset = targets.offset_M
+    source = targets.source_M
 
-    event_M = None if event_X is None else event_X[source]
-    user_M = None if user_N is None else user_N[token]
-    index_M, path_M = tree.assign(Targets(item_X[source], column + 1, event_M, user_M))
+    event = None if event_X is None else event_X[source]
+    user = None if user_N is None else user_N[token]
+    index_M, path_M = tree.assign(Targets(item_X[source], offset, event, user))
 
     # Positives are sorted by path, then by token: those of one query are next to each other.
     tokens = max(len(context_N), 1)
@@ -180,16 +183,16 @@ def find_positives(
     index_M = index_M[order_M]
     source_M = source[index_M]
 
-    learned = column if trained_X is None else column[trained_X[source]]
+    learned = offset if trained_X is None else offset[trained_X[source]]
     return Positives(
         token_P=key_P % tokens,
         path_P=key_P // tokens,
         query_M=query_M,
         source_M=source_M,
-        offset_M=column[index_M] + 1,
+        offset_M=offset[index_M],
         path_M=path_M[order_M],
         reach_N=(end_N - context_N - 1).clamp(0, horizon),
-        trained_T=torch.bincount(learned, minlength=horizon),
+        trained_T=torch.bincount(learned - 1, minlength=horizon),
         trained_M=None if trained_X is None else trained_X[source_M],
     )
 

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchrec_priors.ops.next_items import next_items
 from torchrec_priors.ops.occurrences import occurrences
 from torchrec_priors.ops.padded_chunks import PaddedChunks
 from torchrec_priors.ops.ranges import numbers
@@ -75,15 +76,14 @@ def find_repeats(
         offsets_B1: bounds of the contexts among the N positions.
         horizon: the largest offset of a target.
     """
-    source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
-    exists_NT = source_NT < end_N[:, None]
-    position_M, column_M = torch.nonzero(exists_NT, as_tuple=True)
-    item_M = item_X[source_NT[position_M, column_M]]
+    targets = next_items(context_N, end_N, horizon)
+    position_M = targets.token_M
+    item_M = item_X[targets.source_M]
 
     target_O, position_O = occurrences(item_X[context_N], offsets_B1, position_M, item_M)
-    new_NT = exists_NT.clone()
-    new_NT[position_M[target_O], column_M[target_O]] = False
-    return RepeatTargets(position_M, column_M + 1, target_O, position_O, new_NT)
+    new_NT = targets.exists_NT.clone()
+    new_NT[position_M[target_O], targets.offset_M[target_O] - 1] = False
+    return RepeatTargets(position_M, targets.offset_M, target_O, position_O, new_NT)
 
 
 class _Select(torch.autograd.Function):
