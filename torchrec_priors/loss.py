@@ -29,9 +29,9 @@ A run calls the functions of this module in this order:
 
     before training    `path_weights`, `positive_weights` and `decision_weights` compute the
                        factors that are the same for all batches; `LossWeights` keeps them
-    in each step       `find_positives` and `count` prepare a batch, and `LossWeights.of` weights
-                       its positives. `ops/in_group_softmax.py` then computes L, and `gate_loss`
-                       computes L_gate
+    in each step       `find_positives` and `count` prepare a batch. `LossWeights.of` weights its
+                       positives, and `LossWeights.of_targets` the decisions about its targets.
+                       `ops/in_group_softmax.py` then computes L, and `gate_loss` computes L_gate
 
 An extended sequence is the context of a window and the items that follow it, which are targets.
 
@@ -76,6 +76,13 @@ class LossWeights(nn.Module):
         """
         cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
         return cell_KT[positives.path_M, positives.offset_M - 1]
+
+    def of_targets(self, counts: "Counts") -> Tensor:
+        """Returns the weight of the decisions about a target, by offset, [T].
+
+        The loss is the weighted sum over all targets of all ranks.
+        """
+        return self.decision_T / counts.target_T.clamp(min=1)
 
 
 _PER_POSITIVE = ("query_M", "source_M", "offset_M", "path_M")
@@ -264,8 +271,7 @@ def gate_loss(
     gated_S: Tensor,
     positives: Positives,
     item_set_K: Tensor,
-    target_T: Tensor,
-    decision_T: Tensor,
+    weight_T: Tensor,
     new_NT: Tensor | None = None,
 ) -> Tensor:
     """Returns this rank's term of L_gate; the loss is the sum over ranks.
@@ -275,14 +281,12 @@ def gate_loss(
         gated_S: bool, whether a set needs a decision.
         positives: the positives of this rank. A target is in the item sets of its positives' paths.
         item_set_K: item set of each path.
-        target_T: number of targets of the global batch at each offset.
-        decision_T: see `decision_weights`.
+        weight_T: weight of the decisions about a target (see `LossWeights.of_targets`).
         new_NT: bool, by token and offset: whether the gate's loss includes this target; `positives`
             must contain only such targets. None to include all.
     """
     sets = logit_NS.shape[1]
     tokens = max(len(logit_NS), 1)
-    weight_T = decision_T / target_T.clamp(min=1)
 
     # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit. First, every decision
     # counts as a no; then the logit of each yes is subtracted.

@@ -384,8 +384,7 @@ class Recommender(nn.Module):
                 self.gate.gated_S,
                 positives,
                 self.item_set_K,
-                step.counts.target_T,
-                self.weights.decision_T,
+                self.weights.of_targets(step.counts),
                 new_NT,
             )
         if loss_of_repeats is not None:
@@ -413,7 +412,7 @@ class Recommender(nn.Module):
         loss_M = self.repeat_head.loss(
             states.vector_Nd, histories.vector_Nd, part.offsets_B1, targets, part.time_N
         )
-        weight_T = self.weights.decision_T / step.counts.target_T.clamp(min=1)
+        weight_T = self.weights.of_targets(step.counts)
         return targets.new_NT, (weight_T[targets.offset_M - 1] * loss_M).sum()
 
     def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
