@@ -21,7 +21,12 @@ from torchrec_priors.retrieval.find import Finder
 
 @torch.no_grad()
 def ask_each(finder: Finder, users: Histories) -> PathQueries:
-    """Computes the queries of all paths for this rank's users. Every rank must call it."""
+    """Computes the queries of all paths for this rank's users. Every rank must call it.
+
+    Args:
+        finder: the finder of the model.
+        users: the users (see `Finder.contexts`).
+    """
     if finder.device.type != "cpu":
         return finder.ask(users)
 
