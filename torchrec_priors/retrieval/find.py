@@ -14,7 +14,9 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.left_out import recent
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.model import PathQueries, Recommender, RepeatShares
+from torchrec_priors.heads.path_queries import PathQueries
+from torchrec_priors.heads.repeat_shares import RepeatShares
+from torchrec_priors.model import Recommender
 from torchrec_priors.prepared.data_set import Columns, PreparedData
 from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks

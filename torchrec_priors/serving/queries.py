@@ -15,7 +15,7 @@ import torch
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.model import PathQueries
+from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.retrieval.find import Finder
 
 
