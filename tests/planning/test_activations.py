@@ -153,7 +153,7 @@ def test_it_grows_with_windows_and_context_and_falls_with_parts():
     assert _bytes(windows=128) == pytest.approx(twice, rel=0.01)
     assert _bytes(context=400) == pytest.approx(
         twice, rel=0.01
-    )  # a window's last items are no tokens
+    )  # a window's last items are not tokens
     in_parts = [_bytes(accumulate=parts) for parts in (2, 4, 8, 16)]
     assert in_parts == sorted(in_parts, reverse=True)
     assert in_parts[0] < _bytes()
