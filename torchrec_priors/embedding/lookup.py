@@ -3,6 +3,8 @@
 Shapes: N items of the contexts, X items of the extended sequences, n negatives, W ranks, d width.
 """
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 from torchrec.modules.embedding_modules import EmbeddingCollection
@@ -16,7 +18,7 @@ from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.ops.in_group_sets import NegativeSets
 from torchrec_priors.ranks.exchange import Exchange
 
-Table = EmbeddingCollection | ManagedCollisionEmbeddingCollection
+Table: TypeAlias = EmbeddingCollection | ManagedCollisionEmbeddingCollection
 
 
 def requested(ids: KeyedJaggedTensor, asks_once: bool) -> LookupIds:
