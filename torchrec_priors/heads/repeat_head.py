@@ -35,7 +35,7 @@ from torchrec_priors.ops.ranges import numbers
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, time_bucket
 
 # Number of scores of pairs of positions that are computed at a time.
-_SCORES = 1 << 24
+SCORES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class RepeatHead(nn.Module):
     ) -> Tensor:
         """Returns log sum exp of the scores of all positions up to each position, [N]."""
         lengths = offsets_B1.diff().tolist()
-        chunks = PaddedChunks.of(lengths, offsets_B1, lambda padded: max(1, _SCORES // padded**2))
+        chunks = PaddedChunks.of(lengths, offsets_B1, lambda padded: max(1, SCORES // padded**2))
         if not chunks.chunks:
             # Every parameter needs a gradient on every rank.
             biases = self.recency.sum()
