@@ -52,7 +52,7 @@ def recommend(
         k: Number of items for each user.
         allow: Recommend only these items: a text file with an original item id on each line, or a
             Parquet file with a column item_id.
-        deny: Never recommend these items: a file in the same form as --allow.
+        deny: Never recommend these items: a file in the same form as for --allow.
         only: Use only the heads with this name: a path ('long-term / Comedy'), the first groups of
             a path, a group of any level ('Comedy'), or a prior and its group ('genre: Comedy').
             Separate several with commas.

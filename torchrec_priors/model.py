@@ -87,7 +87,8 @@ class Behaviour:
             single process.
         precision: dtype of the encoder's matrix products in training.
         asks_once: whether an id that occurs several times is looked up only once.
-        sees_events: whether the encoder reads events. (The prior tree may read them in any case.)
+        sees_events: whether the encoder reads events. The prior tree may read them even if the
+            encoder does not.
         hides_seen: whether items that the user has already seen are left out of the negatives.
     """
 
@@ -316,7 +317,7 @@ class Recommender(nn.Module):
         return targets.new_NT, (weight_T[targets.offset_M - 1] * loss_M).sum()
 
     def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
-        """Returns the contexts of a part in the form that the encoder takes."""
+        """Returns the contexts of a part in the form that the encoder reads."""
         token_Nd = looked_up.vector_Xd.index_select(0, part.context_N)
         if looked_up.beside_Nd is not None:
             last = part.first + len(token_Nd)

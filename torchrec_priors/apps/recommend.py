@@ -73,7 +73,8 @@ def recommend(
     deny: Annotated[
         Path | None,
         Option(
-            metavar="FILE", help="Never recommend these items: a file in the same form as --allow."
+            metavar="FILE",
+            help="Never recommend these items: a file in the same form as for --allow.",
         ),
     ] = None,
     only: Annotated[
@@ -222,7 +223,7 @@ def _recommend_to_many(
     allowed: np.ndarray | None,
     levers: Levers,
 ) -> None:
-    """Writes recommendations for many users, and prints how many users got fewer than requested."""
+    """Writes recommendations for many users, and prints how many users got too few items."""
     leads = loaded.ranks.leads
 
     def progress(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:

@@ -7,8 +7,8 @@ Each softmax is over one positive and the negatives of its query:
 
 s_m and s_j are the dot products of the query with the positive m and a negative j, and shift_j is a
 number that is added to the logit of j (see `NegativeSets`). A query's negatives are those of its
-item set and those that all queries share, except negatives that are hidden from the query. The
-copies of a positive are the negatives with its id.
+item set and those that all queries share, except negatives that are hidden from the query. An id is
+the number of a row in the item table. The copies of a positive are the negatives with its id.
 
 The sum over a query's negatives is computed once. For each positive, the terms of its copies are
 then subtracted. The weights of the positives are known beforehand, so gradients are computed
@@ -60,9 +60,9 @@ def in_group_loss_reference(
     negatives: NegativeSets,
     hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes the loss directly from the definition, for one positive at a time, for tests.
+    """Computes the loss directly from the definition, for one positive at a time.
 
-    The arguments and the result are those of `in_group_loss`.
+    It is a plain reference for tests. Its arguments and its result are those of `in_group_loss`.
     """
     set_P = [number for number, count in enumerate(query_counts_S) for _ in range(count)]
     starts = [0, *itertools.accumulate(negatives.counts_S)]
@@ -302,7 +302,7 @@ class _Blocks:
     def _through_scores(
         self, query_Pd: Tensor, positives: WeighedPositives, by_score_M: Tensor, grad_Pd: Tensor
     ) -> None:
-        """Adds the gradients that flow through the positives' scores to queries and items."""
+        """Adds the gradients that queries and items receive through the positives' scores."""
         for piece in _pieces(len(positives)):
             query_m = positives.query_M[piece]
             source_m = positives.source_M[piece]
@@ -321,7 +321,7 @@ class _Blocks:
         by_sum_r1: Tensor,
         grad_rd: Tensor,
     ) -> None:
-        """Computes the gradients that flow through a block's sums to its queries and negatives.
+        """Computes the gradients that a block's queries and negatives receive through the sums.
 
         The gradients of queries are written, and those of negatives are added to earlier ones.
 

@@ -23,7 +23,7 @@ groups may retrieve only some of the items. A level of users is a level whose gr
 users. A path or group is open to a user if it may be used for this user.
 
 Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C combinations of
-groups in a branch (where items are given, C items).
+groups in a branch (but `item_C` has C items).
 """
 
 import itertools
@@ -390,7 +390,7 @@ class PriorTree(nn.Module):
 
         Only groups at levels that the path goes through are counted. (If it goes through several
         levels of users, combinations of their groups are counted.) The heads of these groups all
-        estimate the same probability, so their sum is divided by this count to get a mean.
+        estimate the same probability. The mean of the estimates is their sum divided by this count.
 
         Args:
             user_B: the users, as for `allowed_paths`.

@@ -1,15 +1,15 @@
 """Fuses the scores that an item gets from several heads (sections 3.5 and A.1.3 of the paper).
 
 Each head has a path in the prior tree. A path is open to a user if it may be used for this user;
-other paths are closed. A fusion uses the heads k that may retrieve item i and whose paths are open.
-s_k(i) is the score of head k (Eq. 3). The fused score is
+other paths are closed. A fusion uses the heads k that may retrieve item i and whose paths are open
+to the user. s_k(i) is the score of head k (Eq. 3). The fused score is
 
     max                the maximum of s_k(i)
     mean               the mean of s_k(i)
     hierarchical       the maximum of s_k(i) in each block of heads, then the mean over blocks. In
                        an additive tree, the heads of one level are a block. In any other tree, two
-                       heads are in the same block if they have the same group at every level that
-                       restricts neither items nor users (for example, at the level temporal:2)
+                       heads are in the same block if they have the same group at every level whose
+                       groups may retrieve all items for all users (for example, temporal:2)
     inverse_variance   sum of s_k(i) / v_k, divided by sum of 1 / v_k, where v_k is the variance of
                        head k's loss in training
 

@@ -141,7 +141,7 @@ def search_reference(
     if alternatives_KV is None:
         alternatives_KV = torch.ones(eligible_KV.shape)
 
-    # A fusion is defined for one user and one item, so they are computed one at a time.
+    # A fusion is defined for one user and one item, so scores are fused one at a time.
     score_BV = torch.full((len(queries), len(table_Vd)), -torch.inf)
     path_BV = torch.zeros((len(queries), len(table_Vd)), dtype=torch.int64)
     for user in range(len(queries)):

@@ -68,7 +68,7 @@ class Draw:
         own_shifts: float32, numbers to add to the logits of these slots; None unless
             `negatives.logq` is set.
         slots_W: the slots that each rank serves.
-        counts_S: number of slots of each item set; `shared` has the number of the whole catalogue.
+        counts_S: number of slots of each item set, except the whole catalogue (see `shared`).
         shared: number of slots of the whole catalogue. They come after all others.
     """
 
@@ -94,7 +94,7 @@ class OwnItems:
 
     @classmethod
     def weighted(cls, rows: list[np.ndarray], first_row: int, weights: np.ndarray) -> "OwnItems":
-        """Computes the ends from the weights of rows.
+        """Makes the part of every set. The ends are computed from the weights of rows.
 
         Args:
             rows: see the attribute `rows`.

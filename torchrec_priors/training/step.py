@@ -4,8 +4,8 @@ With `training.accumulate`, each rank divides its share of the batch into parts,
 loss of one part after another, so that a step needs less memory. Without it, the only part is the
 whole share.
 
-Rows are the rows of the tables; dense parameters are all other parameters. With a flag, a rank
-tells all ranks something, such as that it has been asked to stop. A step has these stages:
+Rows are the rows of the tables; dense parameters are all other parameters. A rank raises a flag to
+tell all ranks something, for example that it has been asked to stop. A step has these stages:
 
     1  set the learning rates of the step, clear the gradients        `Optimizers.prepare`
     2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
@@ -83,8 +83,8 @@ def step(
 ) -> StepResult:
     """Trains the model on one global batch (the batches of all ranks).
 
-    The number of parts does not affect the result. Every rank must call it, with the same number of
-    parts and the same number of flags.
+    The number of parts does not affect the result. Every rank must call this function, with the
+    same number of parts and the same number of flags.
 
     Args:
         built: the model.
