@@ -211,8 +211,8 @@ def _with_repeats(
         path: the number that stands for the repeat head in lists of paths.
         keys_Bk, path_Bk: the keys and paths of the best items that the prior heads found.
     """
-    # An item that is in no item set must not be returned. For example, an item that the request
-    # denies is in none.
+    # Items that are in no item set must not be returned. This includes items that the request
+    # denies, because they were removed from every set.
     device = keys_Bk.device
     found, position = index.places(repeats.row_R.cpu().numpy())
     allowed = index.in_a_set_C[torch.from_numpy(position).to(device)]

@@ -94,7 +94,7 @@ class OwnItems:
 
     @classmethod
     def weighted(cls, rows: list[np.ndarray], first_row: int, weights: np.ndarray) -> "OwnItems":
-        """Makes the part of every set. The ends are computed from the weights of rows.
+        """Builds this rank's part of every set; the ends are computed from the weights of its rows.
 
         Args:
             rows: see the attribute `rows`.
