@@ -291,7 +291,7 @@ def gate_loss(
     weight_T: Tensor,
     new_NT: Tensor | None = None,
 ) -> Tensor:
-    """Returns this rank's term of L_gate, which is the sum of the terms of all ranks.
+    """Returns this rank's term of L_gate. (L_gate is the sum of these terms over all ranks.)
 
     Args:
         logit_NS: logits of the gate.

@@ -294,7 +294,7 @@ class PriorTree(nn.Module):
         return [np.concatenate(positions_of_set) for positions_of_set in positions]
 
     def decided(self) -> np.ndarray:
-        """Returns bool [S]: whether the gate must estimate how likely a target is in an item set.
+        """Returns bool [S]: whether the gate must estimate P(the target is in an item set).
 
         This is False for the item set of a path through levels that do not restrict items, because
         every target is in it.
@@ -308,11 +308,12 @@ class PriorTree(nn.Module):
     def alternatives(
         self, first_row: int, last_row: int, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Returns c(i): how many paths estimate the same probability of item i.
+        """Returns c(i): the number of heads that each estimate the probability of item i.
 
-        There is one estimate for each label of the item, each segment of the horizon and each
-        branch. Heads of different events count as one, because events exclude each other: the
-        probabilities that these heads estimate are added up.
+        These are estimates of one and the same probability, so fusion averages them. There is one
+        for each label of the item, each segment of the horizon and each branch. Heads of different
+        events count as one, because events exclude each other: the probabilities that these heads
+        estimate are added up.
 
         Args:
             first_row, last_row: the items, as a half-open range of row ids.
