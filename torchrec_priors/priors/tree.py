@@ -308,12 +308,12 @@ class PriorTree(nn.Module):
     def alternatives(
         self, first_row: int, last_row: int, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Returns c(i): the number of heads that each estimate the probability of item i.
+        """Returns c(i), the number by which fusion divides the sum of a branch's probabilities.
 
-        These are estimates of one and the same probability, so fusion averages them. There is one
-        for each label of the item, each segment of the horizon and each branch. Heads of different
-        events count as one, because events exclude each other: the probabilities that these heads
-        estimate are added up.
+        c(i) is the number of the branch's paths that may retrieve item i (one for each combination
+        of a label of the item and a segment of the horizon), times the number of branches with such
+        paths. So the probabilities of all heads are averaged. Paths that differ only in the event
+        count as one, because events exclude each other: their probabilities are added up.
 
         Args:
             first_row, last_row: the items, as a half-open range of row ids.
