@@ -441,8 +441,10 @@ def test_settings_that_do_not_go_with_a_repeat_head(other, says):
     assert says in _refused(parse, {**with_head, **other})
 
 
-def test_a_time_bias_needs_a_repeat_head():
-    assert "set repeats.weight" in _refused(parse, {"repeats": {"time_bias": True}})
+def test_without_a_repeat_head_its_time_bias_means_nothing():
+    without = parse({"repeats": {"weight": 0.0, "time_bias": True}})
+    assert not without.repeats.needs_times
+    assert without.sha256() == RunConfig().sha256()
 
 
 @pytest.mark.parametrize(
