@@ -36,7 +36,7 @@ def bench(
 
     Args:
         shape: What to measure: merrec, pixel8m, ebnerd, retrieval, attention, prepare, reader,
-            scaling, sharding.
+            requests, scaling, sharding.
         repeats: Repeats of each variant; the median counts.
         threads: Threads of each process. [cores of this machine]
         ablations: Also leave out each optimisation in turn (training shapes).

@@ -16,6 +16,9 @@ def recommend(
     run: str,
     user: Optional[str] = None,
     history: Optional[str] = None,
+    session: Optional[str] = None,
+    group: Optional[List[str]] = None,
+    strict: bool = False,
     users: Optional[str] = None,
     out: Optional[str] = None,
     k: int = 10,
@@ -38,13 +41,19 @@ def recommend(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Recommends items for one user, for many users, or for a given history.
+    """Recommends items for one user, to many users, or for a given history.
 
     Args:
         run: Folder of a trained run.
         user: Original id of a user in the data set.
-        history: Instead of --user: a history, given as original item ids, oldest first, separated
-            by commas. Put an id that contains a comma in quotes.
+        history: Original item ids, oldest first, separated by commas. Put an id that contains a
+            comma in quotes. With --user, it replaces the history of the user, whose groups are
+            kept.
+        session: Items that came after the history, written like --history.
+        group: PRIOR=GROUP: A group that the user is in, such as 'gender=F'. It replaces the groups
+            that the data set has of the user for this prior. Separate several with commas.
+        strict: Reject users, items and groups that the data set or the run lacks. By default they
+            are skipped and counted, and a user without a history gets what is popular.
         users: Users to recommend to: a text file with an original user id on each line, a Parquet
             file with a column user_id, or `all` for every user in the data set. The recommendations
             are written to --out.
@@ -82,6 +91,9 @@ def recommend(
         run=run,
         user=user,
         history=history,
+        session=session,
+        group=group,
+        strict=strict,
         users=users,
         out=out,
         k=k,

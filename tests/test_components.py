@@ -105,15 +105,17 @@ def test_options(app, monkeypatch):
 def test_all_options_of_recommend_reach_the_app(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     component = get_component("components/recommend.py:recommend").fn
-    names = [name for name in _parameters("recommend") if name not in ("k", "json", "trust")]
+    others = ("k", "json", "trust", "strict")
+    names = [name for name in _parameters("recommend") if name not in others]
     given = [word for name in names for word in (f"--{name}", f"its-{name}")]
-    given += ["--k", "3", "--json", "True", "--trust", "True", "-j", "1x2"]
+    given += ["--k", "3", "--json", "True", "--trust", "True", "--strict", "True", "-j", "1x2"]
     command = " ".join(materialize_appdef(component, given).roles[0].args)
     for option in [
         *(f"--{name.replace('_', '-')} its-{name}" for name in names),
         "--k 3",
         "--json",
         "--trust",
+        "--strict",
     ]:
         assert option in command
 

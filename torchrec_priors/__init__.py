@@ -6,9 +6,27 @@ from typing import TYPE_CHECKING, Any
 from torchrec_priors.common import versions
 
 if TYPE_CHECKING:
-    from torchrec_priors.serving.run import LoadedRun, Recommendation, load_run
+    from torchrec_priors.serving.run import (
+        Answer,
+        Event,
+        Levers,
+        LoadedRun,
+        Recommendation,
+        Request,
+        UserContext,
+        load_run,
+    )
 
-__all__ = ["LoadedRun", "Recommendation", "load_run"]
+__all__ = [
+    "Answer",
+    "Event",
+    "Levers",
+    "LoadedRun",
+    "Recommendation",
+    "Request",
+    "UserContext",
+    "load_run",
+]
 
 versions.check()
 

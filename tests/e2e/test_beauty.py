@@ -8,7 +8,6 @@ from command_line import REPOSITORY, app
 
 from torchrec_priors import load_run
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.prepared.data_set import History
 
 K = 10
 
@@ -53,18 +52,11 @@ def test_bulk_on_two_ranks_equals_one_user_after_another_and_never_violates_a_de
         bulk = pq.read_table(tmp_path / "out.parquet").to_pylist()
         assert len(bulk) == 22_363
         assert not denied & {str(item) for row in bulk for item in row["items"]}
-        allowed = loaded.catalogue.allowed(None, denied)
-        for row, (user, history) in zip(bulk, _histories(loaded), strict=True):
-            (alone,) = loaded.answer([history], K, allowed)
-            assert row["user_id"] == user
+        deny = loaded.item_list(denied)
+        users = loaded.data.user_texts().to_pylist()
+        for row, user in zip(bulk, users, strict=True):
+            alone = loaded.recommend(user=user, k=K, deny=deny)
+            assert str(row["user_id"]) == user
             assert [found.item_id for found in alone] == row["items"], user
             assert [found.head for found in alone] == row["heads"], user
             assert [found.score for found in alone] == row["scores"], user  # to the last bit
-
-
-def _histories(loaded):
-    """(user, history) of everyone, in the order of the data set."""
-    for group in loaded.data.row_groups:
-        users = loaded.data.read_users(group, loaded.columns)
-        for place, user in enumerate(loaded.data.user_ids(group).to_pylist()):
-            yield user, History(users.history(place), users.columns_of(place))

@@ -149,8 +149,9 @@ def test_run_folder_that_is_no_run(small_data, tmp_path):
 
 
 def test_unknown_user_item_and_run(run, tmp_path):
-    _refused("recommend", "--run", run, "--user", "4711", says=["no user '4711'"])
-    _refused("recommend", "--run", run, "--history", "1,4711", says=["no item '4711'"])
+    _refused("recommend", "--run", run, "--user", "4711", "--strict", says=["no user '4711'"])
+    _refused("recommend", "--run", run, "--history", "1,4711", "--strict", says=["no item '4711'"])
+    _refused("recommend", "--run", run, "--user", "1", "--group", "F", says=["--group", "PRIOR"])
     _refused("recommend", "--run", run, says=["--user", "--history"])
     _refused("recommend", "--run", tmp_path, "--user", "1", says=["holds no run"])
     _refused("evaluate", "--run", run, "--split", "tset", says=["tset"])

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.heads.prior_heads import PriorHeads, heads_reference
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
@@ -71,6 +72,26 @@ def test_equals_the_definition_forward_and_gradient(name, tokens, dim, seed, dat
         results.append([out, states.grad, *grads])
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow)
+
+
+@pytest.mark.parametrize("kind", ["matrix", "vector"])
+@pytest.mark.parametrize("minimum", [0, 3])
+@pytest.mark.parametrize("composition", ["hierarchical", "multiplicative", "additive"])
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_the_queries_of_every_path_of_a_state_equal_the_definition(
+    name, composition, minimum, kind
+):
+    tree = PriorTree(TREES[name], ITEMS, composition)
+    # With a minimum, some nodes have no adapter: their paths end further up.
+    depths = nodes(tree, torch.arange(len(tree.paths)) % 5, minimum)
+    heads = PriorHeads(tree, 4, depths, kind=kind).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in heads.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    states = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    expected = heads_reference(heads, tree, states)
+    for state, of_state in zip(states, expected, strict=True):
+        torch.testing.assert_close(heads.every_path(state), of_state)
 
 
 @pytest.mark.parametrize("name", sorted(TREES))

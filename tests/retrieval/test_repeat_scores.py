@@ -64,6 +64,11 @@ def test_equals_the_definition(case, data, kind):
     assert found <= set(chosen)
 
 
-def test_a_bias_is_added_to_every_repeat():
-    repeats = Repeats(torch.tensor([0]), torch.tensor([3]), torch.tensor([1.5]))
-    assert repeats.with_bias(-1.0).score_R.tolist() == [0.5]
+def test_each_users_bias_is_added_to_the_repeats_and_leaves_them_out_if_it_is_infinite():
+    repeats = Repeats(
+        torch.tensor([0, 1, 1]), torch.tensor([3, 3, 4]), torch.tensor([1.5, 2.0, 3.0])
+    )
+    biased = repeats.with_biases(torch.tensor([-1.0, 0.5]))
+    assert biased.score_R.tolist() == [0.5, 2.5, 3.5]
+    biased = repeats.with_biases(torch.tensor([-1.0, -torch.inf]))
+    assert (biased.user_R.tolist(), biased.row_R.tolist()) == ([0], [3])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from e2e.command_line import REPOSITORY
 
-from torchrec_priors import Recommendation, load_run
+from torchrec_priors import Levers, Recommendation, load_run
 from torchrec_priors.apps import command, recommend
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
@@ -100,11 +100,12 @@ def test_nothing_is_initialised_that_a_checkpoint_overwrites(run, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ({}, "either a user or a history"),
-        ({"user": 9, "history": [5]}, "either a user or a history"),
-        ({"user": 4711}, "no user '4711'"),
-        ({"history": []}, "history is empty"),
-        ({"history": [5, 4711]}, "no item '4711'"),
+        ({"strict": True}, "history is empty"),
+        ({"user": 4711, "strict": True}, "no user '4711'"),
+        ({"history": [], "strict": True}, "history is empty"),
+        ({"history": [5, 4711], "strict": True}, "no item '4711'"),
+        ({"history": "12"}, "'12' is one id"),
+        ({"user": 9, "only": ["Comedy"], "levers": Levers()}, "either levers or only"),
         ({"user": 9, "k": 151}, "k = 151 must be from 1 to the 150 items"),
         ({"user": 9, "k": 0}, "k = 0"),
         ({"user": 9, "allow": ["none", "such"]}, "allow list names no item"),

@@ -93,7 +93,8 @@ def test_a_run_is_evaluated_and_serves_on_data_that_has_grown(runs, states, poli
         assert len(loaded.recommend([new, known], k=5)) == 5
         if policy in ("own", "dropped"):
             with pytest.raises(UserError, match="none of its items was seen in training"):
-                loaded.recommend([new])
+                loaded.recommend([new], strict=True)
+            assert loaded.recommend([new]).source == "popularity"
             same = loaded.recommend([known], k=5, deny=[new])
             assert [item.item_id for item in same] == [
                 item.item_id for item in loaded.recommend([new, known], k=5)

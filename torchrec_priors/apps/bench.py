@@ -107,10 +107,12 @@ def _measure_part(
     shape: str, repeats: int, threads: int, report: Callable[[str], None]
 ) -> list[Row]:
     """Measures one of `PARTS`: the shapes that have rows of their own kind, but no variants."""
-    from torchrec_priors.bench import attention, data_path, scaling, sharding
+    from torchrec_priors.bench import attention, data_path, requests, scaling, sharding
 
     if shape == "attention":
         return attention.attention_rows(repeats, threads, report)
+    if shape == "requests":
+        return requests.request_rows(repeats, threads, report)
     if shape == "sharding":
         return sharding.sharding_rows(repeats, threads, report)
 

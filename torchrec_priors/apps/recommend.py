@@ -17,12 +17,15 @@ from torchrec_priors.apps.progress import with_progress
 from torchrec_priors.common.files import check_replaceable
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.data_set import History
 from torchrec_priors.prepared.id_files import read_ids
+from torchrec_priors.retrieval.item_filter import ItemFilter
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import Catalogue, listed
 from torchrec_priors.serving.levers import MOST_SHARES, Levers
-from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
+from torchrec_priors.serving.request import Recommendation, Request
+from torchrec_priors.serving.request_path import check_k
+from torchrec_priors.serving.run import LoadedRun
+from torchrec_priors.serving.user_context import UserContext
 from torchrec_priors.training.open_run import open_run
 
 _RUNNERS_UP = 3  # how many other heads are listed after the best head of an item
@@ -38,10 +41,31 @@ def recommend(
     history: Annotated[
         str | None,
         Option(
-            help="Instead of --user: a history, given as original item ids, oldest first, "
-            "separated by commas. Put an id that contains a comma in quotes."
+            help="Original item ids, oldest first, separated by commas. Put an id that contains a "
+            "comma in quotes. With --user, it replaces the history of the user, whose groups are "
+            "kept."
         ),
     ] = None,
+    session: Annotated[
+        str | None,
+        Option(help="Items that came after the history, written like --history."),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        Option(
+            metavar="PRIOR=GROUP",
+            help="A group that the user is in, such as 'gender=F'. It replaces the groups that the "
+            "data set has of the user for this prior. Can be repeated.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        Option(
+            "--strict",
+            help="Reject users, items and groups that the data set or the run lacks. By default "
+            "they are skipped and counted, and a user without a history gets what is popular.",
+        ),
+    ] = False,
     users: Annotated[
         str | None,
         Option(
@@ -119,8 +143,8 @@ def recommend(
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
-    """Recommends items for one user, for many users, or for a given history."""
-    _check_options(user, history, users, out, as_json)
+    """Recommends items for one user, to many users, or for a given history."""
+    _check_options(user, history or session, users, out, as_json)
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
             raise UserError(f"--out: '{out}' is also the file given to {name}: choose another file")
@@ -132,7 +156,15 @@ def recommend(
     prepared = opened.data
     check_k(k, prepared)
     catalogue = Catalogue.of(prepared)
-    allowed = catalogue.allowed(_item_ids(allow, "--allow"), _item_ids(deny, "--deny"))
+    lists = {
+        name: catalogue.item_list(ids)
+        for name, ids in (
+            ("allow", _item_ids(allow, "--allow")),
+            ("deny", _item_ids(deny, "--deny")),
+        )
+        if ids is not None
+    }
+    allowed = catalogue.allowed(lists.get("allow"), lists.get("deny"))
 
     if users is not None and out is not None:
         lines = np.arange(prepared.users)
@@ -142,27 +174,50 @@ def recommend(
             _recommend_to_many(loaded, lines, out, k, allowed, levers)
         return
 
-    # An unknown user or item is rejected here, before the model is loaded.
-    if user is not None:
-        rows = prepared.find_user(user).items
-    else:
-        rows = catalogue.history(listed(history or ""))
+    context = UserContext(
+        user,
+        None if history is None else listed(history),
+        listed(session or ""),
+        _groups(group),
+    )
+    # With --strict, an unknown user or item is rejected here, before the model is loaded.
+    if strict and user is not None:
+        prepared.find_user(user)
+    if strict and history is not None:
+        catalogue.history(listed(history))
     with LoadedRun(opened, catalogue) as loaded:
-        # The history of a user in the data set may also have times and events. A history that is
-        # given as item ids has neither.
-        known = History(rows) if user is None else loaded.find_user(user)
-        (best,) = loaded.answer([known], k, allowed, levers)
-        if loaded.ranks.leads and as_json:
-            answer: dict[str, Any] = {"user_id": user, "items": [asdict(item) for item in best]}
-            if loaded.never_found:
-                answer["unseen"] = {
-                    "history": loaded.unseen(rows),
-                    "never_recommended": loaded.never_found,
-                }
-            print(json.dumps(answer, ensure_ascii=False, indent=1))
-        elif loaded.ranks.leads:
-            _print_table(user, rows, best, catalogue)
-            _print_unseen(loaded, loaded.unseen(rows))
+        _recommend_to_one(
+            loaded,
+            Request(context, k, levers, lists.get("allow"), lists.get("deny"), strict),
+            as_json=as_json,
+        )
+
+
+def _recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> None:
+    """Prints the recommendations for one user."""
+    answer = loaded.recommended(request)
+    rows = loaded.path.known_user(request.context, strict=request.strict).history.items
+    if not loaded.ranks.leads:
+        return
+
+    user = None if request.context.user is None else str(request.context.user)
+    if as_json:
+        content: dict[str, Any] = {"user_id": user, "items": [asdict(item) for item in answer]}
+        content["source"] = answer.source
+        if answer.skipped:
+            content["skipped"] = answer.skipped.counts()
+        if loaded.never_found:
+            content["unseen"] = {
+                "history": loaded.unseen(rows),
+                "never_recommended": loaded.never_found,
+            }
+        print(json.dumps(content, ensure_ascii=False, indent=1))
+        return
+
+    _print_table(user, rows, answer.items, loaded.catalogue)
+    if answer.source == "popularity":
+        print("nothing is known of this history: these are the most popular items of each head")
+    _print_unseen(loaded, loaded.unseen(rows))
 
 
 def _item_ids(file: Path | None, option: str) -> pa.Array | None:
@@ -191,10 +246,21 @@ def _numbers(arguments: list[str] | None, option: str) -> dict[str, float]:
     return numbers
 
 
+def _groups(arguments: list[str] | None) -> dict[str, list[str]]:
+    """Reads arguments of the form `PRIOR=GROUP`; returns the groups of each prior."""
+    groups: dict[str, list[str]] = {}
+    for text in arguments or []:
+        prior, equals, name = (part.strip() for part in text.partition("="))
+        if not equals or not prior or not name:
+            raise UserError(f"--group: '{text}' names no group: write 'PRIOR=GROUP'")
+        groups.setdefault(prior, []).append(name)
+    return groups
+
+
 def _check_options(
     user: str | None, history: str | None, users: str | None, out: Path | None, as_json: bool
 ) -> None:
-    if [user, history, users].count(None) != 2:
+    if (user is None and history is None) == (users is None):
         raise UserError("give one of --user ID, --history ID,ID,... and --users FILE")
     if users is None:
         if out is not None:
@@ -220,7 +286,7 @@ def _recommend_to_many(
     lines: np.ndarray,
     out: Path,
     k: int,
-    allowed: np.ndarray | None,
+    allowed: ItemFilter | None,
     levers: Levers,
 ) -> None:
     """Writes recommendations for many users, and prints how many users got too few items."""

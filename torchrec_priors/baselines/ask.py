@@ -35,6 +35,10 @@ def ask_last(heads: PriorHeads, baseline: nn.Module | None, states: Jagged, path
         query_BKd: Tensor = baseline.queries(states, last_B)  # type: ignore[operator]
         return query_BKd
 
+    # A single history is that of a request, in which time is not to depend on the number of paths.
+    if len(last_B) == 1:
+        return heads.every_path(states.vector_Nd[last_B[0]])[None]
+
     # The heads need pairs in ascending order of paths, so users vary fastest.
     users = len(last_B)
     user_P = torch.arange(users, device=last_B.device).repeat(paths)

@@ -48,6 +48,28 @@ class Histories:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def chosen(self, users: Sequence[int]) -> "Histories":
+        """Returns some of the users, given by their positions, in this order."""
+        number = list(users)
+        return Histories(
+            user_ids=self.user_ids.take(pa.array(number, pa.int64())),
+            items=_of_users(self.items, self.lengths, number),
+            lengths=self.lengths[number],
+            seen=_of_users(self.seen, self.seen_lengths, number),
+            seen_lengths=self.seen_lengths[number],
+            targets=_of_users(self.targets, self.target_lengths, number),
+            target_lengths=self.target_lengths[number],
+            users=self.users[number],
+            columns={
+                name: _of_users(values, self.lengths, number)
+                for name, values in self.columns.items()
+            },
+            target_columns={
+                name: _of_users(values, self.target_lengths, number)
+                for name, values in self.target_columns.items()
+            },
+        )
+
     @classmethod
     def of(
         cls,
@@ -90,6 +112,19 @@ class Histories:
             },
             target_columns={name: _flat(by_user) for name, by_user in target_columns.items()},
         )
+
+
+def _of_users(values: np.ndarray, lengths: np.ndarray, users: Sequence[int]) -> np.ndarray:
+    """Returns the entries of some users, in the given order.
+
+    Args:
+        values: the entries of one user after another.
+        lengths: the number of entries of each user.
+        users: the users, as positions.
+    """
+    ends = np.cumsum(lengths)
+    parts = [values[ends[user] - lengths[user] : ends[user]] for user in users]
+    return np.concatenate([values[:0], *parts])
 
 
 def target_bounds(data: PreparedData, split: Split) -> tuple[np.ndarray, np.ndarray]:

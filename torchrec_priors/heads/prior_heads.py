@@ -57,6 +57,7 @@ class PriorHeads(nn.Module):
     """
 
     last_K: Tensor
+    state_K: Tensor
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class PriorHeads(nn.Module):
                 self.embeddings.append(nn.Parameter(torch.zeros(groups, dim)))
 
         self.register_buffer("last_K", last_K, persistent=False)
+        self.register_buffer("state_K", _states(depths, last_K), persistent=False)
         self.ends = sorted(set(last_K.tolist()))
         self.leaves: list[int] = depths[-1].node_K.tolist() if depths else []
         reached = [node for node in self.leaves if node >= 0]
@@ -129,6 +131,31 @@ class PriorHeads(nn.Module):
 
         rows_where_pairs_end = [token_P[end_P == 0], *(rows.end_P for rows in rows_of_depths)]
         return self._where_pairs_end(states, rows_where_pairs_end, end_P)
+
+    def every_path(self, state_d: Tensor) -> Tensor:
+        """Computes the queries of all paths for one user state, [K, d].
+
+        It has a product for each depth instead of one for each node, so that the time hardly
+        depends on the number of paths. The last bits may differ from those of `forward`.
+
+        Args:
+            state_d: the user state.
+        """
+        states = [state_d[None]]
+        for depth in range(1, self.depth + 1):
+            adapters = self.adapters[depth - 1]
+            parent_n = getattr(self, f"parent_{depth}")
+            above_nd = states[-1].index_select(0, parent_n)
+            if adapters.dim() == 2:
+                states.append(above_nd + adapters)
+                continue
+
+            step_nd = F.silu(torch.bmm(adapters, above_nd[..., None])[..., 0])
+            embeddings = self._embeddings_at(depth)
+            if embeddings is not None:
+                step_nd = step_nd + embeddings
+            states.append(above_nd + step_nd)
+        return torch.cat(states).index_select(0, self.state_K)
 
     def _rows(
         self, tokens: int, token_P: Tensor, path_P: Tensor, end_P: Tensor
@@ -204,6 +231,23 @@ class PriorHeads(nn.Module):
         last = [states[depth] for depth in self.ends]
         rows = last[0] if len(last) == 1 else torch.cat(last)
         return rows.index_select(0, row_P)
+
+
+def _states(depths: list[Depth], last_K: Tensor) -> Tensor:
+    """Returns the last state of each path, numbered through all depths: int64 [K].
+
+    State 0 is the user state; the states of each depth's nodes follow.
+
+    Args:
+        depths: the nodes with adapters.
+        last_K: the depth of each path's last node with an adapter.
+    """
+    state_K = torch.zeros_like(last_K)
+    first = 1
+    for number, depth in enumerate(depths, 1):
+        state_K = torch.where(last_K == number, first + depth.node_K, state_K)
+        first += len(depth.names)
+    return state_K
 
 
 def _runs(adapters: list[int] | range, counts: Tensor) -> Runs:

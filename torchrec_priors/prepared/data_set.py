@@ -303,11 +303,15 @@ class PreparedData:
                     users.history(index), users.columns_of(index), group.first_user + index
                 )
 
+        raise self.unknown_user(user_id)
+
+    def unknown_user(self, user_id: str) -> UserError:
+        """Returns the error for a user that the data set lacks."""
         if self._in_time:
             short = "with nothing to train on"
         else:
             short = f"of at most {2 * self.manifest.horizon} interactions"
-        raise UserError(
+        return UserError(
             f"--user: data set '{self.manifest.name}' has no user {shown(user_id)} "
             f"(users {short} were left out: give --history)"
         )

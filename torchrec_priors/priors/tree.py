@@ -27,7 +27,7 @@ groups in a branch (in `item_C`, however, C is the number of given items).
 """
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -44,6 +44,9 @@ from torchrec_priors.priors.paths import (
 )
 from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, needs_of
 from torchrec_priors.settings.priors import Composition
+
+# Groups of users that a request gives, by the index of a level of users: bool [B, G].
+GivenGroups = Mapping[int, Tensor]
 
 # Items whose row ids are not consecutive are looked up in blocks of this many row ids.
 _ROWS_LOOKED_AT = 1 << 16
@@ -369,12 +372,14 @@ class PriorTree(nn.Module):
 
     # Users
 
-    def allowed_paths(self, user_B: Tensor) -> Tensor | None:
+    def allowed_paths(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor | None:
         """Finds the paths that are open to each user: those of the user's own groups.
 
         Args:
             user_B: the users, as indices in the file order of the data set; -1 for an unknown user,
                 to whom all paths are open.
+            given: groups of users that replace those of the data set, by the index of the level:
+                bool [B, G]. A row without a group replaces nothing.
 
         Returns:
             bool [B, K]; None if the tree has no level of users, so that all paths are open to every
@@ -383,11 +388,11 @@ class PriorTree(nn.Module):
         allowed_BK: Tensor | None = None
         for number in self._user_levels:
             group_K = self.get_buffer(f"group_at_{number}")
-            open_BK = paths_of_groups(self._open_to(number, user_B), group_K)
+            open_BK = paths_of_groups(self._open_to(number, user_B, given), group_K)
             allowed_BK = open_BK if allowed_BK is None else allowed_BK & open_BK
         return allowed_BK
 
-    def open_groups(self, user_B: Tensor) -> Tensor:
+    def open_groups(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor:
         """Counts, for each user and path, the open groups at the levels of users in the path.
 
         (If the path has several such levels, combinations of their groups are counted.) The heads
@@ -395,7 +400,7 @@ class PriorTree(nn.Module):
         get a mean.
 
         Args:
-            user_B: the users, as for `allowed_paths`.
+            user_B, given: the users, as for `allowed_paths`.
 
         Returns:
             int64 [B, K]; 1 for a path that goes through no level of users.
@@ -403,12 +408,12 @@ class PriorTree(nn.Module):
         shape = (len(user_B), len(self.item_set_K))
         count_BK = torch.ones(shape, dtype=torch.int64, device=user_B.device)
         for number in self._user_levels:
-            open_B = self._open_to(number, user_B).sum(1).clamp(min=1)
+            open_B = self._open_to(number, user_B, given).sum(1).clamp(min=1)
             through_K = self.get_buffer(f"group_at_{number}") >= 0
             count_BK *= torch.where(through_K, open_B[:, None], 1)
         return count_BK
 
-    def _open_to(self, number: int, user_B: Tensor) -> Tensor:
+    def _open_to(self, number: int, user_B: Tensor, given: GivenGroups | None) -> Tensor:
         """Returns bool [B, G]: whether a group has a head and is open to the user.
 
         The user's own groups are open. If none of them has a head, because no training user was in
@@ -416,7 +421,7 @@ class PriorTree(nn.Module):
 
         Args:
             number: the index of a level of users.
-            user_B: the users, as for `allowed_paths`.
+            user_B, given: the users, as for `allowed_paths`.
         """
         level = self.levels[number]
         has_head_G = self.get_buffer(f"has_head_{number}")
@@ -426,6 +431,9 @@ class PriorTree(nn.Module):
         index, group = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
         open_BG = (user_B < 0)[:, None].repeat(1, groups)
         open_BG[known_B[index], group] = True
+        if given is not None and number in given:
+            given_BG = given[number]
+            open_BG = torch.where(given_BG.any(1, keepdim=True), given_BG, open_BG)
         open_BG &= has_head_G
 
         has_no_head_B = ~open_BG.any(1)

@@ -107,6 +107,13 @@ class Diversifier:
         pairs = data.prior_pairs(data.manifest.category_prior, "item")
         return cls(weight, *pairs, data.items, device)
 
+    def searched(self, k: int) -> int:
+        """Returns how many items must be found to reorder lists of k: never fewer than candidates.
+
+        So a shorter list is the beginning of a longer one.
+        """
+        return max(k, CANDIDATES)
+
     def rerank(self, found: Found) -> Found:
         """Returns the same items, in the order in which they are picked."""
         order_BC = self._order(found.row_Bk[:, :CANDIDATES], found.score_Bk[:, :CANDIDATES])

@@ -18,10 +18,14 @@ from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.model import Recommender
 from torchrec_priors.prepared.data_set import Columns, PreparedData
-from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
+from torchrec_priors.priors.tree import GivenGroups
+from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.input_vectors import InputVectors
 from torchrec_priors.retrieval.int8_search import Quantised
+from torchrec_priors.retrieval.item_filter import Filters
+from torchrec_priors.retrieval.resident import Resident
 from torchrec_priors.retrieval.search import log_normalisers, search
 from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries, Repeats
 from torchrec_priors.settings.evaluation import RetrievalConfig
@@ -75,6 +79,9 @@ class Finder:
 
         # Calibration may estimate the sums of softmaxes from a sample of the items.
         self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
+        self.resident: Resident | None = None
+        self._resident_sample: Resident | None = None
+        self._inputs: InputVectors | None = None
         self._quantised: Quantised | None = None
         if config.tiles == "int8":
             self._quantised = Quantised.of(index.shard.rows, model.score)
@@ -100,6 +107,28 @@ class Finder:
         if config.diversify:
             diversifier = Diversifier.of(data, config.diversify, device)
         return cls(model, index, config, device, diversifier)
+
+    def make_resident(self) -> None:
+        """Prepares for requests: packs the candidates for the kernel, if there is a compiler.
+
+        The kernel and the other searches find the same items; the last bits of scores may differ.
+        """
+        as_bytes = self.config.tiles == "int8" and self.config.fusion == "max"
+        self.resident = Resident.of(
+            self.index, self.model.score, as_bytes=as_bytes and not self.calibrated
+        )
+        self._resident_sample = self.resident
+        if self.resident is not None and self._sample is not self.index:
+            self._resident_sample = Resident.of(self._sample, self.model.score)
+        # The kernel has bytes of its own.
+        if self.resident is not None:
+            self._quantised = None
+        self._inputs = InputVectors.of(self.model, self.index.shard)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether several threads may ask and find at the same time, as no call is a collective."""
+        return self._inputs is not None and self.resident is not None
 
     @property
     def context(self) -> int:
@@ -138,6 +167,9 @@ class Finder:
             None if values is None else values.to(self.device)
             for values in times_and_events(columns)
         )
+        if self._inputs is not None:
+            offsets_B1 = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+            return Jagged(self._inputs.of_items(items), offsets_B1, time_N, event_N)
         ids, item_N = self.to_ids(items, lengths)
         return Jagged(self.model.tokens(ids, item_N), ids.offsets(), time_N, event_N)
 
@@ -158,11 +190,18 @@ class Finder:
         return self.model.queries(self.histories(users)).first(len(users))
 
     @torch.no_grad()
-    def queries(self, users: Histories, asked: PathQueries) -> Queries:
+    def queries(
+        self, users: Histories, asked: PathQueries, given: GivenGroups | None = None
+    ) -> Queries:
         """Returns the queries to search with: those in `asked`, with a bias for each path.
 
         The bias is -inf for a path that is closed to the user. For other paths it is the
         calibration, or 0 if scores are not calibrated.
+
+        Args:
+            users: the users.
+            asked: the queries of all paths.
+            given: groups of the users that are given by a request (`PriorTree.allowed_paths`).
         """
         tree = self.model.tree
         user_B = torch.from_numpy(users.users).to(self.device)
@@ -170,7 +209,7 @@ class Finder:
         # A path is closed if it belongs to a group that the user is not in. All paths are closed to
         # a user without a known item.
         queries = Queries.unbiased(asked.query_BKd)
-        allowed_BK = tree.allowed_paths(user_B)
+        allowed_BK = tree.allowed_paths(user_B, given)
         if allowed_BK is not None:
             queries = queries.within(allowed_BK)
         unknown_B = self._without_history(users)
@@ -183,12 +222,14 @@ class Finder:
         # group's softmax. If training excluded seen items from the negatives, the sum is without
         # seen items, too.
         seen = self._hidden(users) if self.model.behaviour.hides_seen else None
-        sums_BK = log_normalisers(self._sample, self.model.score, queries, seen)
+        sums_BK = log_normalisers(
+            self._sample, self.model.score, queries, seen, self._resident_sample
+        )
         calibration_BK = asked.log_group_BK - sums_BK
         if self.config.fusion == "mean":
             # The heads of a user's several groups estimate the same probability. Dividing by their
             # number makes their sum a mean.
-            calibration_BK = calibration_BK - tree.open_groups(user_B).log()
+            calibration_BK = calibration_BK - tree.open_groups(user_B, given).log()
         calibrated = replace(queries, bias_BK=queries.bias_BK + calibration_BK)
         if asked.repeats is None:
             return calibrated
@@ -196,7 +237,12 @@ class Finder:
 
     @torch.no_grad()
     def find(
-        self, users: Histories, queries: Queries, k: int, index: GroupIndex | None = None
+        self,
+        users: Histories,
+        queries: Queries,
+        k: int,
+        index: GroupIndex | None = None,
+        filters: Filters | None = None,
     ) -> Found:
         """Finds the k best items of each of this rank's users.
 
@@ -206,6 +252,7 @@ class Finder:
             queries: the queries of the users.
             k: the number of items for each user.
             index: the items that may be found; by default all items of `self.index`.
+            filters: the items that may be found, for each user or for all (see `search`).
         """
         # Items of the context are found by the repeat head, and by no other head.
         excluded = self._hidden(users) if self.model.repeat_head is not None else None
@@ -214,7 +261,7 @@ class Finder:
         # Diversification needs all candidates, even for a shorter list.
         searched = k
         if self.diversifier is not None:
-            searched = max(k, CANDIDATES)
+            searched = self.diversifier.searched(k)
 
         found = search(
             index or self.index,
@@ -224,6 +271,8 @@ class Finder:
             searched,
             self.fusion,
             self._quantised,
+            resident=self.resident if index is None else None,
+            filters=filters,
         )
         if self.diversifier is None:
             return found

@@ -108,6 +108,14 @@ class GroupIndex:
         return self._log_alternatives()
 
     @property
+    def row_of_candidate(self) -> np.ndarray:
+        """The row of each candidate's vector in the shard, int64 [C]."""
+        if self._row_C is None:
+            return np.arange(len(self))
+        rows: np.ndarray = self._row_C.cpu().numpy()
+        return rows
+
+    @property
     def in_a_set_C(self) -> Tensor:
         """Whether any path may retrieve the candidate: bool [C]. It must not be changed."""
         return self._in_a_set()
@@ -124,6 +132,15 @@ class GroupIndex:
         """
         index = copy.copy(self)
         index.shard = shard
+        return index
+
+    def with_vectors(self, vectors_CX: Tensor) -> "GroupIndex":
+        """Returns an index of the same candidates with other vectors, one for each candidate.
+
+        The vectors may have any width.
+        """
+        index = self.over(Shard(vectors_CX, 0))
+        index._row_C = None
         return index
 
     def open_paths(self, vector_BKd: Tensor, bias_BK: Tensor) -> list[OpenPaths]:

@@ -38,19 +38,30 @@ def head_scores(finder: Finder, queries: Queries, found: Found) -> Iterator[Tens
     item_M = row_Bk[row_Bk >= 0].numpy()
     lengths = (row_Bk >= 0).sum(1).tolist()
 
-    # The lookup is a collective. A rank without items takes part with any item that has a row.
-    looked_up = item_M
-    if not len(item_M):
-        looked_up = np.full(1, finder.model.item_rows.an_item)
-    ids, _ = finder.to_ids(looked_up, np.array([len(looked_up)]))
-    vectors_Md = finder.model.score.items(finder.model.lookup(ids)[0])[: len(item_M)]
-
+    vectors_Md = _vectors(finder, item_M)
     # One user at a time, as [users, k, K] scores may not fit into memory.
     for user, vectors_kd in enumerate(vectors_Md.split(lengths)):
-        score_kK = (vectors_kd @ queries.vector_BKd[user].T + queries.bias_BK[user]).cpu()
+        if finder.resident is not None:
+            score_kK = finder.resident.scores(vectors_kd, queries.vector_BKd[user])
+        else:
+            score_kK = vectors_kd @ queries.vector_BKd[user].T
+        score_kK = (score_kK + queries.bias_BK[user]).cpu()
         if finder.fusion.kind == "max":
             best_path_k = path_Bk[user, : len(vectors_kd)]
             # Path K, that of repeats, has no query.
             position_k = torch.nonzero(best_path_k < score_kK.shape[1])[:, 0]
             score_kK[position_k, best_path_k[position_k]] = score_Bk[user, position_k]
         yield score_kK
+
+
+def _vectors(finder: Finder, item_M: np.ndarray) -> Tensor:
+    """Returns the vectors of found items that scores are computed with. Every rank must call it."""
+    if finder.is_local and finder.resident is not None:
+        return finder.resident.vectors(item_M)
+
+    # The lookup is a collective. A rank without items takes part with any item that has a row.
+    looked_up = item_M
+    if not len(item_M):
+        looked_up = np.full(1, finder.model.item_rows.an_item)
+    ids, _ = finder.to_ids(looked_up, np.array([len(looked_up)]))
+    return finder.model.score.items(finder.model.lookup(ids)[0])[: len(item_M)]

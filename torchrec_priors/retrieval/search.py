@@ -40,8 +40,10 @@ from torchrec_priors.retrieval.fused_search import log_sums, search_fused
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised, has_plain_scores, search_int8
+from torchrec_priors.retrieval.item_filter import Filters, distinct, of_users
 from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 from torchrec_priors.retrieval.max_search import search_max
+from torchrec_priors.retrieval.resident import Resident
 from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries, Repeats
 
 
@@ -53,6 +55,9 @@ def search(
     k: int,
     fusion: Fusion = Fusion(),
     quantised: Quantised | None = None,
+    *,
+    resident: Resident | None = None,
+    filters: Filters | None = None,
 ) -> Found:
     """Finds the k best items of all ranks for each of this rank's users.
 
@@ -67,10 +72,23 @@ def search(
         fusion: how the scores of an item are combined into one.
         quantised: int8 copies of the index's vectors; None for none. They are used if the fusion is
             max and no score has a bias. The search is then faster, and its results are the same.
+        resident: the packed candidates of the index; then they are searched by a kernel, and
+            `quantised` is not used.
+        filters: the items that may be found, for each user or for all; None for all items. If there
+            is a filter for each user, all ranks must have the same users.
     """
 
     def search_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor, Tensor]:
-        return _search_own_rows(index, score, queries, excluded, k, fusion, quantised)
+        excluded = excluded or Exclusions.none()
+        if resident is None:
+            return _search_filtered(index, score, queries, excluded, k, fusion, quantised, filters)
+
+        keys_Bk, path_Bk = resident.search(queries, excluded, filters, k, fusion)
+        if queries.repeats is None:
+            return keys_Bk, path_Bk
+        repeats = _allowed(queries.repeats, filters, len(queries))
+        paths = queries.bias_BK.shape[1]
+        return _with_repeats(index, repeats, paths, keys_Bk, path_Bk)
 
     if dist.get_world_size() == 1:
         keys_Bk, path_Bk = search_own_rows(queries, excluded)
@@ -83,7 +101,11 @@ def search(
 
 
 def log_normalisers(
-    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None = None
+    index: GroupIndex,
+    score: Score,
+    queries: Queries,
+    excluded: Exclusions | None = None,
+    resident: Resident | None = None,
 ) -> Tensor:
     """Computes log sum exp(q_k . e_i) over the items i in Omega_k of all ranks.
 
@@ -98,12 +120,15 @@ def log_normalisers(
         queries: the queries of all paths for each user. Biases are not used, except that a bias of
             -inf closes a path.
         excluded: the items to leave out of each user's sums; None for none.
+        resident: the packed candidates of the index, if there are any.
 
     Returns:
         [B, K]; 0 for paths that are closed or have no items.
     """
 
     def sum_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor]:
+        if resident is not None:
+            return (resident.log_sums(queries, excluded),)
         banned = None if excluded is None else _own_positions(index, excluded)
         return (log_sums(index, score, queries.vector_BKd, queries.bias_BK, banned),)
 
@@ -169,11 +194,42 @@ def search_reference(
     )
 
 
+def _search_filtered(
+    index: GroupIndex,
+    score: Score,
+    queries: Queries,
+    excluded: Exclusions,
+    k: int,
+    fusion: Fusion,
+    quantised: Quantised | None,
+    filters: Filters | None,
+) -> tuple[Tensor, Tensor]:
+    """Like `_search_own_rows`, with filters: the users of each filter are searched together."""
+    if filters is None:
+        return _search_own_rows(index, score, queries, excluded, k, fusion, quantised)
+
+    filter_of_user = of_users(filters, len(queries))
+    item_C = index.item_C.cpu().numpy()
+    keys_Bk = torch.full((len(queries), k), NOTHING, device=index.item_C.device)
+    path_Bk = torch.zeros_like(keys_Bk, dtype=torch.int32)
+    for users in distinct(filter_of_user).values():
+        item_filter = filter_of_user[users[0]]
+        allowed = index
+        if not item_filter.is_empty:
+            allowed = index.restricted(torch.from_numpy(item_filter.allows(item_C)))
+        keys, paths = _search_own_rows(
+            allowed, score, queries.of(users), excluded.of_users(users), k, fusion, quantised
+        )
+        keys_Bk[users] = keys
+        path_Bk[users] = paths
+    return keys_Bk, path_Bk
+
+
 def _search_own_rows(
     index: GroupIndex,
     score: Score,
     queries: Queries,
-    excluded: Exclusions | None,
+    excluded: Exclusions,
     k: int,
     fusion: Fusion,
     quantised: Quantised | None,
@@ -184,8 +240,6 @@ def _search_own_rows(
         The keys (`keys.py`) and the paths of the items: [B, k] each. If a list has fewer than k
         items, its keys are padded with `NOTHING`.
     """
-    if excluded is None:
-        excluded = Exclusions(np.zeros(0, np.int64), np.zeros(0, np.int64))
     if fusion.kind == "max":
         keys_Bk, path_Bk = _search_max(index, score, queries, excluded, k, quantised)
     else:
@@ -223,6 +277,21 @@ def _with_repeats(
     keys, paths = with_offers(keys_Bk, path_Bk, repeats.user_R[kept_R], keys_R, path_R)
     best_Bk, column_Bk = keys.topk(keys_Bk.shape[1], dim=1)
     return best_Bk, paths.gather(1, column_Bk)
+
+
+def _allowed(repeats: Repeats, filters: Filters | None, users: int) -> Repeats:
+    """Leaves out the repeats that the filters of their users leave out."""
+    if filters is None:
+        return repeats
+    user_R = repeats.user_R.numpy()
+    row_R = repeats.row_R.numpy()
+    kept_R = np.ones(len(user_R), bool)
+    for user, item_filter in enumerate(of_users(filters, users)):
+        if not item_filter.is_empty:
+            of_user = user_R == user
+            kept_R[of_user] = item_filter.allows(row_R[of_user])
+    kept = torch.from_numpy(kept_R)
+    return Repeats(repeats.user_R[kept], repeats.row_R[kept], repeats.score_R[kept])
 
 
 def _search_max(

@@ -3,6 +3,7 @@
 Shapes: B users, K paths, k results, d width, R repeats.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,14 @@ class Found:
     row_Bk: Tensor
     score_Bk: Tensor
     path_Bk: Tensor
+
+    def put(self, users: Sequence[int], found: "Found") -> None:
+        """Writes the lists of some users, which may be shorter than the others."""
+        k = found.row_Bk.shape[1]
+        chosen = list(users)
+        self.row_Bk[chosen, :k] = found.row_Bk
+        self.score_Bk[chosen, :k] = found.score_Bk
+        self.path_Bk[chosen, :k] = found.path_Bk.long()
 
     def first(self, k: int) -> "Found":
         return Found(self.row_Bk[:, :k], self.score_Bk[:, :k], self.path_Bk[:, :k])
@@ -45,6 +54,29 @@ class Exclusions:
         """Makes exclusions from row ids, user after user, and the number of ids of each user."""
         return cls(np.repeat(np.arange(len(lengths)), lengths), items)
 
+    @classmethod
+    def none(cls) -> "Exclusions":
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    def of_users(self, users: Sequence[int]) -> "Exclusions":
+        """Returns the items of some users, who are numbered again in the given order."""
+        number = np.full(max(users, default=0) + 1, -1)
+        number[list(users)] = np.arange(len(users))
+        inside = np.flatnonzero(self.user < len(number))
+        inside = inside[number[self.user[inside]] >= 0]
+        return Exclusions(number[self.user[inside]], self.row[inside])
+
+    def by_user(self, users: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sorts the items of each user.
+
+        Returns:
+            The row ids, int64, user after user and ascending for each; and int64 [users + 1], where
+            those of each user start.
+        """
+        pairs = np.sort((self.user.astype(np.int64) << 32) + self.row)
+        starts = np.searchsorted(pairs, np.arange(users + 1) << 32)
+        return pairs & 0xFFFFFFFF, starts
+
 
 @dataclass(frozen=True)
 class Repeats:
@@ -62,9 +94,21 @@ class Repeats:
     row_R: Tensor
     score_R: Tensor
 
-    def with_bias(self, bias: float) -> "Repeats":
-        """Returns the same items with a number added to their scores."""
-        return Repeats(self.user_R, self.row_R, self.score_R + bias)
+    def of_users(self, users: Sequence[int], of_all: int) -> "Repeats":
+        """Returns the items of some of all users, who are numbered again in the given order."""
+        number_B = torch.full((of_all,), -1, device=self.user_R.device)
+        number_B[list(users)] = torch.arange(len(users), device=self.user_R.device)
+        kept = number_B[self.user_R] >= 0
+        return Repeats(number_B[self.user_R[kept]], self.row_R[kept], self.score_R[kept])
+
+    def with_biases(self, bias_B: Tensor) -> "Repeats":
+        """Returns the same items with a number of their user added to their scores.
+
+        Items of users with -inf are left out.
+        """
+        score_R = self.score_R + bias_B[self.user_R]
+        kept = ~torch.isneginf(score_R)
+        return Repeats(self.user_R[kept], self.row_R[kept], score_R[kept])
 
 
 @dataclass(frozen=True)
@@ -84,6 +128,12 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.bias_BK)
+
+    def of(self, users: Sequence[int]) -> "Queries":
+        """Returns the queries of some users, in the given order."""
+        repeats = None if self.repeats is None else self.repeats.of_users(users, len(self))
+        chosen = list(users)
+        return Queries(self.vector_BKd[chosen], self.bias_BK[chosen], repeats)
 
     def within(self, open_BK: Tensor) -> "Queries":
         """Returns the same queries, but closes every path that is not open in `open_BK`."""

@@ -16,9 +16,13 @@ from torchrec_priors.data.histories import Histories, history_batches
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_files import as_numbers, first_repeated
+from torchrec_priors.retrieval.item_filter import EVERYTHING, Filters, ItemFilter
 from torchrec_priors.retrieval.predictions import recommendations
+from torchrec_priors.retrieval.search_types import Found, Queries
+from torchrec_priors.serving.answering import with_biases
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.ordered_file import OrderedFile
+from torchrec_priors.serving.queries import ask_each
 from torchrec_priors.serving.run import LoadedRun
 
 Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
@@ -65,7 +69,7 @@ def recommend_in_bulk(
     out: Path,
     *,
     k: int,
-    allowed: np.ndarray | None = None,
+    allowed: ItemFilter | None = None,
     levers: Levers = Levers(),
     progress: Progress = lambda batches, _count: batches,
 ) -> Tensor:
@@ -80,7 +84,7 @@ def recommend_in_bulk(
         lines: for each user of the data set, the user's row in the file; -1 to leave the user out.
         out: the file.
         k: the number of items for each user.
-        allowed: bool for each row id, whether the item may be recommended; None to allow all items.
+        allowed: the items that may be recommended; None to allow all items.
         levers: how heads are used.
         progress: wraps the batches to show progress; its second argument is their number.
 
@@ -106,14 +110,13 @@ def recommend_in_bulk(
         chosen=chosen,
     )
 
-    request = run.request(k, allowed, levers)
+    finding = _Finding(run, k, allowed or EVERYTHING, levers)
     names = pa.array(run.heads)
     short = torch.zeros(1 + len(levers.at_least), dtype=torch.int64)
     rounds = -(-len(rows) // (batch * share.world))
     with OrderedFile(out, len(rows), k, run.ranks) as file:
         for turn, users in enumerate(progress(batches, rounds)):
-            read = run.finder.contexts(users)
-            found, short_BJ = request.find(run.finder, read, request.queries(run.finder, read))
+            found, short_BJ = finding.find(run.finder.contexts(users))
             table = recommendations(users.user_ids, found, run.catalogue.ids, names)
             # Batch i belongs to rank i mod the number of ranks.
             first = (turn * share.world + share.rank) * batch
@@ -124,3 +127,79 @@ def recommend_in_bulk(
             short[1:] += short_BJ.sum(0)
         file.finish()
     return short
+
+
+class _Finding:
+    """Finds the lists of batches of users, as `LoadedRun.answer` does for requests."""
+
+    def __init__(self, run: LoadedRun, k: int, item_filter: ItemFilter, levers: Levers) -> None:
+        """
+        Args:
+            run: the run.
+            k: the number of items for each user.
+            item_filter: the items that may be recommended.
+            levers: how heads are used.
+
+        Raises:
+            UserError: the levers cannot be applied.
+        """
+        self._run = run
+        self._k = k
+        self._filter = item_filter
+        self._bias_K = run.path.levers.prepare(levers).bias_K
+        self._shares = run.path.shares(levers, k, item_filter)
+
+    def find(self, users: Histories) -> tuple[Found, Tensor]:
+        """Finds the lists of this rank's users. Every rank must call it.
+
+        Returns:
+            The lists; and bool [B, J], whether a list has fewer items of a group than demanded.
+        """
+        finder = self._run.finder
+        queries = finder.queries(users, ask_each(finder, users))
+
+        def by_model(one: Histories, asked: Queries, filters: Filters) -> Found:
+            return finder.find(one, asked, self._k, filters=filters)
+
+        found, short_BJ = self._lists(users, queries, by_model)
+
+        # Users of whose history the model knows nothing get what is popular. As a search is a
+        # collective, all ranks must know whether there is one.
+        unknown = self._unknown(users)
+        if unknown is None or not int(self._run.ranks.total(torch.tensor(len(unknown)))):
+            return found, short_BJ
+        popular = self._run.path.popular()
+        them = users.chosen(unknown)
+
+        def by_popularity(one: Histories, asked: Queries, filters: Filters) -> Found:
+            return popular.find(one, asked, self._k, filters)
+
+        of_them, short_of_them = self._lists(them, popular.queries(them, None), by_popularity)
+        found.put(unknown, of_them)
+        short_BJ[unknown] = short_of_them
+        return found, short_BJ
+
+    def _lists(
+        self,
+        users: Histories,
+        queries: Queries,
+        search: Callable[[Histories, Queries, Filters], Found],
+    ) -> tuple[Found, Tensor]:
+        """Finds lists with the levers."""
+        queries = with_biases(queries, [self._bias_K] * len(users))
+        if self._shares is not None:
+            return self._shares.find(
+                lambda bits: search(users, queries, [self._filter.within(bits)])
+            )
+        found = search(users, queries, [self._filter])
+        return found, torch.zeros(len(users), 0, dtype=torch.bool)
+
+    def _unknown(self, users: Histories) -> list[int] | None:
+        """Returns the users whose history has no item with a row; None if all items have one."""
+        has_row_I = self._run.model.item_rows.has_row_I
+        if has_row_I is None:
+            return None
+        user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
+        known_B = np.bincount(user_X[has_row_I[users.seen]], minlength=len(users)) > 0
+        unknown: list[int] = np.flatnonzero(~known_B).tolist()
+        return unknown

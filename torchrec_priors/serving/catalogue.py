@@ -4,15 +4,16 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.prepared.id_files import places
+from torchrec_priors.prepared.id_index import IdIndex
 from torchrec_priors.prepared.id_texts import id_texts, plain_array
+from torchrec_priors.retrieval.item_filter import ItemFilter, bits_of, has_bits
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,36 @@ class Catalogue:
         title = self.titles[row].as_py()
         return "" if title is None else str(title)
 
+    def item_ids(self, rows: list[int]) -> list[ItemId]:
+        """Returns the original ids of some items, as `item_id` does for one."""
+        # For a short list this takes less time than a call of Arrow's `take`.
+        return [self.item_id(row) for row in rows]
+
+    def titles_of(self, rows: list[int]) -> list[str]:
+        """Returns the titles of some items, as `title` does for one."""
+        return [self.title(row) for row in rows]
+
+    @cached_property
+    def index(self) -> IdIndex:
+        """The row ids of the items by their ids. It is made when it is first used."""
+        return IdIndex(self.texts)
+
+    def find(self, ids: pa.Array) -> np.ndarray:
+        """Returns the row ids of items, int64, given by their ids as texts; -1 if unknown."""
+        return self.index.places(ids)
+
+    def item_list(self, ids: "Iterable[ItemId] | ItemList") -> "ItemList":
+        """Looks up a list of items, such as those that a request denies.
+
+        A list that many requests use is looked up once: they may be given the result.
+        """
+        if isinstance(ids, ItemList):
+            return ids
+        wanted = texts(ids).unique()
+        rows = self.find(wanted)
+        known = rows[rows >= 0]
+        return ItemList(known, bits_of(known, len(self)), len(wanted) - len(known))
+
     def history(self, items: Iterable[ItemId]) -> np.ndarray:
         """Returns the row ids of a history that is given by original ids, oldest first.
 
@@ -71,56 +102,79 @@ class Catalogue:
         if not len(wanted):
             raise UserError("the history is empty: give item ids, oldest first")
 
-        rows = places(wanted, self.texts)
+        rows = self.find(wanted)
         if (rows < 0).any():
             unknown = shown(wanted[int(np.argmin(rows))])
             raise UserError(f"the history: data set '{self.name}' has no item {unknown}")
         return rows
 
     def allowed(
-        self, allow: Iterable[ItemId] | None, deny: Iterable[ItemId] | None
-    ) -> np.ndarray | None:
+        self,
+        allow: "Iterable[ItemId] | ItemList | None",
+        deny: "Iterable[ItemId] | ItemList | None",
+    ) -> ItemFilter | None:
         """Applies an allow list and a deny list.
 
         The lists may contain ids that are not in the catalogue. They are counted and logged.
 
         Returns:
-            bool for each row id, whether the item may be recommended; None if there are no lists.
+            The filter; None if there are no lists.
+
+        Raises:
+            UserError: no item of the catalogue may be recommended.
+        """
+        lists = {}
+        for kind, ids in (("allow", allow), ("deny", deny)):
+            if ids is not None:
+                lists[kind] = self.item_list(ids)
+                log.info(
+                    "%s list: %s items, %s of them not in the catalogue",
+                    kind,
+                    f"{len(lists[kind]):,}",
+                    f"{lists[kind].unknown:,}",
+                )
+        return self.filter_of(lists.get("allow"), lists.get("deny"))
+
+    def filter_of(self, allow: "ItemList | None", deny: "ItemList | None") -> ItemFilter | None:
+        """Returns the filter of an allow list and a deny list; None without lists.
 
         Raises:
             UserError: no item of the catalogue may be recommended.
         """
         if allow is None and deny is None:
             return None
+        if allow is not None and not len(allow.rows):
+            raise UserError(f"the allow list names no item of data set '{self.name}'")
 
-        allowed = np.ones(len(self), bool)
-        if allow is not None:
-            allowed = self._listed("allow", texts(allow))
-            if not allowed.any():
-                raise UserError(f"the allow list names no item of data set '{self.name}'")
+        # An item that is in both lists is denied.
+        left = len(self) if allow is None else len(allow.rows)
         if deny is not None:
-            # An item that is in both lists is denied.
-            allowed &= ~self._listed("deny", texts(deny))
-            if not allowed.any():
+            denied = len(deny.rows)
+            if allow is not None:
+                denied = int(has_bits(deny.bits, allow.rows).sum())
+            if denied == left:
                 raise UserError("the deny list leaves no item to recommend")
-        return allowed
-
-    def _listed(self, kind: str, ids: pa.Array) -> np.ndarray:
-        """Returns bool for each row id: whether the item is in a list.
-
-        The number of ids in the list that are not in the catalogue is logged.
-        """
-        # An id may be in the list several times; it is counted once.
-        distinct = ids.unique()
-        listed: np.ndarray = pc.is_in(self.texts, value_set=distinct).to_numpy(zero_copy_only=False)
-        unknown = len(distinct) - int(listed.sum())
-        log.info(
-            "%s list: %s items, %s of them not in the catalogue",
-            kind,
-            f"{len(distinct):,}",
-            f"{unknown:,}",
+        return ItemFilter(
+            None if allow is None else allow.bits, None if deny is None else deny.bits
         )
-        return listed
+
+
+@dataclass(frozen=True, eq=False)
+class ItemList:
+    """A list of items that was looked up. Any number of requests may use it.
+
+    Attributes:
+        rows: the row ids of the items, all different.
+        bits: the same as bits (`retrieval/item_filter.py`).
+        unknown: the number of other ids, which are not in the catalogue.
+    """
+
+    rows: np.ndarray
+    bits: np.ndarray
+    unknown: int
+
+    def __len__(self) -> int:
+        return len(self.rows) + self.unknown
 
 
 def listed(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,8 +34,8 @@ class Levers:
         UserError: a value is invalid.
     """
 
-    only: tuple[str, ...] | None = None
-    mute: tuple[str, ...] = ()
+    only: Sequence[str] | None = None
+    mute: Sequence[str] = ()
     boost: Mapping[str, float] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)
 
@@ -48,18 +48,34 @@ class Levers:
         at_least: Mapping[str, float] | None,
     ) -> "Levers":
         """Makes levers from the arguments of a caller; None for a lever that is not used."""
-        for option, names in (("only", only), ("mute", mute)):
-            if isinstance(names, str):
-                raise UserError(f"{option}: '{names}' is one name: give a list of names")
-        # The arguments are copied, so that the caller may change them afterwards.
         return cls(
-            None if only is None else tuple(only),
-            tuple(mute or ()),
-            dict(boost or {}),
-            dict(at_least or {}),
+            only,  # type: ignore[arg-type]
+            mute or (),  # type: ignore[arg-type]
+            boost or {},
+            at_least or {},
+        )
+
+    @property
+    def key(self) -> Hashable:
+        """A value that is equal for equal levers, to find what was prepared for them."""
+        return (
+            self.only,
+            self.mute,
+            tuple(sorted(self.boost.items())),
+            tuple(self.at_least.items()),
         )
 
     def __post_init__(self) -> None:
+        # Callers may give any lists. They are copied, so that they may be changed afterwards.
+        for option in ("only", "mute"):
+            names = getattr(self, option)
+            if isinstance(names, str):
+                raise UserError(f"{option}: '{names}' is one name: give a list of names")
+            if names is not None:
+                object.__setattr__(self, option, tuple(names))
+        for option in ("boost", "at_least"):
+            object.__setattr__(self, option, dict(getattr(self, option)))
+
         # An empty list would exclude every head, which is certainly a mistake.
         if self.only is not None and not self.only:
             raise UserError("only: it is empty: name at least one head, or leave it out")

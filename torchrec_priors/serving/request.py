@@ -1,118 +1,105 @@
-"""A request: the items that may be recommended, and how heads are used, for any histories.
+"""Requests for recommendations, and their answers."""
 
-Shapes: B users, K paths, J groups with a minimum share.
-"""
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, overload
 
-import math
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
-from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
-from torchrec_priors.ranks.process import Ranks
-from torchrec_priors.retrieval.find import Finder
-from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search_types import Found, Queries
-from torchrec_priors.serving.head_names import HeadNames
+from torchrec_priors.serving.catalogue import ItemId, ItemList
 from torchrec_priors.serving.levers import Levers
-from torchrec_priors.serving.queries import ask_each
-from torchrec_priors.serving.shares import Shares
+from torchrec_priors.serving.user_context import Skipped, UserContext
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request that is ready to be answered on this rank.
+    """A request for recommendations to one user.
 
     Attributes:
-        k: the number of items for each history.
-        index: the items on this rank that may be recommended.
-        bias_K: added to the scores of each head, the repeat head last; -inf if the head may not be
-            used. None if nothing is added.
-        shares: the shares that groups must have in each list, or None.
+        context: the user.
+        k: the number of items. Fewer are returned only if fewer may be recommended.
+        levers: how heads are used.
+        allow: original ids of the only items that may be recommended; None for all items.
+        deny: original ids of items that must not be recommended; None for none. A list that many
+            requests use is looked up only once if it is given as the result of
+            `LoadedRun.item_list`.
+        strict: whether the request is rejected if the data set lacks something that it names, or
+            if there is no history. Otherwise this is skipped and counted.
+        deadline: the value of `time.monotonic()` after which nobody waits for the answer any more;
+            None if there is none.
     """
 
-    k: int
-    index: GroupIndex
-    bias_K: Tensor | None = None
-    shares: Shares | None = None
+    context: UserContext
+    k: int = 10
+    levers: Levers = field(default_factory=Levers)
+    allow: Iterable[ItemId] | ItemList | None = None
+    deny: Iterable[ItemId] | ItemList | None = None
+    strict: bool = False
+    deadline: float | None = None
 
-    @classmethod
-    def of(
-        cls, finder: Finder, ranks: Ranks, k: int, index: GroupIndex, levers: Levers
-    ) -> "Request":
-        """Prepares a request. Every rank must call it with the same request.
 
-        Args:
-            finder: the finder of the model.
-            ranks: all ranks.
-            k: the number of items for each history.
-            index: the items on this rank that may be recommended.
-            levers: how heads are used.
+class LateError(UserError):
+    """The deadline of a request passed before its answer was computed."""
 
-        Raises:
-            UserError: a lever names no head; the levers leave no head or no item; or the shares
-                need more than k items.
-        """
-        if levers.at_least and finder.diversifier is not None:
-            raise UserError(
-                "at-least: this run diversifies its lists (evaluation.diversify), which "
-                "cannot be combined with shares"
-            )
 
-        names = HeadNames(finder.model.tree, repeats=finder.model.repeat_head is not None)
-        bias_K = levers.bias(names)
-        path_K = levers.shares(names)
-        # The remaining heads may be unable to retrieve any of the allowed items. Each rank counts
-        # only its own items, so the counts are added up.
-        if bias_K is not None:
-            is_used_K = ~torch.isneginf(bias_K)
-            paths = len(finder.model.tree.item_set_K)
-            reached = index.reach(is_used_K[:paths]).sum()
-            # What the repeat head retrieves depends on the history.
-            if not int(ranks.total(reached)) and not is_used_K[paths:].any():
-                raise UserError(
-                    "only, mute: the heads that may answer retrieve none of the items that are "
-                    "allowed: allow more items, or name other heads"
-                )
-            bias_K = bias_K.to(finder.device)
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item.
 
-        shares = Shares(dict(levers.at_least), path_K, k, index, ranks.total) if path_K else None
-        return cls(k, index, bias_K, shares)
+    Attributes:
+        item_id: the original id of the item.
+        title: the title of the item; empty if it has no title.
+        score: the score by which items are ordered.
+        head: the name of the prior path that gave the score, such as "short-term / Comedy". If
+            `evaluation.fusion` is not `max`, it is the path that contributed most to the score.
+        head_scores: the scores of the paths that may retrieve the item for this user, by name.
+            Boosts are included. Heads that may not be used in this request are not.
+    """
 
-    def queries(self, finder: Finder, users: Histories) -> Queries:
-        """Returns the queries to search with for this rank's users. Every rank must call it.
+    item_id: ItemId
+    title: str
+    score: float
+    head: str
+    head_scores: dict[str, float]
 
-        Args:
-            finder: the finder of the model.
-            users: the users (see `Finder.contexts`).
-        """
-        queries = finder.queries(users, ask_each(finder, users))
-        # A bias of -inf closes a path.
-        if self.bias_K is None:
-            return queries
 
-        paths = queries.bias_BK.shape[1]
-        repeats = queries.repeats
-        if repeats is not None:
-            bias = float(self.bias_K[paths])
-            repeats = None if math.isinf(bias) else repeats.with_bias(bias)
-        return Queries(queries.vector_BKd, queries.bias_BK + self.bias_K[:paths], repeats)
+@dataclass(frozen=True, eq=False)
+class Answer(Sequence[Recommendation]):
+    """The answer to a request: a sequence of the recommended items, best first.
 
-    def find(self, finder: Finder, users: Histories, queries: Queries) -> tuple[Found, Tensor]:
-        """Finds the items of this rank's users. Every rank must call it.
+    It equals an answer with the same attributes, and a list of the same items.
 
-        Args:
-            finder: the finder of the model.
-            users: the users (see `Finder.contexts`).
-            queries: the queries of the users.
+    Attributes:
+        items: the items.
+        source: "model", or "popularity" if nothing is known of the user: then the paths' own
+            popularity decides, and scores are log-probabilities.
+        skipped: what the request named and the data set or the model lacks.
+        short: the groups of `at_least` that have fewer items than demanded, because not enough of
+            them may be recommended.
+    """
 
-        Returns:
-            The k best items of each user; and bool [B, J], whether a list has fewer items of a
-            group than the group's share.
-        """
-        if self.shares is None:
-            found = finder.find(users, queries, self.k, self.index)
-            return found, torch.zeros(len(users), 0, dtype=torch.bool)
-        return self.shares.find(lambda index: finder.find(users, queries, self.k, index))
+    items: list[Recommendation]
+    source: Literal["model", "popularity"] = "model"
+    skipped: Skipped = field(default_factory=Skipped)
+    short: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Answer):
+            return vars(self) == vars(other)
+        return self.items == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Recommendation: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Recommendation]: ...
+
+    def __getitem__(self, index: int | slice) -> Recommendation | list[Recommendation]:
+        return self.items[index]

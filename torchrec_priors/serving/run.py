@@ -10,47 +10,39 @@ with load_run("runs/ml-100k") as run:
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 
 import numpy as np
-import torch
 
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.data_set import History, PreparedData
+from torchrec_priors.prepared.data_set import History
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.retrieval.find import Finder, head_names
-from torchrec_priors.serving.answer import Answer, answer
-from torchrec_priors.serving.catalogue import Catalogue, ItemId
+from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList
 from torchrec_priors.serving.levers import Levers
-from torchrec_priors.serving.request import Request
+from torchrec_priors.serving.request import Answer, LateError, Recommendation, Request
+from torchrec_priors.serving.request_path import RequestPath
+from torchrec_priors.serving.turns import Turns
+from torchrec_priors.serving.user_context import Event, Skipped, UserContext
 from torchrec_priors.training.open_run import OpenRun, open_run
 
+__all__ = [
+    "Answer",
+    "Event",
+    "ItemList",
+    "LateError",
+    "Levers",
+    "LoadedRun",
+    "Recommendation",
+    "Request",
+    "Skipped",
+    "UserContext",
+    "load_run",
+]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-        item_id: the original id of the item.
-        title: the title of the item; empty if it has no title.
-        score: the score by which items are ordered.
-        head: the name of the prior path that gave the score, such as "short-term / Comedy". If
-            `evaluation.fusion` is not `max`, it is the path that contributed most to the score.
-        head_scores: the scores of the paths that may retrieve the item for this user, by name.
-            Boosts are included. Heads that may not be used in this request are not.
-    """
-
-    item_id: ItemId
-    title: str
-    score: float
-    head: str
-    head_scores: dict[str, float]
 
 
 def load_run(
@@ -78,7 +70,9 @@ def load_run(
 class LoadedRun:
     """A trained model in memory, which recommends items.
 
-    Any thread may call it; calls of several threads are answered one after another.
+    Any thread may call it. With one rank on a CPU, threads are answered at the same time. Otherwise
+    they take turns, as an answer takes part in collectives of all ranks: then every rank must make
+    the same calls.
     """
 
     def __init__(self, opened: OpenRun, catalogue: Catalogue) -> None:
@@ -86,7 +80,6 @@ class LoadedRun:
         self.config = opened.config
         self.data = opened.data
         self.catalogue = catalogue
-        self._lock = Lock()
         # Apps do this when they start; other Python programs do not.
         silence_library_warnings()
 
@@ -107,77 +100,140 @@ class LoadedRun:
                 self.data,
                 self.ranks.device,
             )
+            self.finder.make_resident()
+            self.path = RequestPath(
+                self.finder, self.config, self.data, catalogue, self.columns, self.ranks
+            )
+            self._turns = Turns(together=self.finder.is_local)
 
             # If an error occurs above, the block closes everything. Otherwise the run stays open.
             self.ranks.where.doing = "recommendations"
             self._open: ExitStack | None = opening.pop_all()
 
+    # Requests
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | UserError]:
+        """Answers a batch of requests, each with its own user, levers and lists.
+
+        A batch takes less time than its requests one after another. An answer does not depend on
+        the other requests, to the last bit on a CPU.
+
+        Args:
+            requests: the requests.
+
+        Returns:
+            For each request the answer, or the error with which it is rejected: a `LateError` if
+            its deadline has passed. (With several ranks, deadlines are not looked at, as the
+            clocks of ranks differ.)
+        """
+        if not requests:
+            return []
+        with self._turns.turn():
+            return self.path.answer(requests)
+
     def recommend(
         self,
-        history: Sequence[ItemId] | None = None,
+        history: Sequence[ItemId | Event] | None = None,
         *,
         user: ItemId | None = None,
+        session: Sequence[ItemId | Event] = (),
+        groups: Mapping[str, str | Sequence[str]] | None = None,
         k: int = 10,
-        allow: Iterable[ItemId] | None = None,
-        deny: Iterable[ItemId] | None = None,
+        allow: Iterable[ItemId] | ItemList | None = None,
+        deny: Iterable[ItemId] | ItemList | None = None,
+        levers: Levers | None = None,
+        strict: bool = False,
         only: Iterable[str] | None = None,
         mute: Iterable[str] | None = None,
         boost: Mapping[str, float] | None = None,
         at_least: Mapping[str, float] | None = None,
-    ) -> list[Recommendation]:
-        """Recommends items for a history, or for the whole history of a user of the data set.
+    ) -> Answer:
+        """Recommends items for a history, or for the history of a user of the data set.
 
         Args:
-            history: original item ids, oldest first. Times and events of the items are unknown.
-            user: the original id of a user, instead of a history.
+            history, user, session, groups: the user (see `UserContext`).
             k: the number of items. Fewer are returned only if fewer may be recommended.
             allow: original ids of the only items that may be recommended.
             deny: original ids of items that must not be recommended.
-            only: the only heads that may be used, by name ("long-term / Comedy") or group
-                ("Comedy").
-            mute: the heads that may not be used.
-            boost: for some heads, a factor x above 0 for their probabilities; log(x) is added to
-                their scores.
-            at_least: for some groups, the share of the k items that must be in the group, as in
-                `{"Comedy": 0.3}`. If the group has fewer items, all of them are recommended, and
-                that is logged.
+            levers: how heads are used.
+            strict: whether something unknown raises an error. Otherwise it is skipped and logged.
+            only, mute, boost, at_least: the levers one by one, instead of `levers`.
 
         Raises:
-            UserError: the user, an item of the history or a head is unknown; no item or head is
-                left; or k is out of range.
+            UserError: a head is unknown; no item or head is left; or k is out of range.
         """
-        if (user is None) == (history is None):
-            raise UserError("give either a user or a history")
+        given = (only, mute, boost, at_least)
+        if levers is not None and any(part is not None for part in given):
+            raise UserError("levers: give either levers or only, mute, boost and at_least")
+        context = UserContext(user, history, session, groups or {})
+        request = Request(context, k, levers or Levers.of(*given), allow, deny, strict)
+        return self.recommended(request)
 
-        # The history of a user has the times and events that the encoder may read.
-        if history is None:
-            known = self.find_user(str(user))
-        else:
-            known = History(self.catalogue.history(history))
-        levers = Levers.of(only, mute, boost, at_least)
-        return self.answer([known], k, self.catalogue.allowed(allow, deny), levers)[0]
+    def recommended(self, request: Request) -> Answer:
+        """Answers one request; raises the error with which it is rejected."""
+        (answer,) = self._answers([request])
+        return answer
 
     def recommend_many(
         self,
-        histories: Iterable[Sequence[ItemId]],
+        histories: Iterable[Sequence[ItemId | Event]],
         *,
         k: int = 10,
-        allow: Iterable[ItemId] | None = None,
-        deny: Iterable[ItemId] | None = None,
+        allow: Iterable[ItemId] | ItemList | None = None,
+        deny: Iterable[ItemId] | ItemList | None = None,
+        levers: Levers | None = None,
+        strict: bool = False,
         only: Iterable[str] | None = None,
         mute: Iterable[str] | None = None,
         boost: Mapping[str, float] | None = None,
         at_least: Mapping[str, float] | None = None,
-    ) -> list[list[Recommendation]]:
+    ) -> list[Answer]:
         """Recommends items for each of several histories; the arguments are those of `recommend`.
 
         Returns:
-            The recommendations for each history, in the order of the histories.
+            The answer for each history, in the order of the histories.
         """
-        known = [History(self.catalogue.history(history)) for history in histories]
-        allowed = self.catalogue.allowed(allow, deny)
-        levers = Levers.of(only, mute, boost, at_least)
-        return self.answer(known, k, allowed, levers)
+        levers = levers or Levers.of(only, mute, boost, at_least)
+        allowed = None if allow is None else self.item_list(allow)
+        denied = None if deny is None else self.item_list(deny)
+        requests = [
+            Request(UserContext(history=history), k, levers, allowed, denied, strict)
+            for history in histories
+        ]
+        return self._answers(requests)
+
+    def item_list(self, ids: Iterable[ItemId]) -> ItemList:
+        """Looks up a list of items once, for many requests that allow or deny it."""
+        return self.catalogue.item_list(ids)
+
+    def warm_up(self) -> None:
+        """Does now what would delay the first requests. Every rank must call it."""
+        with self._turns.turn():
+            self.path.warm_up()
+
+    def _answers(self, requests: list[Request]) -> list[Answer]:
+        """Answers requests of one caller: raises the first error, and logs what was skipped."""
+        answers = []
+        for outcome in self.answer(requests):
+            if isinstance(outcome, UserError):
+                raise outcome
+            answers.append(outcome)
+
+        # These are not errors, as the lists are as good as possible.
+        for name in dict.fromkeys(name for answer in answers for name in answer.short):
+            count = sum(name in answer.short for answer in answers)
+            lists = "the list" if len(answers) == 1 else f"{count:,} of {len(answers):,} lists"
+            log.warning(
+                "at-least: fewer items of '%s' in %s, because not enough of them may be"
+                " recommended",
+                name,
+                lists,
+            )
+        for kind in ("users", "items", "events", "groups"):
+            count = sum(getattr(answer.skipped, kind) for answer in answers)
+            if count:
+                log.warning("skipped: %s unknown %s", f"{count:,}", kind)
+        return answers
 
     def find_user(self, user: str) -> History:
         """Reads the whole history of a user, with the columns that the encoder needs.
@@ -186,67 +242,6 @@ class LoadedRun:
             UserError: the data set has no such user.
         """
         return self.data.find_user(user, self.columns)
-
-    def answer(
-        self,
-        histories: list[History],
-        k: int,
-        allowed: np.ndarray | None = None,
-        levers: Levers = Levers(),
-    ) -> list[list[Recommendation]]:
-        """Recommends items for histories.
-
-        Args:
-            histories: the histories, all with the same columns.
-            k: the number of items for each history.
-            allowed: bool for each row id, whether the item may be recommended; None to allow all.
-            levers: how heads are used.
-
-        Raises:
-            UserError: k is out of range, no item of a history has a row, or the levers cannot be
-                applied.
-        """
-        check_k(k, self.data)
-        batch = self.config.evaluation.batch
-        answers: list[list[Answer]] = []
-        short_J = torch.zeros(len(levers.at_least), dtype=torch.int64)
-
-        # Threads take turns, as their collectives must not be mixed.
-        with self._lock:
-            if self._open is None:
-                raise RuntimeError("this run is closed: load it again")
-            self._check_seen_items(histories)
-
-            request = self.request(k, allowed, levers)
-            for start in range(0, len(histories), batch):
-                batch_answers, short_BJ = answer(
-                    self.finder, histories[start : start + batch], request
-                )
-                answers += batch_answers
-                short_J += short_BJ.sum(0)
-
-        # This is not an error, as the list is as good as possible.
-        for name, count in zip(levers.at_least, short_J.tolist(), strict=True):
-            if count:
-                lists = f"{count:,} of {len(histories):,} lists"
-                if len(histories) == 1:
-                    lists = "the list"
-                log.warning(
-                    "at-least: fewer items of '%s' in %s, because not enough of them may be"
-                    " recommended",
-                    name,
-                    lists,
-                )
-        return [[self._with_names(item) for item in best] for best in answers]
-
-    def request(self, k: int, allowed: np.ndarray | None, levers: Levers) -> Request:
-        """Prepares a request for this rank. Every rank must call it with the same arguments."""
-        index = self.finder.index
-        # `allowed` has an entry for each item of the catalogue; the index needs one for each of
-        # this rank's candidates.
-        if allowed is not None:
-            index = index.restricted(torch.from_numpy(allowed)[index.item_C.cpu()])
-        return Request.of(self.finder, self.ranks, k, index, levers)
 
     def unseen(self, items: np.ndarray) -> int:
         """Counts the interactions with unseen items, which have no row of their own.
@@ -278,27 +273,6 @@ class LoadedRun:
     ) -> None:
         self._leave(kind, error, trace)
 
-    def _check_seen_items(self, histories: list[History]) -> None:
-        """Raises UserError if no item of a history has a row: then nothing is known of the user."""
-        has_row_I = self.model.item_rows.has_row_I
-        if has_row_I is None:
-            return
-
-        if not all(has_row_I[history.items].any() for history in histories):
-            raise UserError(
-                "the history: none of its items was seen in training: train again on current data"
-            )
-
-    def _with_names(self, item: Answer) -> Recommendation:
-        """Returns an answer with the original id of the item and the names of the heads."""
-        return Recommendation(
-            item_id=self.catalogue.item_id(item.row),
-            title=self.catalogue.title(item.row),
-            score=item.score,
-            head=self.heads[item.path],
-            head_scores={self.heads[path]: score for path, score in item.scores.items()},
-        )
-
     def _leave(
         self,
         kind: type[BaseException] | None,
@@ -306,23 +280,14 @@ class LoadedRun:
         trace: TracebackType | None,
     ) -> None:
         """Closes the run; the arguments are the error that ended the `with` block, if any."""
-        with self._lock:
-            if self._open is None:
-                return
+        if not self._turns.close() or self._open is None:
+            return
 
-            opened = self._open
-            self._open = None
-            del self.model, self.finder
+        opened = self._open
+        self._open = None
+        self.path.close()
+        del self.model, self.finder, self.path
 
-            # On leaving the process group, an error of a collective is replaced by one that names
-            # the lost ranks.
-            opened.__exit__(kind, error, trace)
-
-
-def check_k(k: int, data: PreparedData) -> None:
-    """Raises UserError if the catalogue has fewer than k items."""
-    if not 1 <= k <= data.items:
-        raise UserError(
-            f"k = {k:,} must be from 1 to the {data.items:,} items of data set "
-            f"'{data.manifest.name}'"
-        )
+        # On leaving the process group, an error of a collective is replaced by one that names the
+        # lost ranks.
+        opened.__exit__(kind, error, trace)

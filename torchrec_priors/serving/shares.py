@@ -4,17 +4,17 @@ Items that are in exactly the same of these groups form a cell. The cells are se
 another, so every item is scored once. Then each list is chosen from the best items of all cells
 (`choice.py`).
 
-Shapes: B users, C candidates of the index, J groups, K paths, k items.
+Shapes: B users, J groups, k items.
 """
 
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.serving.choice import Candidate, choose, fewest
 
@@ -33,17 +33,18 @@ class Shares:
     def __init__(
         self,
         share: dict[str, float],
-        path_K: dict[str, Tensor],
+        groups: dict[str, np.ndarray],
         k: int,
-        index: GroupIndex,
+        candidates: np.ndarray,
         total: Callable[[Tensor], Tensor],
     ) -> None:
         """
         Args:
             share: the share of each group, by name.
-            path_K: for each name, the heads (bool) that may retrieve the items of the group.
+            groups: for each name, the bits of this rank's items in the group
+                (`retrieval/item_filter.py`).
             k: the number of items in a list.
-            index: the items on this rank that may be recommended.
+            candidates: the bits of this rank's items that may be recommended.
             total: sums a tensor over ranks.
 
         Raises:
@@ -56,13 +57,15 @@ class Shares:
 
         # The mask of an item has bit g if the item is in group g. Items with equal masks form a
         # cell. Every rank searches each cell that has items on any rank.
-        mask_C = torch.zeros(len(index), dtype=torch.int64, device=index.item_C.device)
+        cells = {0: candidates}
         for group, name in enumerate(self.names):
-            mask_C |= index.reach(path_K[name]).long() << group
-        counts = total(torch.bincount(mask_C, minlength=1 << len(self.names))).tolist()
-        self._cells = {
-            mask: index.restricted(mask_C == mask) for mask, count in enumerate(counts) if count
-        }
+            inside = {mask | 1 << group: bits & groups[name] for mask, bits in cells.items()}
+            cells = {mask: bits & ~groups[name] for mask, bits in cells.items()} | inside
+        in_cell = [int(cells[mask].any()) for mask in range(len(cells))]
+        on_any_rank = total(torch.tensor(in_cell)).tolist()
+        self._cells = {mask: cells[mask] for mask, any_rank in enumerate(on_any_rank) if any_rank}
+        # Without any item, all lists are empty.
+        self._cells = self._cells or {0: candidates}
 
         # Here it is checked only whether the shares fit into k items. Whether a group has enough
         # items is checked for each list, so each group counts as if it had k items of its own.
@@ -78,20 +81,19 @@ class Shares:
                 "give smaller shares"
             )
 
-    def find(self, search: Callable[[GroupIndex], Found]) -> tuple[Found, Tensor]:
+    def find(self, search: Callable[[np.ndarray], Found]) -> tuple[Found, Tensor]:
         """Finds the lists of some users.
 
         Args:
-            search: finds the k best items of an index for each user.
+            search: finds the k best items for each user, among items that are given by their bits.
 
         Returns:
             The lists; and bool [B, J], whether a list has fewer items of a group than it needs.
         """
         # A search is a collective, so every rank searches the same cells in the same order.
-        found_in_cell = {mask: search(index) for mask, index in self._cells.items()}
+        found_in_cell = {mask: search(bits) for mask, bits in self._cells.items()}
         candidates = {mask: _candidates(found) for mask, found in found_in_cell.items()}
 
-        # There is at least one cell, as a request without any items was rejected earlier.
         example = next(iter(found_in_cell.values()))
         device = example.row_Bk.device
         row_Bk = torch.full_like(example.row_Bk, -1)

@@ -1,0 +1,287 @@
+"""Answers a batch of requests, each with its own user, levers and lists.
+
+    prepare       what requests name -> row ids, bits, biases      all requests together
+    ask_known     histories -> queries of all heads                one history after another
+    find          queries -> best items                            all requests in one pass
+    explained     best items -> scores of all heads, names         one user after another
+
+An answer does not depend on the other requests of the batch, to the last bit on a CPU.
+
+Shapes: B users, K paths, k items, J groups with a share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.data.histories import Histories
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.tree import GivenGroups
+from torchrec_priors.retrieval.find import Finder
+from torchrec_priors.retrieval.head_scores import head_scores
+from torchrec_priors.retrieval.item_filter import EVERYTHING, ItemFilter
+from torchrec_priors.retrieval.search_types import Found, Queries
+from torchrec_priors.serving.explained import Explainer
+from torchrec_priors.serving.known_users import KnownUser
+from torchrec_priors.serving.popular import PopularItems
+from torchrec_priors.serving.queries import ask_known, batch_of
+from torchrec_priors.serving.request import Answer, Recommendation
+from torchrec_priors.serving.shares import Shares
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request in the terms of the model.
+
+    Attributes:
+        user: the user.
+        k: the number of items.
+        item_filter: the items that may be recommended.
+        bias_K: added to the scores of each head, the repeat head last; None if nothing is added.
+        shares: the shares that groups must have in the list; None without shares.
+    """
+
+    user: KnownUser
+    k: int
+    item_filter: ItemFilter = EVERYTHING
+    bias_K: Tensor | None = None
+    shares: Shares | None = None
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The lists of a batch of users.
+
+    Attributes:
+        found: the best items.
+        queries: the queries of the search.
+        short: for each user, the groups with too few items.
+    """
+
+    found: Found
+    queries: Queries
+    short: list[tuple[str, ...]]
+
+
+class Answering:
+    """Answers batches of prepared requests.
+
+    With one rank on a CPU, any number of threads may call it at the same time. With several ranks,
+    every rank must make the same calls, in the same order.
+    """
+
+    def __init__(self, finder: Finder, popular: PopularItems, explainer: Explainer) -> None:
+        self._finder = finder
+        self._popular = popular
+        self._explainer = explainer
+
+    def answer(self, requests: Sequence[PreparedRequest]) -> list[Answer | UserError]:
+        """Answers requests.
+
+        Returns:
+            For each request the answer, or the error with which it is rejected.
+        """
+        answers: list[Answer | UserError] = [Answer([])] * len(requests)
+        known = [number for number, one in enumerate(requests) if self._has_history(one)]
+        unknown = sorted(set(range(len(requests))) - set(known))
+        for numbers, answer in ((known, self._by_model), (unknown, self._by_popularity)):
+            if numbers:
+                of_part = answer([requests[number] for number in numbers])
+                for number, one in zip(numbers, of_part, strict=True):
+                    answers[number] = one
+        return answers
+
+    def _has_history(self, request: PreparedRequest) -> bool:
+        """Whether the model knows any item of the user's history."""
+        items = request.user.history.items
+        has_row_I = self._finder.model.item_rows.has_row_I
+        return len(items) > 0 and (has_row_I is None or bool(has_row_I[items].any()))
+
+    @torch.no_grad()
+    def _by_model(self, requests: list[PreparedRequest]) -> list[Answer | UserError]:
+        histories = [request.user.history for request in requests]
+        users, asked = ask_known(self._finder, histories)
+        queries = self._finder.queries(users, asked, self._given_groups(requests))
+
+        listed = self._lists(requests, users, queries, by_model=True)
+        scores = head_scores(self._finder, listed.queries, listed.found)
+        explained = [
+            self._explained(listed.found, number, score_kK)
+            for number, score_kK in enumerate(scores)
+        ]
+        return self._answers(requests, listed, explained, "model")
+
+    @torch.no_grad()
+    def _by_popularity(self, requests: list[PreparedRequest]) -> list[Answer | UserError]:
+        histories = [request.user.history for request in requests]
+        users = batch_of(self._finder, histories)
+        queries = self._popular.queries(users, self._given_groups(requests))
+
+        listed = self._lists(requests, users, queries, by_model=False)
+        explained = []
+        for number in range(len(requests)):
+            row_k = listed.found.row_Bk[number]
+            rows_k = row_k[row_k >= 0].cpu().numpy()
+            score_kK = self._popular.head_scores(rows_k, listed.queries.bias_BK[number])
+            explained.append(self._explained(listed.found, number, score_kK))
+        return self._answers(requests, listed, explained, "popularity")
+
+    def _lists(
+        self,
+        requests: list[PreparedRequest],
+        users: Histories,
+        queries: Queries,
+        *,
+        by_model: bool,
+    ) -> _Listed:
+        """Finds the lists of a batch of users. A list is empty after the k items of its request."""
+        listed = self._lists_of_largest(requests, users, queries, by_model=by_model)
+        for number, request in enumerate(requests):
+            listed.found.row_Bk[number, request.k :] = -1
+        return listed
+
+    def _lists_of_largest(
+        self,
+        requests: list[PreparedRequest],
+        users: Histories,
+        queries: Queries,
+        *,
+        by_model: bool,
+    ) -> _Listed:
+        """Finds lists that all have the largest k."""
+        queries = with_biases(queries, [request.bias_K for request in requests])
+        k = max(request.k for request in requests)
+        short: list[tuple[str, ...]] = [()] * len(requests)
+
+        plain = [number for number, one in enumerate(requests) if one.shares is None]
+        filters = [one.item_filter for one in requests]
+        if len(plain) == len(requests):
+            return _Listed(self._find(users, queries, k, filters, by_model), queries, short)
+
+        # A request with shares has a search for each cell of its groups.
+        device = queries.bias_BK.device
+        row_Bk = torch.full((len(requests), k), -1, dtype=torch.int64, device=device)
+        whole = Found(row_Bk, torch.full(row_Bk.shape, -torch.inf, device=device), row_Bk.clone())
+        if plain:
+            part = self._find(
+                users.chosen(plain), queries.of(plain), k, [filters[one] for one in plain], by_model
+            )
+            whole.put(plain, part)
+        for number, request in enumerate(requests):
+            if request.shares is None:
+                continue
+            one = users.chosen([number])
+            asked = queries.of([number])
+
+            def search(
+                bits: np.ndarray,
+                one: Histories = one,
+                asked: Queries = asked,
+                request: PreparedRequest = request,
+            ) -> Found:
+                within = request.item_filter.within(bits)
+                return self._find(one, asked, request.k, [within], by_model)
+
+            found, short_BJ = request.shares.find(search)
+            whole.put([number], found)
+            lacking = zip(request.shares.names, short_BJ[0].tolist(), strict=True)
+            short[number] = tuple(name for name, is_short in lacking if is_short)
+        return _Listed(whole, queries, short)
+
+    def _find(
+        self,
+        users: Histories,
+        queries: Queries,
+        k: int,
+        filters: list[ItemFilter],
+        by_model: bool,
+    ) -> Found:
+        used = None if all(one.is_empty for one in filters) else filters
+        if by_model:
+            return self._finder.find(users, queries, k, filters=used)
+        return self._popular.find(users, queries, k, used)
+
+    def _repeats(self, request: PreparedRequest) -> bool:
+        """Whether the repeat head may answer a request."""
+        if self._finder.model.repeat_head is None or self._finder.config.filter_seen:
+            return False
+        return request.bias_K is None or not bool(torch.isneginf(request.bias_K[-1]))
+
+    def _given_groups(self, requests: list[PreparedRequest]) -> GivenGroups | None:
+        return given_groups(self._finder, [request.user for request in requests])
+
+    def _explained(self, found: Found, number: int, score_kK: Tensor) -> list[Recommendation]:
+        """Returns the recommendations of the user with a number in the batch."""
+        count = len(score_kK)
+        return self._explainer.explained(
+            found.row_Bk[number, :count].tolist(),
+            found.score_Bk[number, :count].tolist(),
+            found.path_Bk[number, :count].tolist(),
+            score_kK,
+        )
+
+    def _answers(
+        self,
+        requests: list[PreparedRequest],
+        listed: _Listed,
+        explained: list[list[Recommendation]],
+        source: str,
+    ) -> list[Answer | UserError]:
+        """Puts answers together."""
+        # Without this check, a user with only closed paths would get an empty list, without a
+        # reason.
+        closed_B = torch.isneginf(listed.queries.bias_BK).all(1).tolist()
+        answers: list[Answer | UserError] = []
+        for number, request in enumerate(requests):
+            if closed_B[number] and request.bias_K is not None and not self._repeats(request):
+                answers.append(_only_closed_heads())
+                continue
+            answers.append(
+                Answer(
+                    explained[number],
+                    source,  # type: ignore[arg-type]
+                    request.user.skipped,
+                    listed.short[number],
+                )
+            )
+        return answers
+
+
+def given_groups(finder: Finder, users: Sequence[KnownUser]) -> GivenGroups | None:
+    """Returns the groups that requests give of their users: bool [B, G] by level; None if none."""
+    given: dict[int, Tensor] = {}
+    for row, user in enumerate(users):
+        for number, groups in user.groups.items():
+            if number not in given:
+                size = len(finder.model.tree.levels[number].groups)  # type: ignore[arg-type]
+                given[number] = torch.zeros(
+                    len(users), size, dtype=torch.bool, device=finder.device
+                )
+            given[number][row, list(groups)] = True
+    return given or None
+
+
+def with_biases(queries: Queries, biases: list[Tensor | None]) -> Queries:
+    """Adds the biases of requests, which may also concern the repeat head."""
+    if all(bias_K is None for bias_K in biases):
+        return queries
+
+    paths = queries.bias_BK.shape[1]
+    none_K = queries.bias_BK.new_zeros(paths + 1)
+    bias_BK = torch.stack([none_K[:paths] if one is None else one[:paths] for one in biases])
+    queries = replace(queries, bias_BK=queries.bias_BK + bias_BK)
+    if queries.repeats is None:
+        return queries
+
+    of_repeats_B = torch.stack([none_K[paths] if one is None else one[paths] for one in biases])
+    return replace(queries, repeats=queries.repeats.with_biases(of_repeats_B))
+
+
+def _only_closed_heads() -> UserError:
+    return UserError(
+        "only, mute: the heads that are left belong to groups that this user is not in: "
+        "name heads of this user's groups"
+    )

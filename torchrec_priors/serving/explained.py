@@ -1,0 +1,84 @@
+"""Turns found items into recommendations with names, titles and the scores of the heads.
+
+Shapes: K paths, S item sets, C candidates, k items of a user.
+"""
+
+import itertools
+import math
+
+import numpy as np
+from torch import Tensor
+
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.serving.catalogue import Catalogue
+from torchrec_priors.serving.request import Recommendation
+
+
+class Explainer:
+    """Names items and heads. Any thread may call it."""
+
+    def __init__(self, tree: PriorTree, catalogue: Catalogue, heads: list[str]) -> None:
+        """
+        Args:
+            tree: the prior tree.
+            catalogue: the items.
+            heads: the names of all heads: those of the K paths and, if there is one, of the repeat
+                head.
+        """
+        self._catalogue = catalogue
+        self._heads = heads
+        self._paths = len(tree.item_set_K)
+
+        # The item sets of an item are found by the groups of its row id, which are kept for all
+        # items: 4 bytes for each item, and 4 for each of its sets.
+        sets = tree.eligible(0, tree.items)
+        item = np.concatenate(sets)
+        order = np.argsort(item, kind="stable")
+        numbers = np.repeat(np.arange(len(sets), dtype=np.int32), [len(rows) for rows in sets])
+        self._set_of_entry = numbers[order]
+        counts = np.bincount(item, minlength=tree.items)
+        self._first_entry = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._paths_of_set = _paths_of_sets(tree)
+
+    def explained(
+        self, rows: list[int], scores: list[float], paths: list[int], score_kK: Tensor
+    ) -> list[Recommendation]:
+        """Returns the recommendations of one user.
+
+        Args:
+            rows: the row ids of the items, best first.
+            scores: their scores.
+            paths: for each item, the path that contributed most; K for a repeat.
+            score_kK: the scores of all paths; -inf if a path is closed to the user, or excluded by
+                the request.
+        """
+        ids = self._catalogue.item_ids(rows)
+        titles = self._catalogue.titles_of(rows)
+        found = []
+        for rank, of_paths in enumerate(score_kK.tolist()):
+            # Only the repeat head gives an item of the history a score.
+            if paths[rank] == self._paths:
+                of_heads = {self._heads[self._paths]: scores[rank]}
+            else:
+                of_heads = {
+                    self._heads[path]: of_paths[path]
+                    for path in self._paths_of(rows[rank])
+                    if of_paths[path] != -math.inf
+                }
+            found.append(
+                Recommendation(
+                    ids[rank], titles[rank], scores[rank], self._heads[paths[rank]], of_heads
+                )
+            )
+        return found
+
+    def _paths_of(self, row: int) -> list[int]:
+        """Returns the numbers of the paths that may retrieve an item, ascending."""
+        sets = self._set_of_entry[self._first_entry[row] : self._first_entry[row + 1]]
+        return [path for number in sets.tolist() for path in self._paths_of_set[number]]
+
+
+def _paths_of_sets(tree: PriorTree) -> list[range]:
+    """Returns the paths of each item set, which follow each other."""
+    bounds = np.searchsorted(np.array(tree.item_set_K), np.arange(tree.item_sets + 1)).tolist()
+    return [range(first, last) for first, last in itertools.pairwise(bounds)]
