@@ -45,6 +45,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchrec_priors.ops.gpu_kernel import on_gpu
+from torchrec_priors.priors.padded import can_pad, padded_positives
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.loss import LossConfig
@@ -95,6 +97,7 @@ class Positives:
         trained_T: at each offset, the number of targets that the heads are trained on.
         trained_M: bool, whether the heads are trained on a positive; None if they are trained on
             all. The items of the other positives have no vectors, but the gate learns their groups.
+        target_T: at each offset, the number of targets; None if only `reach_N` says so.
     """
 
     token_P: Tensor
@@ -106,6 +109,7 @@ class Positives:
     reach_N: Tensor
     trained_T: Tensor
     trained_M: Tensor | None = None
+    target_T: Tensor | None = None
 
     def trained(self) -> "Positives":
         """Returns the positives that the heads are trained on, with the same queries."""
@@ -165,6 +169,19 @@ def find_positives(
         user_N: user of each token, if the tree needs users.
         trained_X: bool, whether the heads are trained on an item; None if they are trained on all.
     """
+    if on_gpu(item_X) and can_pad(tree):
+        found = padded_positives(
+            tree,
+            item_X,
+            context_N,
+            end_N,
+            horizon,
+            event_X=event_X,
+            user_N=user_N,
+            trained_X=trained_X,
+        )
+        return Positives(**found)  # type: ignore[arg-type]
+
     source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
     token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
     source = source_NT[token, column]
@@ -203,6 +220,9 @@ def count(positives: Positives, horizon: int) -> Tensor:
         positives: the positives of this rank.
         horizon: T.
     """
+    if positives.target_T is not None:
+        return torch.stack([positives.trained_T, positives.target_T])
+
     # A token with r targets has one at each of the offsets 1 to r.
     tokens_by_reach = torch.bincount(positives.reach_N, minlength=horizon + 1)
     target_T = tokens_by_reach.flip(0).cumsum(0).flip(0)[1:]

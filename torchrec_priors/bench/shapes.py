@@ -132,7 +132,7 @@ _SHAPES = (
 SHAPES = {shape.name: shape for shape in _SHAPES}
 
 # Parts of the product that are measured separately. Their rows differ from those of a shape.
-PARTS = ("attention", "prepare", "reader", "scaling", "sharding")
+PARTS = ("attention", "launches", "prepare", "reader", "scaling", "sharding")
 NAMES = (*SHAPES, *PARTS)
 
 
