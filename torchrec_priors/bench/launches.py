@@ -48,6 +48,9 @@ Report = Callable[[str], None]
 COUNTED = ("merrec", "pixel8m", "ebnerd", "retrieval")
 _ITEMS = 30_000
 
+# Steps have dropout, as those of the shipped configurations.
+_CHANGES = {"encoder.dropout": 0.2}
+
 _LAUNCH_NOTHING = {
     "alias",
     "detach",
@@ -218,7 +221,8 @@ def launches_of(shape: Shape, folder: Path) -> Launches:
             return kernel.reference(*arguments)
 
     kind: Any = retrieval if shape.top else training
-    with pretended_gpu(stand_in), kind.runner(shape, folder / "data", {}) as run:
+    changes = {} if shape.top else _CHANGES
+    with pretended_gpu(stand_in), kind.runner(shape, folder / "data", changes) as run:
         run(0)
         with counted(counts):
             run(1)

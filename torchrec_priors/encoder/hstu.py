@@ -21,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
+from torchrec_priors.ops.gated_norm import MOST_WIDTH, gated_norm
+from torchrec_priors.ops.gpu_kernel import has_kernels
 from torchrec_priors.ops.hstu_attention import hstu_attention
 from torchrec_priors.ops.hstu_attention_gpu import longest_first
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
@@ -81,9 +83,17 @@ class HSTULayer(nn.Module):
         )
 
         # HSTU's Eq. 3
-        gated_Nd = self.norm_out(attended_NHD.flatten(1)) * u
-        gated_Nd = keyed_dropout(gated_Nd, keys, self.salt, self.dropout)
+        gated_Nd = self._gate(attended_NHD.flatten(1), u, keys)
         return x_Nd + self.project_out(gated_Nd)
+
+    def _gate(self, attended_Nd: Tensor, u_Nd: Tensor, keys: DropoutKeys | None) -> Tensor:
+        """Returns dropout(norm(A V) * U)."""
+        norm = self.norm_out
+        if has_kernels(attended_Nd) and attended_Nd.shape[1] <= MOST_WIDTH:
+            return gated_norm(
+                attended_Nd, u_Nd, norm.weight, norm.bias, norm.eps, keys, self.salt, self.dropout
+            )
+        return keyed_dropout(norm(attended_Nd) * u_Nd, keys, self.salt, self.dropout)
 
 
 class HSTU(nn.Module):

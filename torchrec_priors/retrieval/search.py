@@ -16,6 +16,7 @@ not depend on how items are divided among ranks, or into tiles.
             _search_own_rows      on each rank, for the users of each rank in turn
                 search_int8       max fusion, with copies of the vectors in 8 bits
                 search_max        max fusion
+                search_tiles      max fusion on a GPU
                 search_fused      any other fusion
                 _with_repeats     items of the history, with the scores of the repeat head
         merge_best                the best of all ranks' answers, for this rank's users
@@ -39,6 +40,7 @@ from torchrec_priors.retrieval.int8_search import Quantised, has_plain_scores, s
 from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 from torchrec_priors.retrieval.max_search import search_max
 from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries, Repeats
+from torchrec_priors.retrieval.tile_search import can_search, search_tiles
 
 
 def search(
@@ -181,7 +183,9 @@ def _search_own_rows(
     """
     if excluded is None:
         excluded = Exclusions(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    if fusion.kind == "max":
+    if fusion.kind == "max" and can_search(score, queries):
+        keys_Bk, path_Bk = search_tiles(index, score, queries, excluded, k)
+    elif fusion.kind == "max":
         keys_Bk, path_Bk = _search_max(index, score, queries, excluded, k, quantised)
     else:
         open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
