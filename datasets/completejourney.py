@@ -109,7 +109,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
 
 
 def _purchases(raw: Path, bad_rows: BadRows, engine: Engine) -> ir.Table:
-    """Returns the interactions, and counts the rows that are no purchase."""
+    """Returns the interactions, and counts the rows that are not purchases."""
     file = raw / TRANSACTIONS
     log = engine.read_parquet([file], found_types(file, _TRANSACTION_COLUMNS), bad_rows)
     rules = [
@@ -171,7 +171,7 @@ def _items(
     engine.require_unique(products, "product_id")
     about = products.select(
         listed_id=products.product_id.cast("int64"),
-        # An empty text is no label, like a missing one.
+        # An empty text is not a label, like a missing value.
         **{name: products[name].nullif("") for name in _PRODUCT_COLUMNS if name != "product_id"},
     )
 

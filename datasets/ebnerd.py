@@ -275,8 +275,8 @@ def _clicks(of_histories: ir.Table, of_impressions: ir.Table) -> ir.Table:
 
 def _user_priors(behaviours: ir.Table) -> list[Labels]:
     """Returns the priors of users, computed from their impressions."""
-    # A null is no label, and users without any label are in the remainder group. The files give the
-    # first year of a decade as the age.
+    # A null is not a label, and users without any label are in the remainder group. The files give
+    # the first year of a decade as the age.
     labels = {
         "subscriber": behaviours.is_subscriber.ifelse("subscriber", "no subscriber"),
         "device": behaviours.device_type.cases(*_DEVICES),

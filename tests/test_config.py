@@ -342,6 +342,8 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
             "priors.tree", "evaluation.calibrated", "evaluation.fusion",
             "baseline.name", "baseline.options", "baseline.interests",
         }  # fmt: skip
+    if "repeats.time_bias" in changed:
+        changed.add("repeats.weight")
     if "repeats.weight" in changed:
         changed.add("negatives.seen")
         changed -= {key for key in changed if key.startswith(("baseline.", "plain."))}
@@ -364,6 +366,7 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
 def test_the_checksum_changes_with_any_value():
     beside = {"training.batch_tokens": {"training.batch": 0}, "baseline.options": {"baseline.name": "/my_own.py"},
               "plain.options": {"plain.name": "popularity"}, "repeats.weight": {"negatives.seen": False},
+              "repeats.time_bias": {"repeats.weight": 1.0, "negatives.seen": False},
               "baseline.interests": {"baseline.name": "/my_own.py"}}  # fmt: skip
     changed = [
         parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256()
@@ -419,7 +422,9 @@ def test_checksums_of_neural_models_are_those_of_releases_without_plain_baseline
 def test_checksums_are_those_of_releases_without_a_repeat_head():
     with_head = {"repeats": {"weight": 1.0}, "negatives": {"seen": False}}
     assert "[repeats]" not in RunConfig().to_toml_for_checksums()
-    assert "[repeats]" in parse(with_head).to_toml_for_checksums()
+    assert "[repeats]\nweight = 1.0\n\n" in parse(with_head).to_toml_for_checksums()
+    with_bias = {**with_head, "repeats": {"weight": 1.0, "time_bias": True}}
+    assert "[repeats]\nweight = 1.0\ntime_bias = true\n" in parse(with_bias).to_toml_for_checksums()
 
 
 @pytest.mark.parametrize(
@@ -434,6 +439,10 @@ def test_settings_that_do_not_go_with_a_repeat_head(other, says):
     with_head = {"repeats": {"weight": 1.0}, "negatives": {"seen": False}}
     parse(with_head)
     assert says in _refused(parse, {**with_head, **other})
+
+
+def test_a_time_bias_needs_a_repeat_head():
+    assert "set repeats.weight" in _refused(parse, {"repeats": {"time_bias": True}})
 
 
 @pytest.mark.parametrize(

@@ -201,11 +201,14 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
         (find_positives(TREE, *_tensors(batch), HORIZON), _tensors(batch), batch)
         for batch in (first, second)
     ]
-    totals = sum(count(found, HORIZON)[1] for found, *_ in parts)
-    weights = discount(gamma, HORIZON)
+    counts = Counts(*sum(count(found, HORIZON) for found, *_ in parts))
+    totals = counts.target_T
+    of_offset = discount(gamma, HORIZON)
+    weights = LossWeights(len(TREE.paths), HORIZON)
+    weights.decision_T.copy_(of_offset)
     for found, (_, context, end), batch in parts:
         logits = torch.randn(len(context), TREE.item_sets, generator=generator, requires_grad=True)
-        loss = gate_loss(logits, gated, found, sets, totals, weights)
+        loss = gate_loss(logits, gated, found, sets, weights.of_targets(counts))
         members = {(t, o, int(sets[k])) for t, o, k, _ in _expected(batch)}
         expected = torch.zeros(())
         for token, (place, stop) in enumerate(zip(context.tolist(), end.tolist(), strict=True)):
@@ -215,7 +218,7 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
                     term = -torch.nn.functional.logsigmoid(
                         logits[token, number] if yes else -logits[token, number]
                     )
-                    expected = expected + weights[offset - 1] / totals[offset - 1] * term
+                    expected = expected + of_offset[offset - 1] / totals[offset - 1] * term
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
         if expected.requires_grad:
             fast, slow = (

@@ -189,13 +189,16 @@ class RunConfig(Section):
         """Returns all settings as TOML, with the former names of keys that were renamed.
 
         So the checksum of a configuration is the same as in earlier releases. These had no plain
-        baselines and no repeat head, so their sections count only if they are used.
+        baselines and no repeat head, so their sections count only if they are used. The first
+        repeat heads had no time bias, so it counts only if it is set.
         """
         settings = with_former_keys(asdict(self))
         if not self.plain.name:
             del settings["plain"]
         if not self.repeats.weight:
             del settings["repeats"]
+        elif not self.repeats.time_bias:
+            del settings["repeats"]["time_bias"]
         return tomli_w.dumps(settings)
 
     def sha256(self) -> str:

@@ -29,9 +29,9 @@ A run calls the functions of this module in this order:
 
     before training    `path_weights`, `positive_weights` and `decision_weights` compute the
                        factors that are the same for all batches; `LossWeights` keeps them
-    in each step       `find_positives` and `count` prepare a batch, and `LossWeights.of` weights
-                       its positives. `ops/in_group_softmax.py` then computes L, and `gate_loss`
-                       computes L_gate
+    in each step       `find_positives` and `count` prepare a batch. `LossWeights.of` weights its
+                       positives, and `LossWeights.of_targets` the decisions about its targets.
+                       `ops/in_group_softmax.py` then computes L, and `gate_loss` computes L_gate
 
 An extended sequence is the context of a window and the items that follow it, which are targets.
 
@@ -46,6 +46,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrec_priors.ops.gpu_kernel import on_gpu
+from torchrec_priors.ops.next_items import next_items
 from torchrec_priors.priors.padded import can_pad, padded_positives
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
@@ -77,6 +78,13 @@ class LossWeights(nn.Module):
         """
         cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
         return cell_KT[positives.path_M, positives.offset_M - 1]
+
+    def of_targets(self, counts: "Counts") -> Tensor:
+        """Returns the weight of the decisions about a target, by offset, [T].
+
+        The loss is the weighted sum over all targets of all ranks.
+        """
+        return self.decision_T / counts.target_T.clamp(min=1)
 
 
 _PER_POSITIVE = ("query_M", "source_M", "offset_M", "path_M")
@@ -182,13 +190,15 @@ def find_positives(
         )
         return Positives(**found)  # type: ignore[arg-type]
 
-    source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
-    token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
-    source = source_NT[token, column]
+    # A target is a positive of each path that it is assigned to.
+    targets = next_items(context_N, end_N, horizon)
+    token = targets.token_M
+    offset = targets.offset_M
+    source = targets.source_M
 
-    event_M = None if event_X is None else event_X[source]
-    user_M = None if user_N is None else user_N[token]
-    index_M, path_M = tree.assign(Targets(item_X[source], column + 1, event_M, user_M))
+    event = None if event_X is None else event_X[source]
+    user = None if user_N is None else user_N[token]
+    index_M, path_M = tree.assign(Targets(item_X[source], offset, event, user))
 
     # Positives are sorted by path, then by token: those of one query are next to each other.
     tokens = max(len(context_N), 1)
@@ -197,16 +207,16 @@ def find_positives(
     index_M = index_M[order_M]
     source_M = source[index_M]
 
-    learned = column if trained_X is None else column[trained_X[source]]
+    learned = offset if trained_X is None else offset[trained_X[source]]
     return Positives(
         token_P=key_P % tokens,
         path_P=key_P // tokens,
         query_M=query_M,
         source_M=source_M,
-        offset_M=column[index_M] + 1,
+        offset_M=offset[index_M],
         path_M=path_M[order_M],
         reach_N=(end_N - context_N - 1).clamp(0, horizon),
-        trained_T=torch.bincount(learned, minlength=horizon),
+        trained_T=torch.bincount(learned - 1, minlength=horizon),
         trained_M=None if trained_X is None else trained_X[source_M],
     )
 
@@ -281,8 +291,7 @@ def gate_loss(
     gated_S: Tensor,
     positives: Positives,
     item_set_K: Tensor,
-    target_T: Tensor,
-    decision_T: Tensor,
+    weight_T: Tensor,
     new_NT: Tensor | None = None,
 ) -> Tensor:
     """Returns this rank's term of L_gate; the loss is the sum over ranks.
@@ -292,14 +301,12 @@ def gate_loss(
         gated_S: bool, whether a set needs a decision.
         positives: the positives of this rank. A target is in the item sets of its positives' paths.
         item_set_K: item set of each path.
-        target_T: number of targets of the global batch at each offset.
-        decision_T: see `decision_weights`.
+        weight_T: weight of the decisions about a target (see `LossWeights.of_targets`).
         new_NT: bool, by token and offset: whether the gate's loss includes this target; `positives`
             must contain only such targets. None to include all.
     """
     sets = logit_NS.shape[1]
     tokens = max(len(logit_NS), 1)
-    weight_T = decision_T / target_T.clamp(min=1)
 
     # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit. First, every decision
     # counts as a no; then the logit of each yes is subtracted.

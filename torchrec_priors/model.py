@@ -14,7 +14,7 @@ part of the batch. Serving calls `tokens`, then `queries`.
     queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
 
 Shapes: N tokens, B histories, X items of extended sequences (the context of a window and its
-targets), n negatives, K paths, S item sets, T offsets, P (token, path) pairs, M positives, W ranks,
+targets), n negatives, K paths, S item sets, T offsets, P (token, path) pairs, M positives,
 d width.
 """
 
@@ -23,23 +23,30 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.data.batch import Batch, Contexts
-from torchrec_priors.embedding.dedup import LookupIds, StepIds, once
+from torchrec_priors.embedding.dedup import StepIds
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.looked_up import LookedUp
+from torchrec_priors.embedding.lookup import (
+    Table,
+    ids_of_step,
+    look_up_step,
+    requested,
+    vectors_and_rows,
+)
 from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.gate import Gate
+from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.heads.repeat_head import RepeatHead, find_repeats
+from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
 from torchrec_priors.ops.gpu_kernel import has_kernels
 from torchrec_priors.ops.hidden_negatives import SeenItems
@@ -48,69 +55,6 @@ from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.exchange import Exchange
 from torchrec_priors.settings.model import ModelConfig
-
-
-@dataclass(frozen=True)
-class PathQueries:
-    """The queries of all paths, for a batch of users.
-
-    Attributes:
-        query_BKd: queries, scaled and normalised for scoring.
-        log_group_BK: logarithm of the probability that a target belongs to the path's item set; 0
-            without a gate.
-        repeats: the probabilities of repeats; None without a repeat head.
-    """
-
-    query_BKd: Tensor
-    log_group_BK: Tensor
-    repeats: "RepeatShares | None" = None
-
-    def __len__(self) -> int:
-        return len(self.query_BKd)
-
-    def first(self, users: int) -> "PathQueries":
-        """Returns the queries of the first `users` users."""
-        repeats = None if self.repeats is None else self.repeats.first(users)
-        return PathQueries(self.query_BKd[:users], self.log_group_BK[:users], repeats)
-
-    @classmethod
-    def joined(cls, parts: "list[PathQueries]") -> "PathQueries":
-        """Returns the queries of several batches as one batch."""
-        repeats = [part.repeats for part in parts if part.repeats is not None]
-        return cls(
-            torch.cat([part.query_BKd for part in parts]),
-            torch.cat([part.log_group_BK for part in parts]),
-            RepeatShares.joined(repeats) if repeats else None,
-        )
-
-
-@dataclass(frozen=True)
-class RepeatShares:
-    """What the repeat head says about B histories of N items in all (`heads/repeat_head.py`).
-
-    Attributes:
-        logit_B: the logit of the probability that a target is a repeat.
-        log_share_N: for each position, the logarithm of its share of the repeats.
-        length_B: the number of positions of each history.
-    """
-
-    logit_B: Tensor
-    log_share_N: Tensor
-    length_B: Tensor
-
-    def first(self, users: int) -> "RepeatShares":
-        """Returns the shares of the first `users` histories."""
-        length_B = self.length_B[:users]
-        return RepeatShares(self.logit_B[:users], self.log_share_N[: int(length_B.sum())], length_B)
-
-    @classmethod
-    def joined(cls, parts: "list[RepeatShares]") -> "RepeatShares":
-        """Concatenates the shares of several batches into one."""
-        return cls(
-            torch.cat([part.logit_B for part in parts]),
-            torch.cat([part.log_share_N for part in parts]),
-            torch.cat([part.length_B for part in parts]),
-        )
 
 
 @dataclass(frozen=True)
@@ -161,12 +105,13 @@ class Recommender(nn.Module):
         encoder: Encoder,
         tree: PriorTree,
         heads: PriorHeads,
-        table: EmbeddingCollection | ManagedCollisionEmbeddingCollection,
+        table: Table,
         features: FeatureTables | None,
         gate_weight: float = 0.0,
         baseline: nn.Module | None = None,
         *,
         repeat_weight: float = 0.0,
+        repeat_time_bias: bool = False,
         item_rows: Rows | None = None,
         behaviour: Behaviour = Behaviour(),
     ) -> None:
@@ -181,6 +126,7 @@ class Recommender(nn.Module):
             gate_weight: weight of the gate's loss; 0 for a model without a gate.
             baseline: a baseline model that computes the queries instead of `heads`.
             repeat_weight: weight of the repeat head's loss; 0 for a model without a repeat head.
+            repeat_time_bias: whether the repeat head has a bias for the time since an interaction.
             item_rows: finds the table row of each item; by default, the row is the item's row id.
             behaviour: further settings.
         """
@@ -207,7 +153,7 @@ class Recommender(nn.Module):
         self.gate_weight = gate_weight
         self.repeat_head = None
         if repeat_weight:
-            self.repeat_head = RepeatHead(config.dim, config.context)
+            self.repeat_head = RepeatHead(config.dim, config.context, repeat_time_bias)
         self.repeat_weight = repeat_weight
 
         self.paths = len(tree.item_set_K)
@@ -229,37 +175,11 @@ class Recommender(nn.Module):
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
         """Looks up ids. Returns their vectors, [values, d], and their rows in the table."""
-        return self._answer(self._request(ids))
-
-    def _request(self, ids: KeyedJaggedTensor) -> LookupIds:
-        """Returns the ids to look up, without repetitions if `asks_once` is set."""
-        if self.behaviour.asks_once:
-            return once(ids)
-        return ids, {}
-
-    def _answer(self, request: LookupIds) -> tuple[Tensor, Tensor]:
-        """Looks up a request. Returns vectors and table rows in the order of the original ids."""
-        ids, places = request
-        (key,) = ids.keys()
-        answer = self.table(ids)
-
-        if isinstance(answer, tuple):  # a managed table, which also returns the rows it read
-            vectors, rows = (part[key].values() for part in answer)
-        else:
-            vectors = answer[key].values()
-            rows = ids.values()
-
-        if places:
-            return vectors[places[key]], rows[places[key]]
-        return vectors, rows
+        return vectors_and_rows(self.table, requested(ids, self.behaviour.asks_once))
 
     def step_ids(self, batch: Batch) -> StepIds:
         """Returns the ids that `look_up` looks up."""
-        features = None
-        if self.features is not None:
-            context_N = torch.cat([part.context_N for part in batch.parts])
-            features = self.features.ids_of(batch.item_X[context_N])
-        return StepIds(self._request(batch.ids), features)
+        return ids_of_step(batch, self.features, self.behaviour.asks_once)
 
     def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
         """Looks up all vectors of a step: items, negatives and side features.
@@ -270,45 +190,7 @@ class Recommender(nn.Module):
         """
         if ids is None:
             ids = self.step_ids(batch)
-        vectors, rows = self._answer(ids.items)
-
-        # This rank's negatives follow the items of the extended sequences.
-        items = len(vectors) - len(batch.draw.own_ids)
-        gather = self.exchange.gather
-        slots_W = batch.slots.slots_W
-        ids_n = gather(rows[items:], slots_W)
-
-        shifts_n = None
-        if batch.slots.own_shifts is not None:
-            shifts_n = gather(batch.slots.own_shifts, slots_W)
-
-        # The gradients of the parts accumulate in detached leaves. `LookedUp.backward` then passes
-        # each table its complete gradient, once.
-        roots = [vectors[:items], gather(vectors[items:], slots_W)]
-        if self.features is not None:
-            assert ids.features is not None
-            roots.append(self.features.vectors_of(ids.features))
-        leaves = [root.detach().requires_grad_() for root in roots]
-
-        # Negatives are those of all ranks, in the order of the slots.
-        negatives = NegativeSets(
-            vectors_nd=leaves[1],
-            ids_n=ids_n,
-            counts_S=batch.draw.counts_S,
-            shared=batch.draw.shared,
-            shifts_n=shifts_n,
-            first_S1=batch.slots.first_S1,
-        )
-        return LookedUp(
-            item_X=batch.item_X,
-            row_X=rows[:items],
-            event_X=batch.event_X,
-            vector_Xd=leaves[0],
-            beside_Nd=leaves[2] if self.features is not None else None,
-            negatives=negatives,
-            roots=roots,
-            step=batch.step,
-        )
+        return look_up_step(batch, ids, self.table, self.features, self.exchange)
 
     # Training
 
@@ -386,8 +268,7 @@ class Recommender(nn.Module):
                 self.gate.gated_S,
                 positives,
                 self.item_set_K,
-                step.counts.target_T,
-                self.weights.decision_T,
+                self.weights.of_targets(step.counts),
                 new_NT,
             )
         if loss_of_repeats is not None:
@@ -413,9 +294,9 @@ class Recommender(nn.Module):
             looked_up.item_X, part.context_N, part.end_N, part.offsets_B1, self.config.horizon
         )
         loss_M = self.repeat_head.loss(
-            states.vector_Nd, histories.vector_Nd, part.offsets_B1, targets
+            states.vector_Nd, histories.vector_Nd, part.offsets_B1, targets, part.time_N
         )
-        weight_T = self.weights.decision_T / step.counts.target_T.clamp(min=1)
+        weight_T = self.weights.of_targets(step.counts)
         return targets.new_NT, (weight_T[targets.offset_M - 1] * loss_M).sum()
 
     def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
@@ -535,7 +416,7 @@ class Recommender(nn.Module):
         repeats = None
         if self.repeat_head is not None:
             logit_B, log_share_N = self.repeat_head.last_shares(
-                states.vector_Nd, histories.vector_Nd, states.offsets_B1
+                states.vector_Nd, histories.vector_Nd, states.offsets_B1, histories.time_N
             )
             repeats = RepeatShares(logit_B, log_share_N, states.offsets_B1.diff())
         return PathQueries(query_BKd, log_group_BK, repeats)

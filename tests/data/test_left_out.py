@@ -58,10 +58,12 @@ def test_histories(sequences, known, context):
     times = [np.arange(len(sequence)) for sequence in sequences]
     ids, nothing = pa.array(range(len(seen))), [np.empty(0, np.int64)] * len(seen)
     users = Histories.of(ids, seen, nothing, 1 << 40, {"timestamps": times})
-    items, lengths, columns = recent(users, known, context)
+    read = recent(users, known, context)
     kept = [np.flatnonzero(known[sequence])[-context:] for sequence in seen]
-    assert lengths.tolist() == [len(places) for places in kept]
-    assert items.tolist() == [
+    assert read.lengths.tolist() == [len(places) for places in kept]
+    assert read.items.tolist() == [
         int(sequence[at]) for sequence, places in zip(seen, kept, strict=True) for at in places
     ]
-    assert columns["timestamps"].tolist() == [int(at) for places in kept for at in places]
+    assert read.columns["timestamps"].tolist() == [int(at) for places in kept for at in places]
+    # All items of the histories are still seen.
+    assert read.seen.tolist() == users.seen.tolist()

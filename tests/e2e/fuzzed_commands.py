@@ -40,7 +40,7 @@ APPS = (
     "report",
 )
 
-# Larger ones are no mistake: they run as long as one asks for.
+# Larger ones are not a mistake: they run as long as one asks for.
 _LONG_WORK = ("training.steps", "training.patience")
 _WITH_OVERRIDES = ("train", "evaluate", "plan")
 _HEADS = ("Comedy", "Drama", "comedy", "genre: Comedy", "all", "short-term / Drama")

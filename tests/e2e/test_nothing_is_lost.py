@@ -46,7 +46,7 @@ def config(tmp_path_factory):
 
 
 def _final(folder, tmp_path, steps=60):
-    """Every tensor of the last checkpoint, and the logged numbers that are no times."""
+    """Every tensor of the last checkpoint, and the logged numbers that are not times."""
     last = sorted((folder / "checkpoints").glob("step-*"))[-1]
     assert last.name == f"step-{steps:08d}"
     dcp_to_torch_save(last, tmp_path / "flat.pt")

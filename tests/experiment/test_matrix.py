@@ -187,7 +187,7 @@ def test_cells_that_differ_in_evaluation_alone_share_a_run(read):
     assert one.evaluations[2].config.evaluation.batch == 8
     assert one.config.evaluation.batch == 16
     assert (one.name, two.name) == ("again-seed3", "two-seed3"), (
-        "the axis of evaluations is no part of a run's name"
+        "the axis of evaluations is not part of a run's name"
     )
     assert [each.cell for each in one.only(["one + in"]).evaluations] == ["one + in"]
 

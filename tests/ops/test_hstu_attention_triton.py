@@ -99,7 +99,7 @@ def test_wider_heads_and_more_bits_are_left_to_others():
 
 @pytest.mark.parametrize(("dtype", "width"), [("bf16", 32), ("bf16", 128), ("fp32", 32)])
 def test_kernels_compile_for_a_gpu_and_fit_it(dtype, width):
-    """In a process of its own, where the kernels are no functions of the interpreter."""
+    """In a process of its own, where the kernels are not functions of the interpreter."""
     script = Path(__file__).parents[2] / "tools" / "compile_attention.py"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, str(script), dtype, str(width)]

@@ -128,7 +128,7 @@ def test_from_a_folder_that_others_can_write_nothing_is_loaded(source, tmp_path,
 @needs_compiler
 @pytest.mark.parametrize("given", ["", "cache"])
 def test_nothing_is_loaded_from_the_working_folder(source, tmp_path, monkeypatch, given):
-    """An empty or relative path is no cache."""
+    """An empty or relative path is not a cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", given)

@@ -12,6 +12,7 @@ from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.errors import UserError
+from torchrec_priors.heads.repeat_head import find_repeats
 from torchrec_priors.ops.hstu_attention_native import has_native
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.machines import MACHINES
@@ -40,6 +41,7 @@ def _config(
     dim=64,
     score="dot",
     gate=0.0,
+    repeats=None,
     precision="fp32",
     accumulate=1,
     **encoder,
@@ -49,9 +51,10 @@ def _config(
             "model": {"dim": dim, "context": context, "horizon": HORIZON, "score": score},
             "encoder": {"layers": layers, **encoder},
             "priors": {"tree": list(tree)},
-            "negatives": {"per_set": NEGATIVES},
+            "negatives": {"per_set": NEGATIVES, "seen": not repeats},
             "training": {"batch": WINDOWS, "precision": precision, "accumulate": accumulate},
             "loss": {"gate": gate},
+            **({"repeats": repeats, "evaluation": {"filter_seen": False}} if repeats else {}),
         }
     )
 
@@ -69,6 +72,12 @@ def _full_windows(context, data):
     )
 
 
+def _repeats(model, looked_up, part):
+    if model.repeat_head is None:
+        return None
+    return find_repeats(looked_up.item_X, part.context_N, part.end_N, part.offsets_B1, HORIZON)
+
+
 def _peaks(config, data):
     """(bytes that a step has beside its lookups at the fullest moment, bytes that are counted for it)."""
     with join() as ranks:
@@ -79,7 +88,9 @@ def _peaks(config, data):
         batch = make_batch(
             _full_windows(config.model.context, data), draw, feature="item", seed=0, parts=parts
         )
-        for dense in (model.encoder, model.heads, model.score, model.gate or torch.nn.Module()):
+        for dense in (model.encoder, model.heads, model.score, model.gate, model.repeat_head):
+            if dense is None:
+                continue
             for parameter in dense.parameters():
                 parameter.grad = torch.zeros_like(parameter)
         looked_up = model.look_up(batch)
@@ -89,7 +100,10 @@ def _peaks(config, data):
                 model(started, number)[0].backward()
             looked_up.backward()
         request = from_config(config, data, None, ranks=1, machine=MACHINES["cpu"])
-        of_parts = [vars(Queries.of(found, model.tree)) for found in started.positives]
+        of_parts = [
+            vars(Queries.of(found, model.tree, _repeats(model, looked_up, part)))
+            for found, part in zip(started.positives, batch.parts, strict=True)
+        ]
     means = {name: np.mean([of_part[name] for of_part in of_parts]) for name in of_parts[0]}
     return bytes_.peak, request.with_activations(**means).activation_bytes
 
@@ -120,6 +134,7 @@ def test_counted_is_what_a_step_has(small_data, layers, context, recompute):
         {"dropout": 0.0},
         {"item_features": ["title"]},
         {"time_bias": True},
+        {"repeats": {"weight": 1.0}},
     ],
     ids=str,
 )
@@ -153,11 +168,23 @@ def test_it_grows_with_windows_and_context_and_falls_with_parts():
     assert _bytes(windows=128) == pytest.approx(twice, rel=0.01)
     assert _bytes(context=400) == pytest.approx(
         twice, rel=0.01
-    )  # a window's last items are no tokens
+    )  # a window's last items are not tokens
     in_parts = [_bytes(accumulate=parts) for parts in (2, 4, 8, 16)]
     assert in_parts == sorted(in_parts, reverse=True)
     assert in_parts[0] < _bytes()
     assert _bytes(accumulate=64) == _bytes(accumulate=1000)  # a window is a part, or none
+
+
+def test_a_repeat_head_keeps_a_score_for_each_pair_of_positions():
+    repeats = {"repeats": True, "horizon": 0, "positives": 0.0}
+    without = _bytes(**{**repeats, "repeats": False})
+    padded = 224  # of 200 positions
+    scores = 4 * 64 * padded**2
+    vectors = 2 * 4 * 256 * 64 * padded
+    assert _bytes(**repeats) - without == scores + vectors
+    assert _bytes(**repeats, repeats_in_time=True) - _bytes(**repeats) == 2 * scores
+    more = _bytes(**repeats, occurrences=3.0) - _bytes(**repeats)
+    assert more == 3 * 64 * 200 * (2 * 4 * 256 + 200)
 
 
 def test_negatives_are_on_every_rank_with_their_gradients():

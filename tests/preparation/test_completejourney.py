@@ -3,12 +3,14 @@
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bad_rows import assert_named_or_dropped
 from prepared_log import item_ids, items, labels, sequences
 
 from torchrec_priors.errors import UserError
@@ -256,12 +258,8 @@ def test_a_bad_row_is_named_or_dropped_and_counted(column, value, says, tmp_path
     rows = _transactions()
     rows[6] = (*rows[6][:column], value, *rows[6][column + 1 :])
     _write(tmp_path / "raw", rows)
-    with pytest.raises(UserError, match=rf"transactions\.parquet, row 7: {says}") as caught:
-        _prepare(tmp_path / "raw", tmp_path)
-    assert "--on-bad-row drop" in str(caught.value)
-    made = _prepare(tmp_path / "raw", tmp_path, on_bad_row="drop")
-    rule = says.partition(":")[0]
-    assert made.counts["dropped"][f"transactions.parquet: {rule}"] == 1
+    prepared = partial(_prepare, tmp_path / "raw", tmp_path)
+    assert_named_or_dropped(prepared, "transactions.parquet", "row 7", says)
 
 
 @pytest.mark.parametrize(

@@ -181,9 +181,9 @@ def test_what_was_done_is_said(small_data):
     said = made.messages
     assert [line.split(":")[0] for line in said] == ["graph", "communities", "remainder", "quality"]
     assert "of 150 items, from the last 50 training interactions of each user" in said[0]
-    assert re.search(r"weights: pmi \([\d,]+ pairs left out that occur together no more", said[0])
+    assert re.search(r"weights: pmi \(left out [\d,]+ pairs that occur together no more", said[0])
     assert re.fullmatch(
-        r"communities: \d+ at resolution \S+; joined to 6 of at least 10 items", said[1]
+        r"communities: \d+ at resolution \S+, merged into 6 with at least 10 items each", said[1]
     )
     assert len(made.groups) == 7
     rest = made.sizes[made.groups.index("others")]

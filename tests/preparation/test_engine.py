@@ -158,7 +158,7 @@ def test_text_that_is_no_utf8_is_refused_by_file_and_row(engine, garbled):
         UserError, match=r"raw/b\.parquet, row 3: name is not UTF-8 text: .*xff.*on-bad-row drop"
     ):
         engine.to_arrow(table)
-    assert len(engine.to_arrow(table.select("user_id"))) == 7, "what is not read is no mistake"
+    assert len(engine.to_arrow(table.select("user_id"))) == 7, "what is not read is not a mistake"
 
 
 def test_text_that_is_no_utf8_is_dropped_and_counted(engine, garbled):

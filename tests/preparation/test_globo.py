@@ -3,11 +3,13 @@
 import csv
 import random
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bad_rows import assert_named_or_dropped
 from prepared_log import in_time, items, labels, sequences
 
 from torchrec_priors.errors import UserError
@@ -215,10 +217,7 @@ def test_a_bad_click_is_named_or_dropped_and_counted(raw, column, value, says, t
     place = COLUMNS.index(column)
     rows[6] = (*rows[6][:place], value, *rows[6][place + 1 :])
     _write_clicks(raw / "clicks.parquet", rows)
-    with pytest.raises(UserError, match=rf"clicks\.parquet, row 7: {says}.*--on-bad-row drop"):
-        _prepare(raw, tmp_path)
-    made = _prepare(raw, tmp_path, on_bad_row="drop")
-    assert made.counts["dropped"][f"clicks.parquet: {says.partition(':')[0]}"] == 1
+    assert_named_or_dropped(partial(_prepare, raw, tmp_path), "clicks.parquet", "row 7", says)
 
 
 @pytest.mark.slow
@@ -237,11 +236,8 @@ def test_a_bad_article_is_named_or_dropped_and_counted(raw, column, value, says,
     rows = _articles()
     rows[56] = {**rows[56], column: value}
     _write_articles(raw, rows)
-    with pytest.raises(UserError, match=rf"article_categories\.csv, line 58: {says}"):
-        _prepare(raw, tmp_path)
-    made = _prepare(raw, tmp_path, on_bad_row="drop")
-    named = [name for name in made.counts["dropped"] if name.startswith("article_categories.csv")]
-    assert [made.counts["dropped"][name] for name in named] == [1]
+    file = "article_categories.csv"
+    assert_named_or_dropped(partial(_prepare, raw, tmp_path), file, "line 58", says)
 
 
 def test_an_article_that_is_listed_twice_is_refused(raw, tmp_path):

@@ -128,7 +128,7 @@ def test_a_missing_file_is_named(file, raw):
     [
         ("genres.json", "[1]", r"genres\.json is not name -> label id in JSON"),
         ("genres.json", "{", r"genres\.json is not name -> label id in JSON"),
-        ("genres.json", '{"War": 1.5}', "in JSON: 1.5 is no integer"),
+        ("genres.json", '{"War": 1.5}', "in JSON: 1.5 is not an integer"),
         (
             "genres.json",
             '{"War": 8, "Crime": 8}',

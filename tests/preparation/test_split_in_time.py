@@ -95,8 +95,8 @@ def test_counts_and_frequencies_are_those_of_the_parts(raw, folder):
     )
     assert (
         manifest.split
-        == "in time: validation from 1998-01-01T00:00, test from 1998-02-01T00:00,"
-        + (" a user's first 3 of each")
+        == "validation from 1998-01-01T00:00, test from 1998-02-01T00:00;"
+        + " a user's first 3 interactions in each are targets"
     )
     items = pq.read_table(folder / "items.parquet").to_pydict()
     trained = collections.Counter(rating.film for each in kept.values() for rating in each[0])

@@ -9,6 +9,7 @@ from small_movielens import Rating, read_ratings, read_sequences, write_ratings
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build import sequence_files
+from torchrec_priors.preparation.build.split import AtTimes, LastOfUser
 from torchrec_priors.preparation.build.summary import summary
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.manifest import read_manifest
@@ -47,3 +48,16 @@ def test_times_in_a_wrong_unit_are_rejected(factor, says, small_raw, tmp_path):
 def test_an_order_is_not_shown_as_times(small_data):
     manifest = replace(read_manifest(small_data), has_times=False)
     assert "times: unknown, order only" in summary(manifest, small_data).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        (LastOfUser(8), "each user's last 8 interactions are for test, the 8 before them for"),
+        (LastOfUser(1), "each user's last interaction is for test, the one before it for"),
+        (AtTimes(8, 0, 86_400_000), "; a user's first 8 interactions in each are targets"),
+        (AtTimes(1, 0, 86_400_000), "; a user's first interaction in each is a target"),
+    ],
+)
+def test_the_split_is_described_in_a_sentence(split, says):
+    assert says in split.rule

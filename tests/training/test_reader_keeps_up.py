@@ -1,4 +1,4 @@
-"""Reading is no part of a step's time: ratios within one run, on a made-up marketplace."""
+"""Reading is not part of a step's time: ratios within one run, on a made-up marketplace."""
 
 import itertools
 import subprocess

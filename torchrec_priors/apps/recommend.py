@@ -109,7 +109,7 @@ def recommend(
     _check_options(user, history, users, out, as_json)
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
-            raise UserError(f"--out: '{out}' is the file of {name}: name another")
+            raise UserError(f"--out: '{out}' is also the file given to {name}: choose another file")
     # Levers are parsed first, because mistakes in them can be found without the run.
     levers = Levers.of(only, mute, _numbers(boost, "--boost"), _numbers(at_least, "--at-least"))
 
@@ -133,7 +133,7 @@ def recommend(
     else:
         rows = catalogue.history(listed(history or ""))
     with LoadedRun(opened, catalogue) as loaded:
-        # A user's history also has times and events, for example. A given history only has rows.
+        # The history of a known user also has times and events. A history given by ids has neither.
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:

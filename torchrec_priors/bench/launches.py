@@ -81,7 +81,7 @@ _MAKES = {torch.tensor: "tensor", Tensor.new_tensor: "new_tensor", torch.from_nu
 _ON_HOST = ("data/", "sampling/")
 
 # The place of what TorchRec does to look up ids.
-_TABLE = "model.py _answer"
+_TABLE = "embedding/lookup.py vectors_and_rows"
 
 # The part of a step that a file belongs to: the first entry that its path begins with.
 _PARTS = (

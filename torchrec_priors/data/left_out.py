@@ -1,12 +1,11 @@
 """Removes unknown items, which have no row in the model's table, from windows and histories."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.windows import Windows
-from torchrec_priors.prepared.data_set import Columns
 
 
 def leave_out(windows: Windows, has_row_I: np.ndarray) -> Windows:
@@ -40,10 +39,8 @@ def leave_out(windows: Windows, has_row_I: np.ndarray) -> Windows:
     )
 
 
-def recent(
-    users: Histories, has_row_I: np.ndarray, context: int
-) -> tuple[np.ndarray, np.ndarray, Columns]:
-    """Returns the last known items of each user, at most `context` of them.
+def recent(users: Histories, has_row_I: np.ndarray, context: int) -> Histories:
+    """Returns the users with their last known items, at most `context` of them, in `items`.
 
     Args:
         users: the users, with whole histories in `items`.
@@ -51,8 +48,7 @@ def recent(
         context: the number of items to keep.
 
     Returns:
-        The items; their number for each user, which may be 0; and the columns, in the order of the
-        items.
+        The users; a length may be 0. `columns` follow `items`; everything else is unchanged.
     """
     # `count` is the number of known items of each user.
     user_X = np.repeat(np.arange(len(users)), users.lengths)
@@ -64,7 +60,9 @@ def recent(
         known_after_X = np.cumsum(count)[user_X] - np.cumsum(kept_X)
         kept_X &= known_after_X < context
 
-    columns: Mapping[str, np.ndarray] = {
-        name: values[kept_X] for name, values in users.columns.items()
-    }
-    return users.items[kept_X], np.minimum(count, context), columns
+    return replace(
+        users,
+        items=users.items[kept_X],
+        lengths=np.minimum(count, context),
+        columns={name: values[kept_X] for name, values in users.columns.items()},
+    )

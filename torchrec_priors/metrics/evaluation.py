@@ -203,6 +203,7 @@ class _ListsOfModel:
 
     def find(self, users: Histories) -> tuple[Found, Found | None]:
         # A search is a collective, so every rank has the same number of rounds.
+        users = self._finder.contexts(users)
         queries = self._finder.queries(users, self._finder.ask(users))
         found = self._finder.find(users, queries, DEPTH)
         given = None

@@ -55,13 +55,13 @@ class PaddedChunks:
             room: returns the largest number of sequences in a chunk, given T.
         """
         order = [sequence for sequence, length in enumerate(lengths) if length]
-        order.sort(key=lambda sequence: (_padded(lengths[sequence]), sequence))
+        order.sort(key=lambda sequence: (padded_length(lengths[sequence]), sequence))
 
         # A sequence joins the last chunk if the padded lengths are equal and the chunk is not full.
         chunks: list[Chunk] = []
         start = 0
         for sequence in order:
-            padded = _padded(lengths[sequence])
+            padded = padded_length(lengths[sequence])
             last = chunks[-1] if chunks else Chunk(0, 0, slice(0, 0))
             if last.padded == padded and last.sequences < room(padded):
                 chunks[-1] = Chunk(
@@ -74,7 +74,7 @@ class PaddedChunks:
         device = offsets_B1.device
         order_B = torch.tensor(order, dtype=torch.int64, device=device)
         length_B = offsets_B1.diff()[order_B]
-        padded_lengths = [_padded(lengths[sequence]) for sequence in order]
+        padded_lengths = [padded_length(lengths[sequence]) for sequence in order]
         padded_B = torch.tensor(padded_lengths, dtype=torch.int64, device=device)
 
         sequence_P = torch.repeat_interleave(padded_B, output_size=start)
@@ -87,7 +87,7 @@ class PaddedChunks:
         return cls(chunks, token_P, filled_P, place_N, longest)
 
 
-def _padded(length: int) -> int:
+def padded_length(length: int) -> int:
     """Rounds a length up to a multiple of an eighth of the next power of two, and of 4.
 
     So there are few different lengths, and beyond 16 tokens less than a quarter is added.

@@ -21,7 +21,8 @@ peak is at one of these moments, whichever needs most memory:
     loss          the layers, the dropout of the input, 3 N d (the result of the last layer, the
                   states, the tokens), U d (the adapters above the last one), 2 P d (queries and
                   their gradients), a block of logits and its queries, 62 M bytes; if there are
-                  several parts, also gradients of X d + n d
+                  several parts, also gradients of X d + n d; and what the repeat head keeps
+    repeats       the layers, what the repeat head keeps, and its backward (see below)
     backward      all layers except the last (with recompute, their inputs), and 60 bytes per
                   number for the layer in progress, 40 in bf16 on GPUs
     normalising   if scores are cosines: 6 P d instead of 2 P d, while queries are normalised
@@ -30,11 +31,17 @@ peak is at one of these moments, whichever needs most memory:
 These tensors exist during the whole step and are added: 32 M + 16 P bytes of all parts, the
 gradients of the vectors that were looked up (X d + n d), the negatives that ranks gather (n d), and
 side features (2 N d of all parts). The vectors that tables return are in `Memory.buffers`.
+
+A repeat head keeps a score for each pair of positions of a window, padded: 4 L^2 bytes for each
+window of a part (12 L^2 with a time bias), where L is the context. It also keeps 2 d numbers for
+each position, and 2 d numbers for each of the O occurrences of targets in their contexts.
 """
 
 from dataclasses import dataclass
 
+from torchrec_priors.heads.repeat_head import SCORES
 from torchrec_priors.ops.in_group_softmax import BLOCK, POSITIVES
+from torchrec_priors.ops.padded_chunks import padded_length
 
 # All of these are numbers of bytes.
 _FLOAT = 4
@@ -42,6 +49,9 @@ _POSITIVE = 32  # of a positive during the whole step: its query, item, distance
 _QUERY = 16  # of a query during the whole step: its token and path
 _OF_LOSS = 62  # of a positive in the loss: ids, sets, copies, score, losses and derivatives
 _DECISION = 3 * _FLOAT  # of a gate's decision for a token and an item set
+_TARGET = 60  # of a target of the repeat head: its position, offset, flags, logit and losses
+_OCCURRENCE = 200  # of an occurrence of a target: its target, positions, bucket, score and share
+_TIME = 8  # of the bucket of the time between two positions
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,9 @@ class Activations:
         queries: the average number of a token's different paths that have a positive.
         positives: the average number of a token's positives, over all of these paths.
         above: the average number of adapters before the last one, for all queries of a token.
+        repeats: whether there is a repeat head.
+        repeats_in_time: whether the scores of the repeat head depend on time.
+        occurrences: the average number of occurrences of a token's targets in the context.
     """
 
     layers: int
@@ -79,6 +92,9 @@ class Activations:
     queries: float = 1.0
     positives: float = 8.0
     above: float = 0.0
+    repeats: bool = False
+    repeats_in_time: bool = False
+    occurrences: float = 0.0
 
     def bytes(self, windows: int, dim: int, negatives: int, *, ranks: int, device: str) -> int:
         """Returns the bytes at the peak of a step.
@@ -112,6 +128,8 @@ class Activations:
         in_backward = self._in_backward(part, dim, device)
         at_rows = 3 * looked_up
         fullest = max(at_loss, in_backward, at_rows)
+        if self.repeats:
+            fullest = max(fullest, self._at_repeats(part, dim, device))
         if self.cosine:
             fullest = max(fullest, self._normalising(part, dim, device))
             fullest += looked_up  # normalised copies for the score
@@ -160,7 +178,35 @@ class Activations:
         all_queries = queries * vector * (4 if self.cosine else 2)
         positives = part * self.positives * _OF_LOSS
         logits = block * _FLOAT
-        return int(kept + gate + all_queries + max(block_queries, pieces) + logits + positives)
+        repeats = self._of_repeats(part, dim)
+        scratch = max(block_queries, pieces)
+        return int(kept + gate + all_queries + scratch + logits + positives + repeats)
+
+    def _of_repeats(self, part: int, dim: int) -> float:
+        """Returns the bytes of a part that the repeat head keeps for its backward."""
+        if not self.repeats:
+            return 0.0
+        length = padded_length(self.context)
+        windows = part // self.context
+        of_score = _FLOAT + (_TIME if self.repeats_in_time else 0)
+        scores = windows * length**2 * of_score
+
+        vectors = 2 * _FLOAT * dim * (windows * length + part * self.occurrences)
+        # The positives that are left are copied.
+        positives = part * _POSITIVE * self.positives
+        numbers = part * (_TARGET * self.horizon + _OCCURRENCE * self.occurrences)
+        return scores + vectors + positives + numbers
+
+    def _at_repeats(self, part: int, dim: int, device: str) -> int:
+        """Returns the bytes of a part during the backward of the repeat head."""
+        kept = self._layers(part, dim, device, self.layers) + self._of_repeats(part, dim)
+        # One chunk of windows at a time: its scores' gradients, and the exponentials.
+        length = padded_length(self.context)
+        chunk = min(part // self.context, max(1, SCORES // length**2))
+        scores = 2 * _FLOAT * chunk * length**2
+        # States and tokens, and the gradients of states, queries and inputs.
+        vectors = _FLOAT * dim * part * 5
+        return int(kept + scores + vectors)
 
     def _in_backward(self, part: int, dim: int, device: str) -> int:
         """Returns the bytes of a part during the backward of the last layer."""

@@ -11,6 +11,7 @@ from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.heads.nodes import nodes
+from torchrec_priors.heads.repeat_head import RepeatTargets, find_repeats
 from torchrec_priors.loss import Positives, find_positives
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
@@ -27,15 +28,20 @@ class Queries:
         queries: the number of different paths that have a positive.
         positives: the number of positives, over all of these paths.
         above: the number of distinct nodes on these paths, except those at the last depth.
+        occurrences: the number of occurrences of the token's targets in the context up to the
+            token; 0 without a repeat head.
     """
 
     queries: float
     positives: float
     above: float
+    occurrences: float = 0.0
 
     @classmethod
-    def of(cls, positives: Positives, tree: PriorTree) -> "Queries":
-        """Counts the queries of some positives."""
+    def of(
+        cls, positives: Positives, tree: PriorTree, repeats: RepeatTargets | None = None
+    ) -> "Queries":
+        """Counts the queries of some positives, and the occurrences of their targets."""
         tokens = max(len(positives.reach_N), 1)
         above = 0
         for depth in nodes(tree)[:-1]:
@@ -46,6 +52,7 @@ class Queries:
             queries=len(positives.token_P) / tokens,
             positives=len(positives.query_M) / tokens,
             above=above / tokens,
+            occurrences=0.0 if repeats is None else len(repeats.target_O) / tokens,
         )
 
 
@@ -79,4 +86,9 @@ def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Querie
         event_X=batch.event_X,
         user_N=part.user_N,
     )
-    return Queries.of(positives, tree)
+    repeats = None
+    if config.repeats.weight:
+        repeats = find_repeats(
+            batch.item_X, part.context_N, part.end_N, part.offsets_B1, config.model.horizon
+        )
+    return Queries.of(positives, tree, repeats)

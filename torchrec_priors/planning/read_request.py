@@ -14,6 +14,7 @@ from torchrec_priors.embedding.features import load_features
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import count_parameters
+from torchrec_priors.heads.repeat_head import RepeatHead
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import read_count
 from torchrec_priors.planning.queries import Queries, queries_in
@@ -235,11 +236,16 @@ def _count_dense(config: RunConfig, data: PreparedData | None) -> int:
         encoder = load_encoder(config.encoder, model.dim, model.context, events)
         baseline = load_baseline(config.baseline, model.dim, model.context)
         score = score_of(baseline, model.score)
+        repeat_head = None
+        if config.repeats.weight:
+            repeat_head = RepeatHead(model.dim, model.context, config.repeats.time_bias)
     assert isinstance(encoder, nn.Module)
 
     modules: list[nn.Module] = [encoder, score]
     if baseline is not None:
         modules.append(baseline)
+    if repeat_head is not None:
+        modules.append(repeat_head)
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
@@ -254,7 +260,11 @@ def _activations(
         return None
 
     # Without a tree, a token has one query with all items of the horizon as positives.
-    queries = Queries(1.0, float(model.horizon), 0.0)
+    # Each target is then taken to occur once in the context.
+    repeats = bool(config.repeats.weight)
+    queries = Queries(
+        1.0, float(model.horizon), 0.0, occurrences=float(model.horizon) if repeats else 0.0
+    )
     if data is not None and tree is not None:
         queries = queries_in(config, data, tree)
     return Activations(
@@ -269,5 +279,7 @@ def _activations(
         features=bool(encoder.item_features),
         gated_sets=tree.item_sets if tree is not None and config.loss.gate else 0,
         sets=1 if tree is None else tree.item_sets,
+        repeats=repeats,
+        repeats_in_time=repeats and config.repeats.time_bias,
         **vars(queries),
     )

@@ -398,8 +398,8 @@ class PriorTree(nn.Module):
     def _open_to(self, number: int, user_B: Tensor) -> Tensor:
         """Returns bool [B, G]: whether the heads of a group are open to the user.
 
-        All heads are open to an unknown user. They are also open to a user whose groups all have no
-        heads, because nobody was in these groups in training.
+        All heads are open to an unknown user. They are also open to a user if none of the
+        user's groups has a head, because no training user was in these groups.
 
         Args:
             number: the index of a level of users.

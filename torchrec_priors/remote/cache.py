@@ -29,6 +29,7 @@ from filelock import lock_descriptor
 
 from torchrec_priors.common.amounts import in_bytes
 from torchrec_priors.common.files import new_file
+from torchrec_priors.common.lock_file import lock_file
 from torchrec_priors.common.system_errors import cannot
 from torchrec_priors.common.user_folders import cache_folder
 from torchrec_priors.remote.progress import amount
@@ -314,18 +315,8 @@ def locked(file: Path) -> Iterator[None]:
     Args:
         file: the file that is locked. It is created, and removed afterwards.
     """
-    # The previous holder of the lock has removed its file, and another process may have created a
-    # new file. So the lock is valid only if the locked file is still the file at this path.
-    while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            lock_descriptor(handle)
-            if os.path.samestat(os.fstat(handle), os.stat(file)):
-                break
-        except FileNotFoundError:
-            pass
-        os.close(handle)
-
+    handle = lock_file(file)
+    assert handle is not None, "it waits for the lock"
     try:
         yield
     finally:

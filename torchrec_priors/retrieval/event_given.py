@@ -43,7 +43,8 @@ class EventGiven:
         """Finds the k best items of each of this rank's users.
 
         Args:
-            users: the users; their `target_columns` must have the events of their targets.
+            users: the users (see `Finder.contexts`); their `target_columns` must have the events
+                of their targets.
             queries: the queries of all paths (see `Finder.queries`).
             k: the number of items for each user.
         """

@@ -14,7 +14,9 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.left_out import recent
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.model import PathQueries, Recommender, RepeatShares
+from torchrec_priors.heads.path_queries import PathQueries
+from torchrec_priors.heads.repeat_shares import RepeatShares
+from torchrec_priors.model import Recommender
 from torchrec_priors.prepared.data_set import Columns, PreparedData
 from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks
@@ -101,14 +103,24 @@ class Finder:
 
     @property
     def context(self) -> int:
-        """The number of most recent items of each history that `histories` needs.
+        """The number of most recent items of each history that `contexts` needs.
 
-        All items are needed if some have no row: `histories` leaves these out, and then takes the
+        All items are needed if some have no row: `contexts` leaves these out, and then takes the
         last items that remain.
         """
         if self.model.item_rows.has_row_I is None:
             return self.model.config.context
         return sys.maxsize
+
+    def contexts(self, users: Histories) -> Histories:
+        """Returns users with exactly the items that the encoder reads in `items`.
+
+        These are the last items with a row; items without a row are left out. All other methods
+        take the result.
+        """
+        if self.model.item_rows.has_row_I is None:
+            return users
+        return recent(users, self.model.item_rows.has_row_I, self.model.config.context)
 
     @torch.no_grad()
     def histories(self, users: Histories) -> Jagged:
@@ -117,9 +129,8 @@ class Finder:
         The encoder accepts no empty history. So a filler item is put into each empty history. If
         there are no users, a single history with the filler item is returned.
         """
-        items, lengths, columns = self._contexts(users)
-        items, columns = self._never_empty(items, lengths, columns)
-        lengths = np.maximum(lengths, 1)
+        items, columns = self._never_empty(users)
+        lengths = np.maximum(users.lengths, 1)
         if not len(users):
             lengths = np.ones(1, np.int64)
 
@@ -190,7 +201,8 @@ class Finder:
         """Finds the k best items of each of this rank's users.
 
         Args:
-            users: the users; the items in their histories are left out if `config.filter_seen`.
+            users: the users (see `contexts`); the items in their histories are left out if
+                `config.filter_seen`.
             queries: the queries of the users.
             k: the number of items for each user.
             index: the items that may be found; by default all items of `self.index`.
@@ -217,22 +229,20 @@ class Finder:
             return found
         return self.diversifier.rerank(found).first(k)
 
-    def _never_empty(
-        self, items: np.ndarray, lengths: np.ndarray, columns: Columns
-    ) -> tuple[np.ndarray, Columns]:
+    def _never_empty(self, users: Histories) -> tuple[np.ndarray, Columns]:
         """Puts a filler item, which has a row, into each empty history.
 
         Without users, it returns a single history with the filler item, and no columns.
         """
         filler = self.model.item_rows.an_item
-        if not len(lengths):
+        if not len(users):
             return np.full(1, filler), {}
 
-        ends = np.cumsum(lengths)[lengths == 0]
+        ends = np.cumsum(users.lengths)[users.lengths == 0]
         if not len(ends):
-            return items, columns
-        filled = {name: np.insert(values, ends, 0) for name, values in columns.items()}
-        return np.insert(items, ends, filler), filled
+            return users.items, users.columns
+        filled = {name: np.insert(values, ends, 0) for name, values in users.columns.items()}
+        return np.insert(users.items, ends, filler), filled
 
     def _without_history(self, users: Histories) -> Tensor | None:
         """Returns bool [B]: whether no item in the user's history has a row.
@@ -258,17 +268,7 @@ class Finder:
         """
         if self.model.repeat_head is None:
             return self._seen(users)
-        items, lengths, _ = self._contexts(users)
-        return Exclusions.of(items, lengths)
-
-    def _contexts(self, users: Histories) -> tuple[np.ndarray, np.ndarray, Columns]:
-        """Returns the items that the encoder reads, their numbers for each user, and their columns.
-
-        These are the last items with a row; items without a row are left out.
-        """
-        if self.model.item_rows.has_row_I is None:
-            return users.items, users.lengths, users.columns
-        return recent(users, self.model.item_rows.has_row_I, self.model.config.context)
+        return Exclusions.of(users.items, users.lengths)
 
     def _with_repeats(self, users: Histories, queries: Queries, shares: RepeatShares) -> Queries:
         """Adds the repeats of the users, and log P(new | user) to the scores of all paths."""
@@ -278,11 +278,11 @@ class Finder:
             return queries
 
         # A history without items has the share of a filler item, which is left out here.
-        items, lengths, _ = self._contexts(users)
+        lengths = users.lengths
         history = np.repeat(np.arange(len(users)), np.maximum(lengths, 1))
         is_item = torch.from_numpy((lengths > 0)[history]).to(self.device)
         user_N = torch.from_numpy(np.repeat(np.arange(len(users)), lengths)).to(self.device)
-        item_N = torch.from_numpy(items.astype(np.int64)).to(self.device)
+        item_N = torch.from_numpy(users.items.astype(np.int64)).to(self.device)
 
         # The share of an item is the sum over its positions, in double precision.
         pair_R, pair_N = torch.unique(user_N * self.model.tree.items + item_N, return_inverse=True)

@@ -103,14 +103,12 @@ class GroupIndex:
             self._row_C = torch.from_numpy(held.row_C - shard.first).to(device)
 
         # For each item set, the positions of its candidates, ascending.
-        self._sets = [
-            torch.from_numpy(positions).to(device) for positions in tree.eligible_among(held.item_C)
-        ]
+        sets = tree.eligible_among(held.item_C)
+        self._set_members([torch.from_numpy(positions).to(device) for positions in sets])
         self.set_sizes = tree.set_sizes
         self.most_open_S = most_open(tree)
         self.log_weight_S = [0.0] * tree.item_sets
         self._log_alternatives = self._counted_once(tree)
-        self._tiled: list[TiledSets] = []
 
         # Paths are ordered by item set, so the paths of a set are a slice.
         item_set_K = np.array(tree.item_set_K)
@@ -127,6 +125,11 @@ class GroupIndex:
         c(i) is the number of paths that estimate the same probability (`PriorTree.alternatives`).
         """
         return self._log_alternatives()
+
+    @property
+    def in_a_set_C(self) -> Tensor:
+        """Whether any path may retrieve the candidate: bool [C]. It must not be changed."""
+        return self._in_a_set()
 
     @property
     def own_sizes(self) -> list[int]:
@@ -188,15 +191,15 @@ class GroupIndex:
                 with fewer candidates is kept whole.
         """
         index = copy.copy(self)
-        index._sets = []
-        index._tiled = []
         index.log_weight_S = []
+        sets = []
         for number, positions in enumerate(self._sets):
             # Each candidate is kept with probability `share`, and stands for 1 / share items.
             share = min(1.0, items_a_set / max(int(self.set_sizes[number]), 1))
             keep = _uniform(self._item_C[positions.cpu().numpy()], number) < share
-            index._sets.append(positions[torch.from_numpy(keep).to(positions.device)])
+            sets.append(positions[torch.from_numpy(keep).to(positions.device)])
             index.log_weight_S.append(-math.log(share))
+        index._set_members(sets)
         return index
 
     def restricted(self, allowed: Tensor) -> "GroupIndex":
@@ -210,8 +213,7 @@ class GroupIndex:
         index = copy.copy(self)
         allowed = allowed.to(self.item_C.device)
         # Only the lists of the item sets get shorter; the positions of candidates stay the same.
-        index._sets = [positions[allowed[positions]] for positions in self._sets]
-        index._tiled = []
+        index._set_members([positions[allowed[positions]] for positions in self._sets])
         return index
 
     def reach(self, path_K: Tensor) -> Tensor:
@@ -308,6 +310,24 @@ class GroupIndex:
             if columns:
                 yield Tile(first, size, columns)
 
+    def _set_members(self, sets: list[Tensor]) -> None:
+        """Sets the positions of the candidates in each item set."""
+        self._sets = sets
+        self._tiled: list[TiledSets] = []
+        candidates = len(self)
+        device = self.item_C.device
+
+        # It is computed at the first call, as only searches with repeats need it, and then shared
+        # by copies of the index with the same sets.
+        @functools.cache
+        def in_a_set() -> Tensor:
+            in_a_set_C = torch.zeros(candidates, dtype=torch.bool, device=device)
+            for positions in sets:
+                in_a_set_C[positions] = True
+            return in_a_set_C
+
+        self._in_a_set = in_a_set
+
     def _counted_once(
         self, tree: PriorTree, branches: list[int] | None = None
     ) -> Callable[[], Tensor]:
@@ -319,14 +339,17 @@ class GroupIndex:
             tree: the prior tree.
             branches: the branches with paths that are counted; None for all branches.
         """
+        items = self._item_C
+        device = self.item_C.device
 
-        # Copies of the index share this function, so c(i) is computed only once for all of them.
+        # Copies of the index share this function, so c(i) is computed only once for all of them. It
+        # refers to no index, which would keep that index's rows in memory.
         @functools.cache
         def log_alternatives() -> Tensor:
             # If an item has no path in a branch, the count is 0. The maximum makes it 1, so that
             # the logarithm is finite; the value is not used.
-            alternatives_RT = np.maximum(tree.alternatives_among(self._item_C, branches), 1)
-            return torch.from_numpy(np.log(alternatives_RT)).to(self.item_C.device)
+            alternatives_RT = np.maximum(tree.alternatives_among(items, branches), 1)
+            return torch.from_numpy(np.log(alternatives_RT)).to(device)
 
         return log_alternatives
 

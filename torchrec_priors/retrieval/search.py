@@ -213,8 +213,7 @@ def _with_repeats(
     # denies it.)
     device = keys_Bk.device
     found, position = index.places(repeats.row_R.cpu().numpy())
-    in_a_set_C = index.reach(torch.ones(path, dtype=torch.bool, device=device))
-    allowed = in_a_set_C[torch.from_numpy(position).to(device)]
+    allowed = index.in_a_set_C[torch.from_numpy(position).to(device)]
     kept_R = torch.from_numpy(found).to(device)[allowed]
 
     keys_R = encode(repeats.score_R[kept_R], repeats.row_R[kept_R])

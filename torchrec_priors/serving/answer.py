@@ -54,7 +54,7 @@ def answer(
     Raises:
         UserError: all heads that the request allows are closed to one of the users.
     """
-    users = _as_users(histories, finder.context)
+    users = finder.contexts(_as_users(histories, finder.context))
     queries = request.queries(finder, users)
     # Without this check, a user with only closed paths would get an empty list, without a reason.
     closed_B = torch.isneginf(queries.bias_BK).all(1)

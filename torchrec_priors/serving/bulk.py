@@ -112,7 +112,8 @@ def recommend_in_bulk(
     rounds = -(-len(rows) // (batch * share.world))
     with OrderedFile(out, len(rows), k, run.ranks) as file:
         for turn, users in enumerate(progress(batches, rounds)):
-            found, short_BJ = request.find(run.finder, users, request.queries(run.finder, users))
+            read = run.finder.contexts(users)
+            found, short_BJ = request.find(run.finder, read, request.queries(run.finder, read))
             table = recommendations(users.user_ids, found, run.catalogue.ids, names)
             # Batch i belongs to rank i mod the number of ranks.
             first = (turn * share.world + share.rank) * batch

@@ -15,13 +15,18 @@ import torch
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.model import PathQueries
+from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.retrieval.find import Finder
 
 
 @torch.no_grad()
 def ask_each(finder: Finder, users: Histories) -> PathQueries:
-    """Computes the queries of all paths for this rank's users. Every rank must call it."""
+    """Computes the queries of all paths for this rank's users. Every rank must call it.
+
+    Args:
+        finder: the finder of the model.
+        users: the users (see `Finder.contexts`).
+    """
     if finder.device.type != "cpu":
         return finder.ask(users)
 

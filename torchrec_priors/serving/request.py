@@ -82,7 +82,12 @@ class Request:
         return cls(k, index, bias_K, shares)
 
     def queries(self, finder: Finder, users: Histories) -> Queries:
-        """Returns the queries to search with for this rank's users. Every rank must call it."""
+        """Returns the queries to search with for this rank's users. Every rank must call it.
+
+        Args:
+            finder: the finder of the model.
+            users: the users (see `Finder.contexts`).
+        """
         queries = finder.queries(users, ask_each(finder, users))
         # A bias of -inf closes a path.
         if self.bias_K is None:
@@ -97,6 +102,11 @@ class Request:
 
     def find(self, finder: Finder, users: Histories, queries: Queries) -> tuple[Found, Tensor]:
         """Finds the items of this rank's users. Every rank must call it.
+
+        Args:
+            finder: the finder of the model.
+            users: the users (see `Finder.contexts`).
+            queries: the queries of the users.
 
         Returns:
             The k best items of each user; and bool [B, J], whether a list has fewer items of a

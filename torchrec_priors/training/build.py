@@ -281,6 +281,7 @@ def _make_model(
         config.loss.gate,
         load_baseline(config.baseline, dim, context),
         repeat_weight=config.repeats.weight,
+        repeat_time_bias=config.repeats.time_bias,
         item_rows=parts.rows,
         behaviour=Behaviour(
             exchange=ranks.exchange(),

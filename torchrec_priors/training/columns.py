@@ -7,19 +7,20 @@ from torchrec_priors.priors.tree import PriorTree
 
 
 def encoder_columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
-    """Returns the columns that the encoder reads.
+    """Returns the columns that the encoder and the repeat head read.
 
     Raises:
-        UserError: the encoder needs times or event types, and the data set has none.
+        UserError: they need times or event types, and the data set has none.
     """
     _check_times("encoder.time_bias", config.encoder.time_bias, data)
+    _check_times("repeats.time_bias", config.repeats.time_bias, data)
     if config.encoder.events and not data.manifest.events:
         raise UserError(
             f"encoder.events: data set '{data.manifest.name}' has no event types: set it to false"
         )
 
     columns = []
-    if config.encoder.time_bias:
+    if config.encoder.time_bias or config.repeats.time_bias:
         columns.append("timestamps")
     if config.encoder.events:
         columns.append("events")

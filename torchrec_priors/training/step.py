@@ -1,4 +1,7 @@
-"""One training step: looks rows up once, computes the loss by parts, and updates the model once.
+"""One training step: looks rows up once, computes the loss in parts, and updates the model once.
+
+With `training.accumulate`, each rank divides its share of the batch into parts, so that a step
+needs less memory. Without it, the only part is the whole share.
 
     1  set the learning rates of the step, clear the gradients        `Optimizers.prepare`
     2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
@@ -50,8 +53,8 @@ class AbortedStepError(ArithmeticError):
     Attributes:
         loss, gradient_norm: see `StepResult`.
         finite: whether the loss and all gradients are finite.
-        batch: this rank's part of the batch.
-        looked_up: the vectors of this part, with their gradients.
+        batch: this rank's share of the batch.
+        looked_up: the vectors of this share, with their gradients.
     """
 
     def __init__(

@@ -102,10 +102,11 @@ class LastOfUser:
 
     @property
     def rule(self) -> str:
-        return (
-            f"per user, in time: last {self.horizon} test, {self.horizon} before validation,"
-            " rest training"
-        )
+        if self.horizon == 1:
+            parts = "interaction is for test, the one before it"
+        else:
+            parts = f"{self.horizon} interactions are for test, the {self.horizon} before them"
+        return f"each user's last {parts} for validation, the rest for training"
 
     @property
     def left_out(self) -> str:
@@ -153,10 +154,11 @@ class AtTimes:
     def rule(self) -> str:
         validation = moment(self.validation_from)
         test = moment(self.test_from)
-        return (
-            f"in time: validation from {validation}, test from {test},"
-            f" a user's first {self.horizon} of each"
-        )
+        if self.horizon == 1:
+            targets = "interaction in each is a target"
+        else:
+            targets = f"{self.horizon} interactions in each are targets"
+        return f"validation from {validation}, test from {test}; a user's first {targets}"
 
     @property
     def left_out(self) -> str:

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import lock_descriptor
-
 from torchrec_priors.common.files import remove_leftover, write_whole
+from torchrec_priors.common.lock_file import lock_file
 from torchrec_priors.common.system_errors import is_in_vain
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
@@ -95,30 +94,20 @@ def work_folder(
 
 
 def _locked(folder: Path, out: Path) -> int:
-    """Locks the folder and returns the file descriptor of the lock.
+    """Creates and locks the folder, and returns the file descriptor of the lock."""
 
-    The lock ends when the descriptor is closed or the process ends.
-    """
-    while True:
+    def create() -> None:
         # A symbolic link is removed, because somebody else may have created it to redirect the
         # files.
         if folder.is_symlink():
             folder.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        if not lock_descriptor(lock, blocking=False):
-            os.close(lock)
-            raise UserError(f"--out: another process is preparing '{out}': wait until it is done")
 
-        # Another process may have removed the folder between opening the file and locking it. The
-        # locked file is then no longer in the folder, so other processes would not find it, and a
-        # new lock is needed.
-        try:
-            if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
-                return lock
-        except FileNotFoundError:
-            pass
-        os.close(lock)
+    # The folder may be removed, together with the lock, by the process that held it.
+    lock = lock_file(folder / _LOCK, wait=False, prepare=create)
+    if lock is None:
+        raise UserError(f"--out: another process is preparing '{out}': wait until it is done")
+    return lock
 
 
 def _read(file: Path) -> Any:

@@ -64,7 +64,7 @@ def _as_integer(label: object) -> int:
     Fractions are an error, because `int` would silently cut them off.
     """
     if isinstance(label, float) and not label.is_integer():
-        raise ValueError(f"{label} is no integer")
+        raise ValueError(f"{label} is not an integer")
     return int(label)  # type: ignore[call-overload]
 
 

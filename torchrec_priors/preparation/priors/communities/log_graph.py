@@ -30,8 +30,8 @@ class LogGraph:
     Attributes:
         graph: the graph.
         entities: the items or users in the order of the nodes.
-        unrelated: the number of pairs that share users or items, but no more than by chance. They
-            have no edge.
+        unrelated: the number of pairs that share users or items, but no more often than by
+            chance. They have no edge.
     """
 
     graph: Graph

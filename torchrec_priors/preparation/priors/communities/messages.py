@@ -35,15 +35,18 @@ def _about_graph(settings: GraphPrior | UserPrior, log: LogGraph) -> str:
         f" weights: {settings.weights}"
     )
     if log.unrelated:
-        line += f" ({log.unrelated:,} pairs left out that occur together no more than by chance)"
+        line += (
+            f" (left out {log.unrelated:,} pairs that occur together no more often than by chance)"
+        )
     return line
 
 
 def _about_communities(settings: GraphPrior | UserPrior, partition: Partition) -> str:
-    line = f"communities: {partition.found:,} at resolution {partition.resolution:.4g};"
+    found = f"communities: {partition.found:,} at resolution {partition.resolution:.4g}"
+    kept = f"{partition.communities:,} with at least {settings.min_size:,} {things(settings)} each"
     if settings.join:
-        line += " joined to"
-    return f"{line} {partition.communities:,} of at least {settings.min_size:,} {things(settings)}"
+        return f"{found}, merged into {kept}"
+    return f"{found}; {kept}"
 
 
 def _about_remainder(settings: GraphPrior | UserPrior, log: LogGraph, partition: Partition) -> str:

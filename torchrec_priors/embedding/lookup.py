@@ -1,0 +1,120 @@
+"""Looks up the vectors of a step: of items, negatives and side features.
+
+Shapes: N items of the contexts, X items of the extended sequences, n negatives, W ranks, d width.
+"""
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_priors.data.batch import Batch
+from torchrec_priors.embedding.dedup import LookupIds, StepIds, once
+from torchrec_priors.embedding.features import FeatureTables
+from torchrec_priors.embedding.looked_up import LookedUp
+from torchrec_priors.ops.in_group_sets import NegativeSets
+from torchrec_priors.ranks.exchange import Exchange
+
+Table: TypeAlias = EmbeddingCollection | ManagedCollisionEmbeddingCollection
+
+
+def requested(ids: KeyedJaggedTensor, asks_once: bool) -> LookupIds:
+    """Returns the ids to look up, without repetitions if `asks_once` is set."""
+    if asks_once:
+        return once(ids)
+    return ids, {}
+
+
+def vectors_and_rows(table: Table, request: LookupIds) -> tuple[Tensor, Tensor]:
+    """Looks up a request for a single feature.
+
+    Returns:
+        The vectors, [values, d], and the table rows, both in the order of the original ids.
+    """
+    ids, places = request
+    (key,) = ids.keys()
+    answer = table(ids)
+
+    if isinstance(answer, tuple):  # a managed table, which also returns the rows it read
+        vectors, rows = (part[key].values() for part in answer)
+    else:
+        vectors = answer[key].values()
+        rows = ids.values()
+
+    if places:
+        return vectors[places[key]], rows[places[key]]
+    return vectors, rows
+
+
+def ids_of_step(batch: Batch, features: FeatureTables | None, asks_once: bool) -> StepIds:
+    """Returns the ids that `look_up_step` looks up.
+
+    Args:
+        batch: the batch of this rank.
+        features: tables of side features; None if there are none.
+        asks_once: whether an id of an item that occurs several times is looked up only once.
+    """
+    ids_of_features = None
+    if features is not None:
+        context_N = torch.cat([part.context_N for part in batch.parts])
+        ids_of_features = features.ids_of(batch.item_X[context_N])
+    return StepIds(requested(batch.ids, asks_once), ids_of_features)
+
+
+def look_up_step(
+    batch: Batch,
+    ids: StepIds,
+    table: Table,
+    features: FeatureTables | None,
+    exchange: Exchange,
+) -> LookedUp:
+    """Looks up all vectors of a step. Every rank must call it.
+
+    Args:
+        batch: the batch of this rank.
+        ids: the result of `ids_of_step`.
+        table: the item table.
+        features: tables of side features; None if there are none.
+        exchange: gathers the negatives of all ranks.
+    """
+    vectors, rows = vectors_and_rows(table, ids.items)
+
+    # This rank's negatives follow the items of the extended sequences.
+    items = len(vectors) - len(batch.draw.own_ids)
+    slots_W = batch.slots.slots_W
+    ids_n = exchange.gather(rows[items:], slots_W)
+
+    shifts_n = None
+    if batch.slots.own_shifts is not None:
+        shifts_n = exchange.gather(batch.slots.own_shifts, slots_W)
+
+    # The gradients of the parts accumulate in detached leaves. `LookedUp.backward` then passes each
+    # table its complete gradient, once.
+    roots = [vectors[:items], exchange.gather(vectors[items:], slots_W)]
+    if features is not None:
+        assert ids.features is not None
+        roots.append(features.vectors_of(ids.features))
+    leaves = [root.detach().requires_grad_() for root in roots]
+
+    # Negatives are those of all ranks, in the order of the slots.
+    negatives = NegativeSets(
+        vectors_nd=leaves[1],
+        ids_n=ids_n,
+        counts_S=batch.draw.counts_S,
+        shared=batch.draw.shared,
+        shifts_n=shifts_n,
+        first_S1=batch.slots.first_S1,
+    )
+    return LookedUp(
+        item_X=batch.item_X,
+        row_X=rows[:items],
+        event_X=batch.event_X,
+        vector_Xd=leaves[0],
+        beside_Nd=leaves[2] if features is not None else None,
+        negatives=negatives,
+        roots=roots,
+        step=batch.step,
+    )
