@@ -20,7 +20,12 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torchrec_priors.ops import best_tiles, gated_norm_triton, in_group_softmax_triton
+from torchrec_priors.ops import (
+    best_tiles,
+    best_tiles_triton,
+    gated_norm_triton,
+    in_group_softmax_triton,
+)
 from torchrec_priors.ops import residual_adapters_triton as adapters
 
 # Arguments by type; all other arguments are int32 numbers. Those of a module come first.
@@ -50,8 +55,9 @@ def kernels(width: int) -> list[tuple[str, str, dict[str, Any], dict[str, int]]]
     }  # fmt: skip
     flags = {"HAS_WEIGHT": True, "HAS_BIAS": True}
     deep = {"DEPTH": adapters.DEPTH}
+    eight = {"num_warps": 8}
     softmax = {
-        "SHIFTED": True, "WIDTH": width, "ROWS": in_group_softmax_triton.ROWS,
+        "SHIFTED": True, "WIDTH": width, "ROWS": in_group_softmax_triton.block_rows(width),
     }  # fmt: skip
     products = {"COLUMNS": in_group_softmax_triton.COLUMNS, "PRECISION": "tf32x3"}
     of_softmax = in_group_softmax_triton.launch(width)
@@ -60,10 +66,10 @@ def kernels(width: int) -> list[tuple[str, str, dict[str, Any], dict[str, int]]]
     tile = {"SCALED": True, "TILE": best_tiles.TILE, "WIDTH": width}
     four = {"num_warps": 4}
     return [
-        ("residual_adapters_triton", "_forward", {**adapter, **flags, **deep}, four),
-        ("residual_adapters_triton", "_through_silu", {**adapter, **deep}, four),
-        ("residual_adapters_triton", "_through_product", {**adapter, **deep}, four),
-        ("residual_adapters_triton", "_of_adapters", {**adapter, **flags}, four),
+        ("residual_adapters_triton", "_forward", {**adapter, **flags, **deep}, eight),
+        ("residual_adapters_triton", "_through_silu", {**adapter, **deep}, eight),
+        ("residual_adapters_triton", "_through_product", {**adapter, **deep}, eight),
+        ("residual_adapters_triton", "_of_adapters", {**adapter, **flags}, eight),
         ("in_group_softmax_triton", "_positives", {**softmax, "SHARED": True}, four),
         (
             "in_group_softmax_triton",
@@ -78,7 +84,7 @@ def kernels(width: int) -> list[tuple[str, str, dict[str, Any], dict[str, int]]]
         (
             "best_tiles_triton",
             "_maxima",
-            {**tile, "USERS": 64, "PRECISION": "tf32x3"},
+            {**tile, "USERS": best_tiles_triton.USERS, "PRECISION": "tf32x3"},
             {"num_warps": 4 if width <= 64 else 8, "num_stages": 2},
         ),
         ("best_tiles_triton", "_scores", tile, four),

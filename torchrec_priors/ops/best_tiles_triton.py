@@ -19,7 +19,7 @@ from torch import Tensor
 from torchrec_priors.ops.best_tiles import TILE, TiledItems
 from torchrec_priors.ops.residual_adapters_triton import precision
 
-USERS = 64  # in a block
+USERS = 32  # in a block
 
 
 @triton.jit

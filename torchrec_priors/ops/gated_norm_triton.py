@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torchrec_priors.ops.keyed_dropout import threshold
 
-_CELLS = 1 << 12  # numbers that a program has at a time
+_CELLS = 1 << 11  # numbers that a program has at a time
 _PROGRAMS = 256  # of the backward kernel, at most
 
 

@@ -31,7 +31,6 @@ from torch import Tensor
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.residual_adapters_triton import precision
 
-ROWS = 64  # queries of a block
 COLUMNS = 64  # negatives of a block
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -373,6 +372,11 @@ def _negatives(
     )
 
 
+def block_rows(width: int) -> int:
+    """Returns the number of queries of a block: wide vectors leave fewer registers."""
+    return 64 if width <= 64 else 32
+
+
 def launch(width: int) -> dict[str, int]:
     """Returns the options with which the kernels for vectors of this padded width are compiled."""
     return {"num_warps": 4 if width <= 64 else 8, "num_stages": 1 if width > 64 else 2}
@@ -398,7 +402,8 @@ def in_group_softmax(
     shifts_n = vectors_nd if negatives.shifts_n is None else negatives.shifts_n
     weight_M = positives.weight_M.contiguous()
     padded = max(16, triton.next_power_of_2(width))
-    tile = {"SHIFTED": negatives.shifts_n is not None, "WIDTH": padded, "ROWS": ROWS}
+    rows = block_rows(padded)
+    tile = {"SHIFTED": negatives.shifts_n is not None, "WIDTH": padded, "ROWS": rows}
     products = {"COLUMNS": COLUMNS, "PRECISION": precision(), **launch(padded)}
 
     scores_6M = query_Pd.new_empty(6, len(positives), dtype=torch.float32)
@@ -410,7 +415,7 @@ def in_group_softmax(
     grad_Xd = torch.zeros_like(item_Xd if with_grads else item_Xd[:0])
 
     if queries:
-        _positives[(triton.cdiv(len(positives), ROWS),)](
+        _positives[(triton.cdiv(len(positives), rows),)](
             query_Pd, item_Xd, negatives.ids_n, shifts_n,
             positives.source_M, positives.id_M, positives.query_M, set_P, first_S1,
             score_M, copies_M,
@@ -418,7 +423,7 @@ def in_group_softmax(
             max(1, len(negatives.ids_n)).bit_length(),
             SHARED=negatives.shared > 0, **tile,
         )  # fmt: skip
-        _queries[(triton.cdiv(queries, ROWS),)](
+        _queries[(triton.cdiv(queries, rows),)](
             query_Pd, item_Xd, vectors_nd, negatives.ids_n, shifts_n, set_P, first_S1,
             first_positive_P1, positives.source_M, positives.id_M, weight_M, score_M, copies_M,
             loss_M, by_score_M, heavy_top_M, heavy_by_M, grad_Pd, tops_P, by_sums_P, heavies_P,

@@ -221,7 +221,7 @@ def precision() -> str:
 
 def _constants(**more: Any) -> dict[str, Any]:
     return {
-        "ROWS": ROWS, "COLUMNS": COLUMNS, "PRECISION": precision(), "num_warps": 4, **more
+        "ROWS": ROWS, "COLUMNS": COLUMNS, "PRECISION": precision(), "num_warps": 8, **more
     }  # fmt: skip
 
 
