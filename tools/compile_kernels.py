@@ -32,8 +32,9 @@ from torchrec_priors.ops import residual_adapters_triton as adapters
 _I64 = {
     "row", "run", "adapter", "bounds", "runs", "first_run", "ids", "source", "own_id", "query_of",
     "set_of_query", "first_negative", "first_positive", "first_query", "first_path", "chosen",
-    "keys",
+    "keys", "hidden", "first_hidden", "count_hidden",
 }  # fmt: skip
+_I8 = {"own_hidden"}
 _I32 = {"heavies", "best_paths"}
 _FLOATS = {
     "z", "weight", "bias", "out", "grad", "inner", "through", "grad_weight", "grad_bias", "query",
@@ -57,7 +58,7 @@ def kernels(width: int) -> list[tuple[str, str, dict[str, Any], dict[str, int]]]
     deep = {"DEPTH": adapters.DEPTH}
     eight = {"num_warps": 8}
     softmax = {
-        "SHIFTED": True, "WIDTH": width, "ROWS": in_group_softmax_triton.block_rows(width),
+        "SHIFTED": True, "HIDES": True, "WIDTH": width, "ROWS": in_group_softmax_triton.block_rows(width),
     }  # fmt: skip
     products = {"COLUMNS": in_group_softmax_triton.COLUMNS, "PRECISION": "tf32x3"}
     of_softmax = in_group_softmax_triton.launch(width)
@@ -126,7 +127,7 @@ def _type(argument: str, module: str, constants: dict[str, Any]) -> str:
         return of_module[argument]
     if argument in _NUMBERS:
         return _NUMBERS[argument]
-    for names, kind in ((_I64, "*i64"), (_I32, "*i32"), (_FLOATS, "*fp32")):
+    for names, kind in ((_I64, "*i64"), (_I32, "*i32"), (_I8, "*i8"), (_FLOATS, "*fp32")):
         if argument in names:
             return kind
     return "i32"

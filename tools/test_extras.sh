@@ -39,6 +39,7 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/report/test_browser.py \
     tests/ops/test_best_tiles_triton.py \
     tests/ops/test_gated_norm_triton.py \
+    tests/ops/test_gpu_kernels.py \
     tests/ops/test_hstu_attention_triton.py \
     tests/ops/test_in_group_softmax_triton.py \
     tests/ops/test_residual_adapters_triton.py \

@@ -319,10 +319,19 @@ def gate_loss(
     # A target counts only once for a set, even if several of its paths have this set.
     token_M = positives.token_P[positives.query_M]
     set_M = item_set_K[positives.path_M]
-    key = torch.unique((positives.offset_M * sets + set_M) * tokens + token_M)
+    key = (positives.offset_M * sets + set_M) * tokens + token_M
+    is_new = None
+    if on_gpu(key):
+        # The host would wait for the number of distinct keys, so repeated keys stay.
+        key = key.sort().values
+        is_new = torch.ones_like(key, dtype=torch.bool)
+        is_new[1:] = key[1:] != key[:-1]
+    else:
+        key = torch.unique(key)
     token = key % tokens
     set_ = key // tokens % sets
     offset = key // tokens // sets
 
-    yes = torch.where(gated_S[set_], logit_NS[token, set_], 0.0)
+    counts = gated_S[set_] if is_new is None else gated_S[set_] & is_new
+    yes = torch.where(counts, logit_NS[token, set_], 0.0)
     return all_no - (weight_T[offset - 1] * yes).sum()

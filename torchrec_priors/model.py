@@ -362,8 +362,7 @@ class Recommender(nn.Module):
         sets = self._sets_of(positives.path_P)
         hidden = None
         if seen is not None:
-            counts_S = sets.counts() if isinstance(sets, QuerySets) else sets
-            hidden = seen.hidden(positives.token_P, counts_S, weighed)
+            hidden = seen.hidden(positives.token_P, sets, weighed)
 
         loss, nll_M = in_group_loss(query_Pd, sets, weighed, self._negatives(looked_up), hidden)
         return Learnt(loss, nll_M, positives.path_M)

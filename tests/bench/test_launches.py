@@ -40,6 +40,19 @@ def test_kernels_do_not_grow_with_heads(steps):
     assert steps["ebnerd"].total <= 1.1 * steps["8 heads"].total
 
 
+@pytest.mark.slow
+def test_kernels_with_hidden_negatives_and_a_gate_do_not_grow_either(tmp_path):
+    changes = {"negatives.seen": False, "loss.gate": 1.0}
+    counts = []
+    for groups in (1, 11):
+        shape = replace(SHAPES["ebnerd"], **{**SMALL, "groups": groups})
+        counts.append(launches_of(shape, tmp_path / str(groups), changes))
+    few, many = counts
+    assert many.total <= 1.1 * few.total
+    assert many.total <= 420, launches.table([many])
+    assert many.waits_of_step <= 3, launches.table([many])
+
+
 def test_views_and_allocations_are_no_kernels_and_reads_are_waits():
     counts = Launches("a few operations")
     x = torch.arange(6.0)

@@ -13,6 +13,7 @@ pytest.importorskip(
 )
 
 from torchrec_priors.ops import in_group_softmax_triton as kernels
+from torchrec_priors.ops.hidden_negatives import Hidden, SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import SOFTMAX, in_group_loss_reference
 
@@ -31,6 +32,7 @@ class Case:
     ids: int = 9
     shifted: bool = False
     heavy: float = 0.0
+    hides: bool = False
 
 
 CASES = {
@@ -42,6 +44,10 @@ CASES = {
     "only copies": Case([2, 2], [1, 3], ids=1),
     "heavy copies": Case([3, 2], [9, 4], shared=3, ids=4, positives=9, shifted=True, heavy=7.0),
     "no positives": Case([0, 0], [2, 3], positives=0),
+    "hidden negatives": Case([3, 2], [9, 70], shared=5, ids=12, positives=14, hides=True),
+    "hidden and heavy": Case(
+        [3, 2], [9, 4], shared=3, ids=4, positives=9, shifted=True, heavy=7.0, hides=True
+    ),
 }
 
 
@@ -72,6 +78,17 @@ def _inputs(case: Case) -> tuple[torch.Tensor, WeighedPositives, NegativeSets]:
     return query, positives, NegativeSets(table[ids], ids, case.negatives, case.shared, shifts)
 
 
+def _hidden(case: Case, positives: WeighedPositives, negatives: NegativeSets) -> Hidden | None:
+    """What a history of seven items hides from the queries, which are at any of its positions."""
+    if not case.hides:
+        return None
+    generator = torch.Generator().manual_seed(1)
+    history = torch.randint(case.ids, (7,), generator=generator)
+    position = torch.randint(7, (sum(case.queries),), generator=generator)
+    seen = SeenItems(history, torch.tensor([0, 7]), negatives)
+    return seen.hidden(position, case.queries, positives)
+
+
 def _definition(case: Case) -> tuple[torch.Tensor, ...]:
     """Losses, and gradients of queries and of the table, in float64."""
     query, positives, negatives = _inputs(case)
@@ -83,6 +100,7 @@ def _definition(case: Case) -> tuple[torch.Tensor, ...]:
         case.queries,
         replace(positives, item_Xd=table, weight_M=positives.weight_M.double()),
         replace(negatives, vectors_nd=table[negatives.ids_n], shifts_n=shifts),
+        _hidden(case, positives, negatives),
     )
     (total + 0 * (query.sum() + table.sum())).backward()
     return losses, query.grad, table.grad
@@ -95,10 +113,11 @@ def test_equals_the_definition_forward_and_gradient(case):
     sets = QuerySets.of(case.queries, query.device)
     first_positive = torch.searchsorted(positives.query_M, torch.arange(len(query) + 1))
     negatives = negatives.on_device()
+    hidden = _hidden(case, positives, negatives)
 
     for compute in (kernels.in_group_softmax, SOFTMAX.reference):
         losses, grad_query, grad_item, grad_vectors = compute(
-            query, sets.set_P, sets.first_S1, first_positive, positives, negatives, True
+            query, sets.set_P, sets.first_S1, first_positive, positives, negatives, hidden, True
         )
         # A copy and its positive are one row of the table.
         grad_table = grad_item.index_add(0, negatives.ids_n, grad_vectors)
@@ -107,7 +126,7 @@ def test_equals_the_definition_forward_and_gradient(case):
             torch.testing.assert_close(fast.double(), slow, rtol=1e-4, atol=2e-5 * (1 + largest))
 
         without = compute(
-            query, sets.set_P, sets.first_S1, first_positive, positives, negatives, False
+            query, sets.set_P, sets.first_S1, first_positive, positives, negatives, hidden, False
         )
         torch.testing.assert_close(without[0], losses)
         assert not len(without[1])

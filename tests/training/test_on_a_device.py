@@ -48,7 +48,7 @@ USES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "mind": {"baseline": {"name": "mind", "interests": 3}},
     "remi": {"baseline": {"name": "remi", "interests": 3}},
-    "dualvae": {"baseline": {"name": "dualvae"}},
+    "dualvae": {"baseline": {"name": "dualvae", "options": {"dropout": 0.0}}},
 }
 FUSIONS: dict[str, dict[str, dict[str, Any]]] = {
     "max": {},

@@ -44,7 +44,7 @@ from torchrec_priors.ops.gpu_kernel import GpuKernel, pretended_gpu
 
 Report = Callable[[str], None]
 
-# The shapes that are counted. The catalogue's size changes nothing in a step, so it is small there.
+# The shapes that are counted. The size of the catalogue changes no count, so it is small.
 COUNTED = ("merrec", "pixel8m", "ebnerd", "retrieval")
 _ITEMS = 30_000
 
@@ -202,12 +202,13 @@ def counted(counts: Launches) -> Iterator[None]:
         yield
 
 
-def launches_of(shape: Shape, folder: Path) -> Launches:
+def launches_of(shape: Shape, folder: Path, changes: dict[str, Any] | None = None) -> Launches:
     """Counts the second training step of a shape, or the second search.
 
     Args:
         shape: the sizes.
         folder: an empty folder for the shape's data set.
+        changes: dotted name -> value, which replaces that of the configuration.
     """
     make_workload(shape, folder / "data")
     counts = Launches(shape.name)
@@ -221,7 +222,7 @@ def launches_of(shape: Shape, folder: Path) -> Launches:
             return kernel.reference(*arguments)
 
     kind: Any = retrieval if shape.top else training
-    changes = {} if shape.top else _CHANGES
+    changes = {**({} if shape.top else _CHANGES), **(changes or {})}
     with pretended_gpu(stand_in), kind.runner(shape, folder / "data", changes) as run:
         run(0)
         with counted(counts):
@@ -234,9 +235,7 @@ def count_launches(report: Report) -> list[Launches]:
     rows = []
     for name in COUNTED:
         report(f"launches: {name}")
-        shape = SHAPES[name]
-        if not shape.top:
-            shape = replace(shape, items=min(shape.items, _ITEMS))
+        shape = replace(SHAPES[name], items=_ITEMS)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             rows.append(launches_of(shape, Path(folder)))
     return rows

@@ -76,7 +76,7 @@ class Shape:
 
         for name, value in changes.items():
             section, key = name.split(".")
-            table[section][key] = value
+            table.setdefault(section, {})[key] = value
         return table
 
 

@@ -142,7 +142,7 @@ class _InGroupLoss(torch.autograd.Function):
         # What the leaves are here, the arguments are with gradients.
         positives = replace(positives, item_Xd=item_Xd)
         negatives = replace(negatives, vectors_nd=vectors_nd)
-        compute = _with_kernels if _have_kernels(query_Pd, hidden) else _by_blocks
+        compute = _with_kernels if _have_kernels(query_Pd) else _by_blocks
         nll_M, *computed = compute(
             query_Pd, query_counts_S, positives, negatives, hidden, with_grads
         )
@@ -165,10 +165,10 @@ class _InGroupLoss(torch.autograd.Function):
 _Computed = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _have_kernels(query_Pd: Tensor, hidden: Hidden | None) -> bool:
-    """Returns whether the kernels of a GPU can compute these queries. They hide no negatives."""
+def _have_kernels(query_Pd: Tensor) -> bool:
+    """Returns whether the kernels of a GPU can compute these queries."""
     fits = query_Pd.dtype == torch.float32 and query_Pd.shape[1] <= _MOST_WIDTH
-    return hidden is None and fits and has_kernels(query_Pd)
+    return fits and has_kernels(query_Pd)
 
 
 def _with_kernels(
@@ -191,6 +191,7 @@ def _with_kernels(
         first_positive_P1,
         positives,
         negatives.on_device(),
+        hidden,
         with_grads,
     )
     return computed
@@ -252,6 +253,7 @@ def _of_sets(
     first_positive_P1: Tensor,
     positives: WeighedPositives,
     negatives: NegativeSets,
+    hidden: Hidden | None,
     with_grads: bool,
 ) -> _Computed:
     """The reference of `in_group_softmax` in `in_group_softmax_triton.py`.
@@ -261,6 +263,7 @@ def _of_sets(
         set_P, first_query_S1: see `QuerySets`.
         first_positive_P1: the first positive of each query; the last entry is M.
         positives, negatives: as for `in_group_loss`; `negatives` has `first_S1`.
+        hidden: negatives that are hidden from queries; None if none are.
         with_grads: whether gradients are needed.
 
     Returns:
@@ -268,7 +271,7 @@ def _of_sets(
         respect to queries, items and negatives; they are empty if they are not needed.
     """
     counts_S = first_query_S1.diff().tolist()
-    return _by_blocks(query_Pd, counts_S, positives, negatives, None, with_grads)
+    return _by_blocks(query_Pd, counts_S, positives, negatives, hidden, with_grads)
 
 
 SOFTMAX = GpuKernel("in_group_softmax", "in_group_softmax_triton", 7, _of_sets)

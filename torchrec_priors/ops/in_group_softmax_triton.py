@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.residual_adapters_triton import precision
 
@@ -67,9 +68,11 @@ def _vectors(base, index, exists, width, WIDTH: tl.constexpr):
 
 @triton.jit
 def _positives(
-    query, item, ids, shifts, source, own_id, query_of, set_of_query, first_negative, score, copies,
+    query, item, ids, shifts, source, own_id, query_of, set_of_query, first_negative, own_hidden,
+    score, copies,
     positives, in_sets, negatives, width, steps,
-    SHIFTED: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    SHIFTED: tl.constexpr, SHARED: tl.constexpr, HIDES: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Writes the scores and copies (`own_copies`) of a block of positives."""
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -98,23 +101,45 @@ def _positives(
         if SHIFTED:
             more *= tl.exp(tl.load(shifts + first, mask=more > 0, other=0.0))
         found += more
+    if HIDES:
+        # A hidden negative is not in the sum of its query.
+        hidden = tl.load(own_hidden + place, mask=exists, other=0)
+        found = tl.where(hidden != 0, 0.0, found)
     tl.store(copies + place, found, mask=exists)
+
+
+@triton.jit
+def _without_hidden(logits, column, row, queries_, hidden, first_hidden, count_hidden):
+    """Returns the logits with -inf where a negative is hidden from a query.
+
+    `first_hidden` and `count_hidden` are the range of `hidden` of each query.
+    """
+    exists = row < queries_
+    first = tl.load(first_hidden + row, mask=exists, other=0)
+    count = tl.load(count_hidden + row, mask=exists, other=0)
+    for index in range(tl.max(count)):
+        negative = tl.load(hidden + first + index, mask=index < count, other=-1)
+        logits = tl.where(column[None, :] == negative[:, None], float("-inf"), logits)
+    return logits
 
 
 @triton.jit
 def _logits(
     queries, vectors, shifts, column, end, in_set, width,
-    SHIFTED: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+    row, queries_, hidden, first_hidden, count_hidden,
+    SHIFTED: tl.constexpr, HIDES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns the vectors of a block of negatives, and the logits, [queries, negatives].
 
-    The logits are -inf where a query is not in the set of the negatives.
+    The logits are -inf where a query is not in the set of the negatives, or they are hidden.
     """
     exists = column < end
     keys = _vectors(vectors, column, exists, width, WIDTH)
     logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
     if SHIFTED:
         logits += tl.load(shifts + column, mask=exists, other=0.0)[None, :]
+    if HIDES:
+        logits = _without_hidden(logits, column, row, queries_, hidden, first_hidden, count_hidden)
     return keys, tl.where(in_set[:, None] & exists[None, :], logits, float("-inf"))
 
 
@@ -131,8 +156,9 @@ def _range_of(part, first_set, sets, first_negative, in_sets, negatives):
 @triton.jit
 def _sum_of(
     queries, vectors, ids, shifts, set_of_row, exists, without, first_set, parts, sets,
-    first_negative, in_sets, negatives, width, top, total,
-    SHIFTED: tl.constexpr, WITHOUT: tl.constexpr,
+    first_negative, in_sets, negatives, width, row, queries_, hidden, first_hidden, count_hidden,
+    top, total,
+    SHIFTED: tl.constexpr, HIDES: tl.constexpr, WITHOUT: tl.constexpr,
     COLUMNS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns the largest logit of each query, and the sum of e^{logit - largest}.
@@ -146,9 +172,13 @@ def _sum_of(
         in_set = exists & (shared | (set_of_row == number))
         for start in range(begin, end, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
+            # The ranges for shared negatives follow those for the sets.
+            at = tl.where(shared, queries_, 0)
             _, logits = _logits(
-                queries, vectors, shifts, column, end, in_set, width, SHIFTED, WIDTH, PRECISION
-            )
+                queries, vectors, shifts, column, end, in_set, width,
+                row, queries_, hidden, first_hidden + at, count_hidden + at,
+                SHIFTED, HIDES, WIDTH, PRECISION,
+            )  # fmt: skip
             if WITHOUT:
                 column_id = tl.load(ids + column, mask=column < end, other=-1)
                 logits = tl.where(column_id[None, :] == without[:, None], float("-inf"), logits)
@@ -199,10 +229,10 @@ def _of_heavy(
 @triton.jit
 def _queries(
     query, item, vectors, ids, shifts, set_of_query, first_negative, first_positive,
-    source, own_id, weight, score, copies,
+    hidden, first_hidden, count_hidden, source, own_id, weight, score, copies,
     loss, by_score, heavy_top, heavy_by, grad_query, tops, by_sums, heavies,
     queries_, in_sets, negatives, width,
-    SHIFTED: tl.constexpr, SHARED: tl.constexpr, GRADS: tl.constexpr,
+    SHIFTED: tl.constexpr, SHARED: tl.constexpr, HIDES: tl.constexpr, GRADS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Writes what belongs to a block of queries.
@@ -226,8 +256,9 @@ def _queries(
     nothing = tl.zeros([ROWS], tl.int64)
     top, total = _sum_of(
         queries, vectors, ids, shifts, set_of_row, exists, nothing, first_set, parts, sets,
-        first_negative, in_sets, negatives, width, top, total,
-        SHIFTED, False, COLUMNS, WIDTH, PRECISION,
+        first_negative, in_sets, negatives, width,
+        row, queries_, hidden, first_hidden, count_hidden, top, total,
+        SHIFTED, HIDES, False, COLUMNS, WIDTH, PRECISION,
     )  # fmt: skip
 
     # The positives of each query, one after another.
@@ -252,8 +283,9 @@ def _queries(
             total_without = tl.zeros([ROWS], tl.float32)
             top_without, total_without = _sum_of(
                 queries, vectors, ids, shifts, set_of_row, exists, own, first_set, parts, sets,
-                first_negative, in_sets, negatives, width, top_without, total_without,
-                SHIFTED, True, COLUMNS, WIDTH, PRECISION,
+                first_negative, in_sets, negatives, width,
+                row, queries_, hidden, first_hidden, count_hidden, top_without, total_without,
+                SHIFTED, HIDES, True, COLUMNS, WIDTH, PRECISION,
             )  # fmt: skip
             no_copies = tl.zeros([ROWS], tl.float32)
             heavy_loss, heavy_by_score, heavy_by_sum = _loss(
@@ -283,9 +315,11 @@ def _queries(
             in_set = exists & (shared | (set_of_row == number))
             for start in range(begin, stop, COLUMNS):
                 column = start + tl.arange(0, COLUMNS)
+                at = tl.where(shared, queries_, 0)
                 keys, logits = _logits(
                     queries, vectors, shifts, column, stop, in_set, width,
-                    SHIFTED, WIDTH, PRECISION,
+                    row, queries_, hidden, first_hidden + at, count_hidden + at,
+                    SHIFTED, HIDES, WIDTH, PRECISION,
                 )  # fmt: skip
                 by_logit = tl.exp(logits - top[:, None]) * by_sum[:, None]
                 if most_heavy > 0:
@@ -316,9 +350,10 @@ def _queries(
 @triton.jit
 def _negatives(
     query, vectors, ids, shifts, first_negative, first_query, first_positive,
-    own_id, heavy_top, heavy_by, tops, by_sums, heavies, grad_vectors,
+    hidden, first_hidden, count_hidden, own_id, heavy_top, heavy_by, tops, by_sums, heavies,
+    grad_vectors,
     queries_, in_sets, negatives, width, sets, blocks_in_sets,
-    SHIFTED: tl.constexpr,
+    SHIFTED: tl.constexpr, HIDES: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Writes the gradients of a block of negatives, which may be of several sets."""
@@ -352,6 +387,11 @@ def _negatives(
                 heavy = tl.load(heavies + row, mask=exists, other=0)
 
                 logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) + shift[None, :]
+                if HIDES:
+                    at = tl.where(shared, queries_, 0)
+                    logits = _without_hidden(
+                        logits, column, row, queries_, hidden, first_hidden + at, count_hidden + at
+                    )
                 logits = tl.where(exists[:, None] & in_set[None, :], logits, float("-inf"))
                 by_logit = tl.exp(logits - top[:, None]) * by_sum[:, None]
                 most_heavy = tl.max(heavy)
@@ -389,6 +429,7 @@ def in_group_softmax(
     first_positive_P1: Tensor,
     positives: WeighedPositives,
     negatives: NegativeSets,
+    hidden: Hidden | None,
     with_grads: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes losses and gradients; see `SOFTMAX` in `in_group_softmax.py`."""
@@ -403,7 +444,18 @@ def in_group_softmax(
     weight_M = positives.weight_M.contiguous()
     padded = max(16, triton.next_power_of_2(width))
     rows = block_rows(padded)
-    tile = {"SHIFTED": negatives.shifts_n is not None, "WIDTH": padded, "ROWS": rows}
+    tile = {
+        "SHIFTED": negatives.shifts_n is not None,
+        "HIDES": hidden is not None,
+        "WIDTH": padded,
+        "ROWS": rows,
+    }
+    # Kernels need a pointer for every argument; what they do not read is any tensor.
+    ranges = (set_P, set_P, set_P)
+    own_hidden_M = set_P
+    if hidden is not None:
+        ranges = (hidden.negative_H, hidden.first_RP, hidden.count_RP)
+        own_hidden_M = hidden.own_M.view(torch.int8)
     products = {"COLUMNS": COLUMNS, "PRECISION": precision(), **launch(padded)}
 
     scores_6M = query_Pd.new_empty(6, len(positives), dtype=torch.float32)
@@ -417,7 +469,7 @@ def in_group_softmax(
     if queries:
         _positives[(triton.cdiv(len(positives), rows),)](
             query_Pd, item_Xd, negatives.ids_n, shifts_n,
-            positives.source_M, positives.id_M, positives.query_M, set_P, first_S1,
+            positives.source_M, positives.id_M, positives.query_M, set_P, first_S1, own_hidden_M,
             score_M, copies_M,
             len(positives), in_sets, len(negatives.ids_n), width,
             max(1, len(negatives.ids_n)).bit_length(),
@@ -425,8 +477,9 @@ def in_group_softmax(
         )  # fmt: skip
         _queries[(triton.cdiv(queries, rows),)](
             query_Pd, item_Xd, vectors_nd, negatives.ids_n, shifts_n, set_P, first_S1,
-            first_positive_P1, positives.source_M, positives.id_M, weight_M, score_M, copies_M,
-            loss_M, by_score_M, heavy_top_M, heavy_by_M, grad_Pd, tops_P, by_sums_P, heavies_P,
+            first_positive_P1, *ranges, positives.source_M, positives.id_M, weight_M,
+            score_M, copies_M, loss_M, by_score_M, heavy_top_M, heavy_by_M,
+            grad_Pd, tops_P, by_sums_P, heavies_P,
             queries, in_sets, len(negatives.ids_n), width,
             SHARED=negatives.shared > 0, GRADS=with_grads, **tile, **products,
         )  # fmt: skip
@@ -438,7 +491,7 @@ def in_group_softmax(
     if blocks:
         _negatives[(blocks,)](
             query_Pd, vectors_nd, negatives.ids_n, shifts_n, first_S1, first_query_S1,
-            first_positive_P1, positives.id_M, heavy_top_M, heavy_by_M, tops_P, by_sums_P,
+            first_positive_P1, *ranges, positives.id_M, heavy_top_M, heavy_by_M, tops_P, by_sums_P,
             heavies_P, grad_nd,
             queries, in_sets, len(negatives.ids_n), width, len(first_S1) - 1, blocks_in_sets,
             **tile, **products,
