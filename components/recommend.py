@@ -38,31 +38,32 @@ def recommend(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Recommends items to one user, to many users, or for a given history.
+    """Recommends items for one user, for many users, or for a given history.
 
     Args:
         run: Folder of a trained run.
-        user: Original id of a user of the data set.
-        history: Instead of --user: original item ids, oldest first, separated by commas. Put an id
-            that contains a comma in quotes.
-        users: Users to recommend to: a file with an original user id on each line, Parquet with a
-            column user_id, or `all` for every user of the data set. The recommendations are written
-            to --out.
-        out: With --users: the file to write, in the order of --users.
-        k: Number of items.
-        allow: Recommend only these items: a file with an original item id on each line, or Parquet
-            with a column item_id.
-        deny: Never recommend these items: a file as for --allow.
-        only: Use only these heads: a path ('long-term / Comedy'), the beginning of a path, a group
-            of any level ('Comedy'), or a prior and its group ('genre: Comedy'). Separate several
-            with commas.
-        mute: Do not use these heads. Separate several with commas.
-        boost: HEAD=X: Multiply the probabilities of these heads by X, above 0: log(X) is added to
-            their scores, which has exactly this effect if scores are calibrated
-            (evaluation.calibrated). Several factors of one head are multiplied. Separate several
-            with commas.
-        at_least: GROUP=SHARE: Take at least this share of the -k items from the best items of a
-            group: 'Documentary=0.3', for up to 5 groups. Separate several with commas.
+        user: Original id of a user in the data set.
+        history: Instead of --user: a history, given as original item ids, oldest first, separated
+            by commas. Put an id that contains a comma in quotes.
+        users: Users to recommend to: a text file with an original user id on each line, a Parquet
+            file with a column user_id, or `all` for every user in the data set. The recommendations
+            are written to --out.
+        out: With --users: the file to write. It has one row for each user, in the order of --users.
+        k: Number of items for each user.
+        allow: Recommend only these items: a text file with an original item id on each line, or a
+            Parquet file with a column item_id.
+        deny: Never recommend these items: a file in the same form as for --allow.
+        only: Use only the heads with this name: a path ('long-term / Comedy'), the first groups of
+            a path, a group of any level ('Comedy'), or a prior and its group ('genre: Comedy').
+            Separate several with commas.
+        mute: Do not use the heads with this name (see --only). Separate several with commas.
+        boost: HEAD=X: Multiply the probabilities of the heads with this name (see --only) by X,
+            which must be above 0. For this, log(X) is added to their scores, which is exact if
+            scores are calibrated (evaluation.calibrated). If a head is boosted several times, the
+            factors are multiplied. Separate several with commas.
+        at_least: GROUP=SHARE: Take at least this share of the -k items from a group, for example
+            'Documentary=0.3'. The best items of the group are taken. Up to 5 groups can have a
+            share. Separate several with commas.
         json: Print JSON.
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not

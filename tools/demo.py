@@ -165,7 +165,7 @@ def _print_table(raw: Path, data: Path, runs: dict[str, Path]) -> None:
     inside, met = zip(*(planted.share(run) for run in runs.values()), strict=True)
     label = f"top {TOP} within the planted interests"
     print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in inside))
-    label = f"planted interests met by the top {TOP}"
+    label = f"planted interests covered by the top {TOP}"
     print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in met))
     print(
         f"Planted: the leaf categories ({planted.mean:.1f} on average) that the generator gave a "

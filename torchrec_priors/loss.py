@@ -1,42 +1,48 @@
-"""Eq. 6 to 8: the positives of every path, and their weights in the loss.
+"""Finds the positives of every path (Eq. 6), and weights them in the loss (Eq. 8).
 
     L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * sum_k w_k * L_kt
     L_kt = (sum of -log p over the global batch's positives of path k at offset t)
            / (their expected count)
-    expected count = (targets of the global batch at offset t)
+    expected count = (number of targets of the global batch at offset t)
                      * (share of training targets at offset t that are positives of path k)
 
-Here gamma is the discount of later offsets, w_k the weight of path k, and p the in-group softmax of
-Eq. 7. Eq. 8 as printed differs in two ways. It is not divided by the sum of the gammas, which is a
-constant factor, and its L_kt is the loss of a single example.
+Here the global batch is the batches of all ranks, gamma is `loss.gamma`, which discounts later
+offsets, and w_k is the weight of path k. p is the probability of the positive in the in-group
+softmax (Eq. 7). Eq. 8 as printed in the paper differs in two ways. It is not divided by the sum of
+gamma^(t-1), which is a constant factor, and its L_kt is the loss of a single example.
 
-From the user's state h, the gate predicts for every target and item set s whether the target is in
-s. Its loss is
+This module also computes the loss of the gate. The item set of a path contains the items that the
+path may retrieve. A target is in an item set if it is a positive of a path with this set. From the
+user's state h, the gate predicts for every target and item set s whether the target is in s. Each
+of these predictions is called a decision. The gate's loss is
 
     L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t
              * (mean over the global batch's targets at offset t of
                 sum_s -log P(the target is, or is not, in s | h))
-    W_t = sum of w_k over the paths that have positives at offset t
+    W_t = sum of w_k over the paths that have training positives at offset t
 
 L_kt is divided by the expected count of positives, not by the batch's count. Otherwise, a path with
 positives in only one of ten batches would have only a tenth of its weight w_k.
 
-W_t puts the gate's loss on the scale of the heads' loss. For example, in a tree whose top
-level is temporal:4, only a quarter of the paths have positives at a given offset, and their w_k sum
-to a quarter.
+W_t puts the gate's loss on the scale of the heads' loss. For example, in a tree whose top level is
+temporal:4, only a quarter of the paths have positives at a given offset, and the weights w_k of
+these paths add up to a quarter.
 
 A run calls the functions of this module in this order:
 
     before training    `path_weights`, `positive_weights` and `decision_weights` compute the
                        factors that are the same for all batches; `LossWeights` keeps them
     in each step       `find_positives` and `count` prepare a batch. `LossWeights.of` weights its
-                       positives, and `LossWeights.of_targets` the decisions about its targets.
-                       `ops/in_group_softmax.py` then computes L, and `gate_loss` computes L_gate
+                       positives, and `LossWeights.of_targets` the gate's decisions about its
+                       targets. `ops/in_group_softmax.py` then computes L, and `gate_loss` computes
+                       L_gate
 
-An extended sequence is the context of a window and the items that follow it, which are targets.
+A token is an item of a context. An extended sequence consists of the items of one window: a
+context, and the items that follow the context. The targets of a token are the items after it in its
+extended sequence, up to the horizon.
 
-Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path)
-pairs.
+Shapes: N tokens, X items of the extended sequences, K paths, S item sets, T offsets (the horizon,
+tau in the paper), M positives, P distinct (token, path) pairs.
 """
 
 from dataclasses import dataclass, replace
@@ -54,9 +60,9 @@ from torchrec_priors.settings.loss import LossConfig
 
 
 class LossWeights(nn.Module):
-    """Weights of positives and of the gate's decisions, which do not depend on the batch.
+    """The weights of positives and of the gate's decisions, up to factors that depend on the batch.
 
-    In each step, they are divided by the number of targets in the batch.
+    In each step, `of` and `of_targets` divide them by numbers of targets in the global batch.
 
     Attributes:
         positive_KT: weight of a positive, by path and offset (see `positive_weights`).
@@ -74,7 +80,7 @@ class LossWeights(nn.Module):
     def of(self, positives: "Positives", counts: "Counts") -> Tensor:
         """Returns the weights of -log p in Eq. 8 for the positives of this rank, [M].
 
-        The loss is the weighted sum over all positives of all ranks.
+        The loss L is the weighted sum of -log p over the positives of all ranks.
         """
         cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
         return cell_KT[positives.path_M, positives.offset_M - 1]
@@ -82,7 +88,7 @@ class LossWeights(nn.Module):
     def of_targets(self, counts: "Counts") -> Tensor:
         """Returns the weight of the decisions about a target, by offset, [T].
 
-        The loss is the weighted sum over all targets of all ranks.
+        The loss L_gate is the weighted sum over the targets of all ranks.
         """
         return self.decision_T / counts.target_T.clamp(min=1)
 
@@ -95,16 +101,17 @@ class Positives:
     """The positives of a batch, and the queries that are needed for them.
 
     Attributes:
-        token_P, path_P: token and path of each query: distinct pairs, ascending by path, then by
-            token.
-        query_M: query of each positive, ascending.
-        source_M: index of each positive in the extended sequences.
+        token_P, path_P: token and path of each query. The pairs are distinct, and sorted by path,
+            then by token.
+        query_M: index of each positive's query, ascending.
+        source_M: index of each positive's item in the extended sequences.
         offset_M: how many items after the token each positive is; the next item has offset 1.
         path_M: path of each positive.
         reach_N: number of targets of each token, at most T.
         trained_T: at each offset, the number of targets that the heads are trained on.
         trained_M: bool, whether the heads are trained on a positive; None if they are trained on
-            all. The items of the other positives have no vectors, but the gate learns their groups.
+            all. The items of the other positives have no vectors of their own, but the gate learns
+            their groups.
         target_T: at each offset, the number of targets; None if only `reach_N` says so.
     """
 
@@ -129,12 +136,17 @@ class Positives:
         """Returns the positives whose targets are new, with the same queries.
 
         Args:
-            new_NT: bool, whether the target of a token at an offset (from 1) is new.
+            new_NT: bool, by token and offset (from 1): whether the target exists and is new, i.e.
+                its item is not in the context up to the token.
         """
         return self.only(new_NT[self.token_P[self.query_M], self.offset_M - 1])
 
     def only(self, chosen_M: Tensor) -> "Positives":
-        """Returns some of the positives (bool [M]), with the same queries."""
+        """Returns the chosen positives, with the same queries.
+
+        Args:
+            chosen_M: bool, whether a positive is chosen.
+        """
         chosen = {name: getattr(self, name)[chosen_M] for name in _PER_POSITIVE}
         if self.trained_M is not None:
             chosen["trained_M"] = self.trained_M[chosen_M]
@@ -165,16 +177,16 @@ def find_positives(
     user_N: Tensor | None = None,
     trained_X: Tensor | None = None,
 ) -> Positives:
-    """Finds every (token, offset, path) with a positive (Eq. 6).
+    """Finds every (token, offset, path) for which there is a positive (Eq. 6).
 
     Args:
         tree: the prior tree.
         item_X: row ids of the items of the extended sequences.
         context_N: index of each token in item_X.
-        end_N: index in item_X at which the extended sequence of each token ends.
-        horizon: tau.
-        event_X: event codes of the extended sequences, if the tree needs them.
-        user_N: user of each token, if the tree needs users.
+        end_N: index in item_X at which the extended sequence of each token ends (exclusive).
+        horizon: T.
+        event_X: event codes of the items in item_X; None if the tree does not need events.
+        user_N: user of each token; None if the tree does not need users.
         trained_X: bool, whether the heads are trained on an item; None if they are trained on all.
     """
     if on_gpu(item_X) and can_pad(tree):
@@ -200,7 +212,7 @@ def find_positives(
     user = None if user_N is None else user_N[token]
     index_M, path_M = tree.assign(Targets(item_X[source], offset, event, user))
 
-    # Positives are sorted by path, then by token: those of one query are next to each other.
+    # Positives are sorted by path, then by token, so those of one query are next to each other.
     tokens = max(len(context_N), 1)
     key_M, order_M = torch.sort(path_M * tokens + token[index_M])
     key_P, query_M = torch.unique_consecutive(key_M, return_inverse=True)
@@ -250,7 +262,12 @@ def discount(gamma: float, horizon: int) -> Tensor:
 
 
 def path_weights(config: LossConfig, positives_K: Tensor) -> Tensor:
-    """Returns w_k, [K], from the numbers of training positives; it is 0 for paths without any."""
+    """Returns the weights w_k of the paths, [K].
+
+    Args:
+        config: the section `loss` of the configuration.
+        positives_K: number of training positives of each path. A path without any has weight 0.
+    """
     powers_K = torch.where(positives_K > 0, positives_K.double() ** config.balance, 0.0)
     return (powers_K / powers_K.sum().clamp(min=1e-300)).float()
 
@@ -260,7 +277,7 @@ def positive_weights(
 ) -> Tensor:
     """Returns the weights of -log p in Eq. 8, by path and offset, [K, T].
 
-    They must still be divided by the batch's number of targets at the offset.
+    `LossWeights.of` divides them by the global batch's number of targets at the offset.
 
     Args:
         positives_KT: number of training positives of each path and offset.
@@ -274,10 +291,10 @@ def positive_weights(
 
 
 def decision_weights(positives_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
-    """Returns the weights of decisions in L_gate, by offset, [T].
+    """Returns the weights of the gate's decisions in L_gate, by offset, [T].
 
-    They must still be divided by the batch's number of targets at the offset. The decisions about a
-    target weigh as much as the target's positives in Eq. 8.
+    `LossWeights.of_targets` divides them by the global batch's number of targets at the offset. The
+    decisions about a target weigh as much as the target's positives in Eq. 8.
 
     Args:
         positives_KT, weight_K, discount_T: as for `positive_weights`.
@@ -294,22 +311,23 @@ def gate_loss(
     weight_T: Tensor,
     new_NT: Tensor | None = None,
 ) -> Tensor:
-    """Returns this rank's term of L_gate; the loss is the sum over ranks.
+    """Returns this rank's term of L_gate. (L_gate is the sum of these terms over all ranks.)
 
     Args:
         logit_NS: logits of the gate.
-        gated_S: bool, whether a set needs a decision.
+        gated_S: bool, whether the gate decides about a set. It does not if the set contains every
+            target.
         positives: the positives of this rank. A target is in the item sets of its positives' paths.
         item_set_K: item set of each path.
         weight_T: weight of the decisions about a target (see `LossWeights.of_targets`).
-        new_NT: bool, by token and offset: whether the gate's loss includes this target; `positives`
-            must contain only such targets. None to include all.
+        new_NT: bool, by token and offset: whether L_gate includes this target; `positives` must
+            contain only such targets. None to include all targets.
     """
     sets = logit_NS.shape[1]
     tokens = max(len(logit_NS), 1)
 
-    # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit. First, every decision
-    # counts as a no; then the logit of each yes is subtracted.
+    # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit. So every decision is
+    # first counted as a no; then the logit of each yes is subtracted.
     if new_NT is None:
         reached_N = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
     else:

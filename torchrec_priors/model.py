@@ -1,10 +1,11 @@
 """The whole model: the lookup, the encoder, the prior heads, and the loss of a batch.
 
-Nothing in this module depends on ranks: the table is sharded elsewhere, and `exchange` sends
-negatives to all ranks.
+The code of this module is the same for one rank (process) and for several. The table is sharded
+elsewhere, and ranks exchange negatives and sums with the functions in `Behaviour.exchange`.
 
-A training step calls `begin`, which looks up all vectors of the batch once, then `forward` for each
-part of the batch. Serving calls `tokens`, then `queries`.
+A training step first calls `begin`, which looks up all vectors of the batch. Then it calls
+`forward` for each part of the batch (see `training.accumulate`). Serving calls `tokens`, then
+`queries`.
 
     begin      batch --- lookup ---> vector_Xd of items, vectors_nd of negatives
                batch --- find_positives ---> positives --- all-reduce ---> counts of targets
@@ -13,9 +14,13 @@ part of the batch. Serving calls `tokens`, then `queries`.
                                         state_Nd --- repeat_head ---> loss of repeats
     queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
 
-Shapes: N tokens, B histories, X items of extended sequences (the context of a window and its
-targets), n negatives, K paths, S item sets, T offsets, P (token, path) pairs, M positives,
-d width.
+A token is an item of a context. An extended sequence consists of the items of one window: a
+context, and the items that follow the context. An item set contains the items that a path may
+retrieve; several paths may have the same item set. A row id is the number that `prepare` gives to
+an item.
+
+Shapes: N tokens, B histories, X items of extended sequences, n negatives, K paths, S item sets, T
+offsets, P (token, path) pairs, M positives, d width.
 """
 
 from collections.abc import Callable
@@ -59,13 +64,13 @@ from torchrec_priors.settings.model import ModelConfig
 
 @dataclass(frozen=True)
 class StartedStep:
-    """A batch after `begin`: its vectors are looked up, and the targets of all ranks are counted.
+    """A batch after `begin`: its vectors have been looked up, and all ranks' targets counted.
 
     Attributes:
-        looked_up: vectors of the batch's items and negatives.
-        parts: the parts of the batch, each with its windows.
+        looked_up: vectors of the batch's items, negatives and side features.
+        parts: the contexts of each part of the batch.
         positives: positives of each part.
-        counts: counts of targets in the global batch.
+        counts: counts of targets in the global batch, i.e. in the batches of all ranks.
     """
 
     looked_up: LookedUp
@@ -79,10 +84,12 @@ class Behaviour:
     """Settings of training and of table lookups, other than sizes.
 
     Attributes:
-        exchange: how ranks exchange negatives and sums; by default a single process.
+        exchange: the functions by which ranks exchange negatives and sums; the default is for a
+            single process.
         precision: dtype of the encoder's matrix products in training.
         asks_once: whether an id that occurs several times is looked up only once.
-        sees_events: whether the encoder reads events; the prior tree may need them, too.
+        sees_events: whether the encoder reads events. The prior tree may read them even if the
+            encoder does not.
         hides_seen: whether items that the user has already seen are left out of the negatives.
     """
 
@@ -122,12 +129,14 @@ class Recommender(nn.Module):
             tree: the prior tree.
             heads: turn states into queries.
             table: the item table.
-            features: tables of side features; None if there are none.
+            features: tables of side features (`encoder.item_features`); None if there are none.
             gate_weight: weight of the gate's loss; 0 for a model without a gate.
-            baseline: a baseline model that computes the queries instead of `heads`.
+            baseline: a baseline model that computes the queries instead of `heads`; None to use
+                `heads`.
             repeat_weight: weight of the repeat head's loss; 0 for a model without a repeat head.
             repeat_time_bias: whether the repeat head has a bias for the time since an interaction.
-            item_rows: finds the table row of each item; by default, the row is the item's row id.
+            item_rows: finds the table row of each item; by default, the number of the row is the
+                item's row id.
             behaviour: further settings.
         """
         super().__init__()
@@ -139,8 +148,8 @@ class Recommender(nn.Module):
         self.heads = heads
         self.baseline = baseline
 
-        # A baseline model learns every target once and chooses the query itself. So the tree that
-        # assigns its positives has no priors.
+        # A baseline model learns every target once, with a query that it chooses or computes
+        # itself. So its positives come from a tree without priors, which has a single path.
         self.learnt_tree = tree
         if baseline is not None:
             self.learnt_tree = PriorTree([], tree.items)
@@ -168,17 +177,21 @@ class Recommender(nn.Module):
 
     @property
     def exchange(self) -> Exchange:
-        """The exchange of negatives and sums between ranks."""
+        """The functions by which ranks exchange negatives and sums."""
         return self.behaviour.exchange
 
     # Lookups
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
-        """Looks up ids. Returns their vectors, [values, d], and their rows in the table."""
+        """Looks up ids. Returns the vector of each id, [ids, d], and its row in the table, [ids].
+
+        Args:
+            ids: ids of items, as a jagged tensor with a single key.
+        """
         return vectors_and_rows(self.table, requested(ids, self.behaviour.asks_once))
 
     def step_ids(self, batch: Batch) -> StepIds:
-        """Returns the ids that `look_up` looks up."""
+        """Returns the ids that `look_up` looks up for a batch."""
         return ids_of_step(batch, self.features, self.behaviour.asks_once)
 
     def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
@@ -186,7 +199,7 @@ class Recommender(nn.Module):
 
         Args:
             batch: the batch of this rank.
-            ids: the result of `step_ids`, if it was computed before.
+            ids: the result of `step_ids`, if it has already been computed.
         """
         if ids is None:
             ids = self.step_ids(batch)
@@ -201,12 +214,14 @@ class Recommender(nn.Module):
         look_up: Callable[[Batch], LookedUp] | None = None,
         announce: Callable[[str], None] = lambda _: None,
     ) -> StartedStep:
-        """Looks up a batch and counts the targets of all ranks. Every rank must call it.
+        """Looks up the vectors of a batch, and counts the targets of all ranks.
+
+        Every rank must call it.
 
         Args:
             batch: the batch of this rank.
             look_up: a function to call instead of the method `look_up`.
-            announce: called before the collective of each phase, with the name of the phase.
+            announce: called before each collective, with a name for what follows.
         """
         announce("lookup (all-to-all)")
         looked_up = (look_up or self.look_up)(batch)
@@ -237,10 +252,14 @@ class Recommender(nn.Module):
         return Counts(trained_T, target_T)
 
     def forward(self, step: StartedStep, number: int) -> tuple[Tensor, Tensor]:
-        """Returns a part's share of the loss (Eq. 8 and L_gate), and the part's `Certainty` sums.
+        """Returns a part's share of the loss, and sums of the part's losses of each head.
 
-        The share is multiplied by the number of ranks. Because ranks average their gradients, the
-        average is then the gradient of the whole loss.
+        `Certainty` estimates the variance of each head's loss from the sums, [3, K].
+
+        The loss is that of Eq. 8 or of the baseline model. The weighted losses of the gate (L_gate
+        in `loss.py`) and of the repeat head are added to it, if the model has them. The share is
+        multiplied by the number of ranks. Ranks average their gradients, so the average is then the
+        gradient of the whole loss.
 
         Args:
             step: the result of `begin`.
@@ -253,7 +272,8 @@ class Recommender(nn.Module):
         histories = self._histories(looked_up, part)
         states = replace(histories, vector_Nd=self._encode(histories))
 
-        # The prior heads and their gate learn only new targets if a repeat head learns the others.
+        # A target is new if its item is not in the context up to the token. With a repeat head, the
+        # prior heads and the gate learn only new targets.
         new_NT = None
         loss_of_repeats = None
         if self.repeat_head is not None:
@@ -285,9 +305,12 @@ class Recommender(nn.Module):
         states: Jagged,
         step: StartedStep,
     ) -> tuple[Tensor, Tensor]:
-        """Returns which targets are new, bool [N, T], and this rank's loss of the repeat head.
+        """Finds the new targets, and computes the part's share of the repeat head's loss.
 
-        A target has the same weight as in Eq. 8 with a single head.
+        A target has the same weight as in L_gate (see `loss.py`).
+
+        Returns:
+            bool [N, T], whether a target exists and is new; and the share of the loss.
         """
         assert self.repeat_head is not None
         targets = find_repeats(
@@ -300,7 +323,7 @@ class Recommender(nn.Module):
         return targets.new_NT, (weight_T[targets.offset_M - 1] * loss_M).sum()
 
     def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
-        """Returns the contexts of a part in the form that the encoder takes."""
+        """Returns the contexts of a part in the form that the encoder reads."""
         token_Nd = looked_up.vector_Xd.index_select(0, part.context_N)
         if looked_up.beside_Nd is not None:
             last = part.first + len(token_Nd)
@@ -387,11 +410,12 @@ class Recommender(nn.Module):
     # Serving
 
     def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
-        """Returns item vectors with side features added, [N, d]: the encoder's input.
+        """Returns the encoder's input, [N, d]: item vectors with side features added.
 
         Args:
-            ids: table ids of the items, one row for each history.
-            item_N: row ids of the same items in the data set.
+            ids: the ids that the items have in the table, as a jagged tensor with one row for each
+                history.
+            item_N: the row ids of the same items, one history after another.
         """
         token_Nd, _ = self.lookup(ids)
         if self.features is None:
@@ -399,10 +423,10 @@ class Recommender(nn.Module):
         return token_Nd + self.features(item_N)
 
     def queries(self, histories: Jagged) -> PathQueries:
-        """Returns the queries of every path at the last position of each history.
+        """Returns the query of every path at the last position of each history.
 
         Args:
-            histories: histories that are not empty, with vectors from `tokens`.
+            histories: histories with vectors from `tokens`. None of them may be empty.
         """
         states = replace(histories, vector_Nd=self._encode(histories))
         query_BKd = self.score.queries(ask_last(self.heads, self.baseline, states, self.paths))

@@ -1,4 +1,4 @@
-"""The app `recommend`: prints recommendations for one user, or writes those of many to a file."""
+"""The app `recommend`: prints recommendations for one user, or writes those for many to a file."""
 
 import json
 import re
@@ -25,77 +25,91 @@ from torchrec_priors.serving.levers import MOST_SHARES, Levers
 from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
 from torchrec_priors.training.open_run import open_run
 
-_RUNNERS_UP = 3  # how many other heads are listed behind the best head of an item
-_LAST_SHOWN = 5  # the number of items of the history that are shown
+_RUNNERS_UP = 3  # how many other heads are listed after the best head of an item
+_LAST_SHOWN = 5  # how many of the last items of the history are shown
 _EVERYONE = "all"
-# Control characters, and characters that reverse the direction of writing.
+# Control characters, line separators, and characters that change the direction of text.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def recommend(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
-    user: Annotated[str | None, Option(help="Original id of a user of the data set.")] = None,
+    user: Annotated[str | None, Option(help="Original id of a user in the data set.")] = None,
     history: Annotated[
         str | None,
         Option(
-            help="Instead of --user: original item ids, oldest first, separated by commas. Put "
-            "an id that contains a comma in quotes."
+            help="Instead of --user: a history, given as original item ids, oldest first, "
+            "separated by commas. Put an id that contains a comma in quotes."
         ),
     ] = None,
     users: Annotated[
         str | None,
         Option(
             metavar="FILE|all",
-            help="Users to recommend to: a file with an original user id on each line, Parquet "
-            "with a column user_id, or `all` for every user of the data set. The recommendations "
-            "are written to --out.",
+            help="Users to recommend to: a text file with an original user id on each line, a "
+            "Parquet file with a column user_id, or `all` for every user in the data set. The "
+            "recommendations are written to --out.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        Option(metavar="PARQUET", help="With --users: the file to write, in the order of --users."),
+        Option(
+            metavar="PARQUET",
+            help="With --users: the file to write. It has one row for each user, in the order of "
+            "--users.",
+        ),
     ] = None,
-    k: Annotated[int, Option("-k", "--k", min=1, max=1000, help="Number of items.")] = 10,
+    k: Annotated[
+        int, Option("-k", "--k", min=1, max=1000, help="Number of items for each user.")
+    ] = 10,
     allow: Annotated[
         Path | None,
         Option(
             metavar="FILE",
-            help="Recommend only these items: a file with an original item id on each line, or "
-            "Parquet with a column item_id.",
+            help="Recommend only these items: a text file with an original item id on each line, "
+            "or a Parquet file with a column item_id.",
         ),
     ] = None,
     deny: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Never recommend these items: a file as for --allow."),
+        Option(
+            metavar="FILE",
+            help="Never recommend these items: a file in the same form as for --allow.",
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
         Option(
             metavar="HEAD",
-            help="Use only these heads: a path ('long-term / Comedy'), the beginning of a path, a "
-            "group of any level ('Comedy'), or a prior and its group ('genre: Comedy'). "
-            "Can be repeated.",
+            help="Use only the heads with this name: a path ('long-term / Comedy'), the first "
+            "groups of a path, a group of any level ('Comedy'), or a prior and its group "
+            "('genre: Comedy'). Can be repeated.",
         ),
     ] = None,
     mute: Annotated[
         list[str] | None,
-        Option(metavar="HEAD", help="Do not use these heads. Can be repeated."),
+        Option(
+            metavar="HEAD",
+            help="Do not use the heads with this name (see --only). Can be repeated.",
+        ),
     ] = None,
     boost: Annotated[
         list[str] | None,
         Option(
             metavar="HEAD=X",
-            help="Multiply the probabilities of these heads by X, above 0: log(X) is added to "
-            "their scores, which has exactly this effect if scores are calibrated "
-            "(evaluation.calibrated). Several factors of one head are multiplied. Can be repeated.",
+            help="Multiply the probabilities of the heads with this name (see --only) by X, which "
+            "must be above 0. For this, log(X) is added to their scores, which is exact if scores "
+            "are calibrated (evaluation.calibrated). If a head is boosted several times, the "
+            "factors are multiplied. Can be repeated.",
         ),
     ] = None,
     at_least: Annotated[
         list[str] | None,
         Option(
             metavar="GROUP=SHARE",
-            help="Take at least this share of the -k items from the best items of a group: "
-            f"'Documentary=0.3', for up to {MOST_SHARES} groups. Can be repeated.",
+            help="Take at least this share of the -k items from a group, for example "
+            "'Documentary=0.3'. The best items of the group are taken. Up to "
+            f"{MOST_SHARES} groups can have a share. Can be repeated.",
         ),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
@@ -105,12 +119,13 @@ def recommend(
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
-    """Recommends items to one user, to many users, or for a given history."""
+    """Recommends items for one user, for many users, or for a given history."""
     _check_options(user, history, users, out, as_json)
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
             raise UserError(f"--out: '{out}' is also the file given to {name}: choose another file")
-    # Levers are parsed first, because mistakes in them can be found without the run.
+    # Levers (options that control the heads) are parsed first, because mistakes in them can be
+    # found without the run.
     levers = Levers.of(only, mute, _numbers(boost, "--boost"), _numbers(at_least, "--at-least"))
 
     opened = open_run(run, data, trust=trust)
@@ -133,7 +148,8 @@ def recommend(
     else:
         rows = catalogue.history(listed(history or ""))
     with LoadedRun(opened, catalogue) as loaded:
-        # The history of a known user also has times and events. A history given by ids has neither.
+        # The history of a user in the data set may also have times and events. A history that is
+        # given as item ids has neither.
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:
@@ -156,7 +172,7 @@ def _item_ids(file: Path | None, option: str) -> pa.Array | None:
 
 
 def _numbers(arguments: list[str] | None, option: str) -> dict[str, float]:
-    """Reads arguments of the form `NAME=X`; returns the numbers by name."""
+    """Parses arguments of the form `NAME=X`. Returns the number of each name."""
     numbers: dict[str, float] = {}
     for text in arguments or []:
         # The text is divided at the last `=`, because names may contain `=`.
@@ -182,15 +198,15 @@ def _check_options(
         raise UserError("give one of --user ID, --history ID,ID,... and --users FILE")
     if users is None:
         if out is not None:
-            raise UserError("--out needs --users: recommendations for one user are printed")
+            raise UserError("--out needs --users: without it, recommendations are printed")
         return
 
     if out is None:
         raise UserError("--users needs --out: the Parquet file to write")
     if as_json:
         raise UserError(
-            "--json cannot be combined with --users, which writes Parquet: use it with --user or "
-            "--history"
+            "--json cannot be combined with --users, which writes Parquet: use --json with --user "
+            "or --history"
         )
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder '{out.parent}'")
@@ -207,7 +223,7 @@ def _recommend_to_many(
     allowed: np.ndarray | None,
     levers: Levers,
 ) -> None:
-    """Writes the recommendations of many users, and prints how many got fewer than requested."""
+    """Writes recommendations for many users, and prints how many users got too few items."""
     leads = loaded.ranks.leads
 
     def progress(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
@@ -222,14 +238,14 @@ def _recommend_to_many(
 
     fewer = ""
     if short:
-        fewer = f" ({short:,} users got fewer, because not enough items may be recommended)"
+        fewer = f" ({short:,} users got fewer, because too few items may be recommended to them)"
     print(f"{k} items for {int((lines >= 0).sum()):,} users{fewer}: written to {out}")
     _print_unseen(loaded)
     for name, users in zip(levers.at_least, short_J, strict=True):
         if users:
             print(
-                f"{users:,} users got fewer items of '{name}' than requested, because not enough "
-                "of them may be recommended"
+                f"{users:,} users got fewer items of '{name}' than requested, because too few of "
+                "these items may be recommended to them"
             )
 
 
@@ -254,24 +270,29 @@ def _print_table(
 
 
 def _escaped(value: object) -> str:
-    """Returns a value of the data set as text, with escapes for characters that break a table."""
+    """Returns a value as text, with escapes for characters that would break the printed table."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(value))
 
 
 def _print_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:
-    """Prints the number of items that the run has not seen, if there are any."""
+    """Prints the number of unseen items, which are never recommended, if there are any.
+
+    Args:
+        loaded: the loaded run.
+        of_history: the number of unseen items in the history; None to leave it out.
+    """
     if loaded.never_found:
         in_history = ""
         if of_history is not None:
             in_history = f" {of_history:,} of this history,"
         print(
-            f"items unseen by the run:{in_history} {loaded.never_found:,} of the catalogue, which "
-            "are never recommended"
+            f"unseen items, which are never recommended:{in_history} {loaded.never_found:,} of the "
+            "catalogue"
         )
 
 
 def _reason(item: Recommendation) -> str:
-    """Returns the best head of an item, and the next best heads with their scores."""
+    """Returns the name of an item's best head, and the next-best heads with their scores."""
     # Sorting is stable, so heads with equal scores keep their order.
     others = sorted(
         (head for head in item.head_scores if head != item.head),

@@ -1,4 +1,7 @@
-"""Looks up the vectors of a step: of items, negatives and side features.
+"""Looks up the vectors that a training step needs: those of items, negatives and side features.
+
+An extended sequence consists of the items of one window: a context, and the items that follow the
+context.
 
 Shapes: N items of the contexts, X items of the extended sequences, n negatives, W ranks, d width.
 """
@@ -29,10 +32,10 @@ def requested(ids: KeyedJaggedTensor, asks_once: bool) -> LookupIds:
 
 
 def vectors_and_rows(table: Table, request: LookupIds) -> tuple[Tensor, Tensor]:
-    """Looks up a request for a single feature.
+    """Looks up the ids that `requested` returned, which must have a single key.
 
     Returns:
-        The vectors, [values, d], and the table rows, both in the order of the original ids.
+        The vector of each original id, [ids, d], and its row in the table, [ids].
     """
     ids, places = request
     (key,) = ids.keys()
@@ -55,7 +58,7 @@ def ids_of_step(batch: Batch, features: FeatureTables | None, asks_once: bool) -
     Args:
         batch: the batch of this rank.
         features: tables of side features; None if there are none.
-        asks_once: whether an id of an item that occurs several times is looked up only once.
+        asks_once: whether an item id that occurs several times is looked up only once.
     """
     ids_of_features = None
     if features is not None:
@@ -78,11 +81,11 @@ def look_up_step(
         ids: the result of `ids_of_step`.
         table: the item table.
         features: tables of side features; None if there are none.
-        exchange: gathers the negatives of all ranks.
+        exchange: the functions by which ranks exchange negatives.
     """
     vectors, rows = vectors_and_rows(table, ids.items)
 
-    # This rank's negatives follow the items of the extended sequences.
+    # In `vectors` and `rows`, this rank's negatives follow the items of the extended sequences.
     items = len(vectors) - len(batch.draw.own_ids)
     slots_W = batch.slots.slots_W
     ids_n = exchange.gather(rows[items:], slots_W)
@@ -99,7 +102,7 @@ def look_up_step(
         roots.append(features.vectors_of(ids.features))
     leaves = [root.detach().requires_grad_() for root in roots]
 
-    # Negatives are those of all ranks, in the order of the slots.
+    # The negatives of all ranks, in the order of the slots (see `Draw`).
     negatives = NegativeSets(
         vectors_nd=leaves[1],
         ids_n=ids_n,

@@ -1,4 +1,6 @@
-"""What a model asks for users: the queries of all paths, and the probabilities that go with them.
+"""The queries of all paths for a batch of users, and the probabilities of item sets and repeats.
+
+An item set contains the items that a path may retrieve.
 
 Shapes: B users, K paths, d width.
 """
@@ -13,13 +15,13 @@ from torchrec_priors.heads.repeat_shares import RepeatShares
 
 @dataclass(frozen=True)
 class PathQueries:
-    """The queries of all paths, for a batch of users.
+    """The queries of all paths for a batch of users.
 
     Attributes:
         query_BKd: queries, scaled and normalised for scoring.
         log_group_BK: logarithm of the probability that a target belongs to the path's item set; 0
-            without a gate.
-        repeats: the probabilities of repeats; None without a repeat head.
+            if the model has no gate.
+        repeats: the probabilities of repeats; None if the model has no repeat head.
     """
 
     query_BKd: Tensor

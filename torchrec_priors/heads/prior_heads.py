@@ -1,22 +1,24 @@
-"""Prior heads (Eq. 2, Eq. 4 and Eq. 5), for the (token, path) pairs that are needed.
+"""Computes the queries of prior heads (Eq. 2, 4 and 5) for the (token, path) pairs that need them.
 
     z_0 = h
     z_d = z_{d-1} + A_d(z_{d-1})              (Eq. 4)
     A_d(z) = SiLU(W_path z) + e_{g_{d-1}}     (Eq. 5)
     q = z_D
 
-Here h is the user state, D the number of depths, and e_{g_{d-1}} the learned embedding of the
-path's group at level d - 1.
+Here h is the user's state at a token (an item of a context), D the number of depths, W_path the
+matrix of the path's node at depth d, and e_{g_{d-1}} the learned embedding of the path's group at
+level d - 1.
 
 A path goes through one node of the tree at each depth. With hierarchical composition, depth d is
-level d of the tree. With multiplicative or additive composition, there is one depth, with a node
-for each path. The equation is then Eq. 2: q = h + SiLU(W_path h).
+level d of the tree. With multiplicative or additive composition, there is only one depth, with a
+node for each path. The equation is then Eq. 2: q = h + SiLU(W_path h).
 
-There is no embedding term at depth 1. e starts at zero, and so does W by default, so every head's
-query is the user state before training. If adapters are vectors, the vector of the node replaces
-both terms. A node without an adapter has z_d = z_{d-1}.
+There is no embedding term at depth 1. Embeddings are zero at first, and so are matrices by default,
+so before training the query of every head is the user's state. If adapters are vectors, the vector
+of the node replaces both terms of Eq. 5. At a node without an adapter, z_d is z_{d-1}.
 
-Shapes: N tokens, d width, P pairs, K paths, R rows at one depth (distinct pairs of node and token).
+Shapes: N tokens, d width, P (token, path) pairs, K paths, R rows at one depth. A row is the vector
+z_d of one node for one token.
 """
 
 from dataclasses import dataclass
@@ -38,7 +40,8 @@ class _DepthRows:
 
     Attributes:
         runs: (adapter, number of consecutive rows that use it) pairs.
-        end_P: the row of each pair that ends at this depth.
+        end_P: for each (token, path) pair that ends at this depth, its row. A pair ends at the last
+            node of its path that has an adapter.
         above_R: for each row, the row of the previous depth that it is computed from; at the first
             depth, the token.
     """
@@ -51,7 +54,7 @@ class _DepthRows:
 class PriorHeads(nn.Module):
     """Adapters at the nodes of a prior tree.
 
-    If several paths share their first nodes, these are computed once per token.
+    If several paths share a node, its vector is computed only once per token.
     """
 
     last_K: Tensor
@@ -81,7 +84,7 @@ class PriorHeads(nn.Module):
         )
         self.embeddings = nn.ParameterList()
 
-        # The depth of each path's last node that has an adapter.
+        # The depth of each path's last node that has an adapter; 0 if it has none.
         last_K = torch.zeros(len(tree.paths), dtype=torch.int64)
         for number, depth in enumerate(depths, 1):
             self.register_buffer(f"node_{number}", depth.node_K, persistent=False)
@@ -105,9 +108,9 @@ class PriorHeads(nn.Module):
         """Computes the queries of (token, path) pairs.
 
         Args:
-            state_Nd: user states h.
-            token_P: index of the user state of each query.
-            path_P: path of each query, ascending; pairs are distinct.
+            state_Nd: the users' states h.
+            token_P: index of each pair's state in `state_Nd`.
+            path_P: path of each pair, ascending; pairs are distinct.
 
         Returns:
             [P, d] queries.
@@ -124,8 +127,8 @@ class PriorHeads(nn.Module):
             embeddings = self._embeddings_at(depth)
             states.append(adapt(states[-1], adapters, rows.above_R, rows.runs, embeddings))
 
-        # The usual case: all pairs end at the last depth, and the rows of that depth are the pairs,
-        # in the same order.
+        # The usual case: all pairs end at the last depth, and each has a row of its own there. The
+        # rows are in the order of the pairs.
         if self.ends == [self.depth] and self.leaves_differ:
             return states[-1]
 
@@ -176,12 +179,13 @@ class PriorHeads(nn.Module):
     ) -> list[_DepthRows]:
         """Returns the rows of each depth, from the first depth to the last.
 
-        A row is a (node, token) pair that at least one (token, path) pair goes through or ends at.
+        There is a row for each node and token that at least one (token, path) pair goes through or
+        ends at.
         """
         tokens = max(tokens, 1)
 
-        # The loop starts at the last depth: a depth has the rows that the depth below needs, and
-        # the rows at which pairs end. The key of a row is node * tokens + token.
+        # The loop starts at the last depth, because the rows of a depth are those that the depth
+        # below needs, and those at which pairs end. The key of a row is node * tokens + token.
         key_below_R = token_P[:0]
         runs_and_ends: list[tuple[Runs, Tensor]] = []
         rows_above: list[Tensor] = []
@@ -191,8 +195,8 @@ class PriorHeads(nn.Module):
             ending_key = node_P * tokens + token_P[ends_here]
 
             if depth == self.depth and self.leaves_differ:
-                # Leaves are in the order of paths, and each pair has its own row, so the keys are
-                # already sorted and distinct.
+                # The leaves (nodes of the last depth) are in the order of paths, and each pair has
+                # its own row, so the keys are already sorted and distinct.
                 key_R = ending_key
                 row_of_key = torch.arange(len(node_P), device=node_P.device)
                 path_counts = torch.bincount(path_P[ends_here], minlength=len(self.last_K))
@@ -209,8 +213,8 @@ class PriorHeads(nn.Module):
             parent_n = getattr(self, f"parent_{depth}")
             key_below_R = parent_n[key_R // tokens] * tokens + key_R % tokens
 
-        # Above the first depth are the user states, with tokens as row numbers. The first entry of
-        # `rows_above` is empty and left out, because no depth is below the last one.
+        # Above the first depth are the users' states, whose row numbers are the tokens. The first
+        # entry of `rows_above` is empty, because no depth is below the last one. It is left out.
         rows_above.append(key_below_R)
         first_to_last = zip(reversed(runs_and_ends), reversed(rows_above[1:]), strict=True)
         return [_DepthRows(runs, end_P, above_R) for (runs, end_P), above_R in first_to_last]
@@ -225,12 +229,12 @@ class PriorHeads(nn.Module):
     def _where_pairs_end(
         self, states: list[Tensor], row_at_end: list[Tensor], end_P: Tensor
     ) -> Tensor:
-        """Collects the state of each pair at the last depth of its path.
+        """Collects the vector of each pair at the depth at which it ends.
 
         Args:
-            states: the rows' states at each depth; the first entry has the user states.
-            row_at_end: for each depth, the row of each pair that ends there.
-            end_P: the last depth of each pair.
+            states: the rows' vectors at each depth; at depth 0, the users' states.
+            row_at_end: for each depth, from 0, the row of each pair that ends there.
+            end_P: the depth at which each pair ends.
 
         Returns:
             [P, d].
@@ -252,7 +256,10 @@ def _runs(adapters: list[int] | range, counts: Tensor) -> Runs:
 
 
 def heads_reference(heads: PriorHeads, tree: PriorTree, state_Nd: Tensor) -> Tensor:
-    """Returns the queries of every token and path, [N, K, d], directly from Eq. 2, 4 and 5."""
+    """Computes the query of every token and path, [N, K, d], directly from Eq. 2, 4 and 5.
+
+    It is a plain reference for tests.
+    """
     queries = []
     for number, path in enumerate(tree.paths):
         z = state_Nd

@@ -1,4 +1,4 @@
-"""What the repeat head says about histories: how likely a repeat is, and which item it is.
+"""The output of the repeat head: how likely a repeat is, and which item would then be repeated.
 
 Shapes: B histories, N positions of all histories, one history after another.
 """
@@ -11,11 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RepeatShares:
-    """What the repeat head says about B histories of N items in all (`heads/repeat_head.py`).
+    """The output of the repeat head (`heads/repeat_head.py`) for B histories with N positions.
 
     Attributes:
-        logit_B: the logit of the probability that a target is a repeat.
-        log_share_N: for each position, the logarithm of its share of the repeats.
+        logit_B: for each history, the logit of the probability that the target is a repeat.
+        log_share_N: for each position, the logarithm of its share of the head's attention. If the
+            target is a repeat, the probability of an item is the sum of its positions' shares.
         length_B: the number of positions of each history.
     """
 
@@ -30,7 +31,7 @@ class RepeatShares:
 
     @classmethod
     def joined(cls, parts: "list[RepeatShares]") -> "RepeatShares":
-        """Concatenates the shares of several batches into one."""
+        """Returns the shares of several batches as those of one batch."""
         return cls(
             torch.cat([part.logit_B for part in parts]),
             torch.cat([part.log_share_N for part in parts]),

@@ -136,10 +136,10 @@ class _HardNegatives(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradients are scaled in place: they are used once.
+        # The gradients are scaled in place, because they are used only once.
         computed = ctx.grads
         ctx.grads = None
-        assert computed is not None, "gradients are handed out once"
+        assert computed is not None, "the gradients can be used only once"
         scaled = [grad.mul_(grads[0]) for grad in computed]
         return *scaled, None, None, None, None
 

@@ -1,26 +1,30 @@
-"""Weighted sum of the negative logarithms of in-group softmaxes (Eq. 7).
+"""Computes the weighted sum of the negative logarithms of in-group softmaxes (Eq. 7).
 
 Each softmax is over one positive and the negatives of its query:
 
     nll_m = -log( e^{s_m} / (e^{s_m} + Z_m) )
     Z_m = sum of e^{s_j + shift_j} over the query's negatives j with id_j != id_m
 
-s_m and s_j are the dot products of the query with the positive m and a negative j. A query's
-negatives are those of its item set and the shared ones, except negatives that are hidden from the
-query. The sum over a query's negatives is computed once; for each positive, the terms with the
-positive's id are then subtracted. The weights of the positives are known beforehand, so gradients
-are computed together with the losses, block by block, while a block's logits are in cache. Logits
-are computed once, and nothing of size [queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
+s_m and s_j are the dot products of the query with the positive m and a negative j, and shift_j is a
+number that is added to the logit of j (see `NegativeSets`). A query's negatives are those of its
+item set and those that all queries share, except negatives that are hidden from the query. An id is
+the number of a row in the item table. The copies of a positive are the negatives with its id.
+
+The sum over a query's negatives is computed once. For each positive, the terms of its copies are
+then subtracted. The weights of the positives are known beforehand, so gradients are computed
+together with the losses, block by block, while the logits of a block are in the cache. Logits are
+computed once, and nothing of size [queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
 
     d nll_m / d s_m             = e^{s_m} / D_m - 1
     d nll_m / d (s_j + shift_j) = e^{s_j + shift_j} / D_m
 
-So the gradients of a query's negatives need only the sum of weight_m / D_m over the query's
-positives (`by_sum_r1`). On a GPU, kernels do the same for all item sets at once (`SOFTMAX`).
+So all gradients through a query's sum need only one number per query: the sum of weight_m / D_m
+over the query's positives (`by_sum_r1`). On a GPU, kernels do the same for all item sets at once
+(`SOFTMAX`).
 
 Shapes: P queries sorted by item set; M positives sorted by query; X item vectors, from which
 positives are taken; S item sets; n negatives in all, one set after another, the shared ones last.
-Within a block: r queries, c negatives, m positives.
+Within a block (see `_Block`): r queries, c negatives, m positives.
 """
 
 import itertools
@@ -47,11 +51,12 @@ BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
 # Number of positives that are gathered at a time, so that their vectors fit into the cache.
 POSITIVES = 1 << 11
 
-# If a positive's copies among the negatives weigh more than this multiple of the positive, the sum
-# over its negatives is computed without the copies: subtracting them later would lose accuracy.
+# If the terms of a positive's copies add up to more than this multiple of e^{s_m}, the sum is
+# computed again without them, because subtracting them would lose accuracy.
 _HEAVY = 256.0
 
-# Logits between -60 and 60 are exponentiated without subtracting their maximum: none can overflow.
+# If all logits are between -60 and 60, their maximum is not subtracted before they are
+# exponentiated, because no exponential can overflow.
 _SAFE = 60.0
 
 # The largest width of queries that the kernels of a GPU compute.
@@ -65,7 +70,10 @@ def in_group_loss_reference(
     negatives: NegativeSets,
     hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The definition, positive by positive. Same arguments and result as `in_group_loss`."""
+    """Computes the loss directly from the definition, for one positive at a time.
+
+    It is a plain reference for tests. Its arguments and its result are those of `in_group_loss`.
+    """
     set_P = [number for number, count in enumerate(query_counts_S) for _ in range(count)]
     starts = [0, *itertools.accumulate(negatives.counts_S)]
     shared = list(range(starts[-1], starts[-1] + negatives.shared))
@@ -110,8 +118,9 @@ def in_group_loss(
         hidden: negatives that are hidden from queries; None if none are.
 
     Returns:
-        The weighted sum and each positive's loss, [M], at least 0. The sum has gradients with
-        respect to queries, items and negatives, which can be used once; the losses have none.
+        The weighted sum of the losses; and the loss of each positive, [M], which is at least 0. The
+        sum has gradients with respect to queries, items and negatives, for a single backward pass.
+        The losses have no gradients.
     """
     loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
         query_Pd,
@@ -152,10 +161,10 @@ class _InGroupLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradients are scaled in place: they are used once.
+        # The gradients are scaled in place, because they are used only once.
         computed = ctx.grads
         ctx.grads = None
-        assert computed is not None, "gradients are handed out once"
+        assert computed is not None, "the gradients can be used only once"
         scaled = [grad.mul_(grads[0]) for grad in computed]
         return *scaled, None, None, None, None, None
 
@@ -211,7 +220,7 @@ def _by_blocks(
     counts_S = torch.tensor(query_counts_S, device=query_Pd.device)
     set_M = numbers(counts_S)[positives.query_M]
 
-    # A hidden negative is not in the sum of its query.
+    # Copies that are hidden from the query are not in its sum, so they are not subtracted.
     copies_M = own_copies(positives.id_M, set_M, negatives, query_Pd.dtype)
     if hidden is not None:
         copies_M.masked_fill_(hidden.own_M, 0.0)
@@ -227,8 +236,8 @@ def _by_blocks(
         query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
     )
 
-    # For a positive with heavy copies, the query's sum is computed again, without negatives that
-    # have the positive's id.
+    # For a positive with heavy copies (see `_HEAVY`), the query's sum is computed again, without
+    # the copies.
     if len(heavy):
         chosen = positives.chosen(heavy)
         one_a_query = replace(chosen, query_M=torch.arange(len(heavy), device=heavy.device))
@@ -279,7 +288,7 @@ SOFTMAX = GpuKernel("in_group_softmax", "in_group_softmax_triton", 7, _of_sets)
 
 @dataclass(frozen=True)
 class _Block:
-    """Queries of one item set; their logits are computed together.
+    """Some queries of one item set, whose logits are computed together.
 
     Attributes:
         rows: the queries.
@@ -319,13 +328,16 @@ class _Blocks:
     ) -> tuple[Tensor, Tensor]:
         """Returns the losses of positives, and the gradients of their queries.
 
+        The gradients of items and negatives are added to the attributes `grad_item_Xd` and
+        `grad_vectors_nd`.
+
         Args:
             query_Pd: queries, sorted by item set.
             counts_S: number of queries of each set.
             positives: positives of the queries.
-            copies_M: the part of the query's sum that consists of the positive's copies, in
-                multiples of e^{score of the positive}. None if every query has one positive; the
-                query's sum is then computed without negatives that have the positive's id.
+            copies_M: for each positive, the sum of the terms of its copies, as a multiple of
+                e^{s_m}. None if every query has exactly one positive; the query's sum is then
+                computed without the copies.
             hidden: negatives that are hidden from queries; None if none are.
 
         Returns:
@@ -354,8 +366,8 @@ class _Blocks:
             sum_r = torch.sum(exp_rc, 1, out=sum_P[rows])
             top_P[rows] = top_r
 
-            # The sum without each positive's copies. exp() is clamped to the largest finite number:
-            # with no copies, 0 * inf would be NaN.
+            # The sum without each positive's copies. `own_m` is clamped to the largest finite
+            # number, because 0 * inf would be NaN if a positive has no copies.
             row_m = positives.query_M[chosen] - rows.start
             top_m = top_r if isinstance(top_r, float) else top_r[row_m]
             own_m = torch.exp(score_M[chosen] - top_m)
@@ -388,7 +400,7 @@ class _Blocks:
     def _through_scores(
         self, query_Pd: Tensor, positives: WeighedPositives, by_score_M: Tensor, grad_Pd: Tensor
     ) -> None:
-        """Adds the gradients of queries and items through the positives' scores."""
+        """Adds the gradients that queries and items receive through the positives' scores."""
         for piece in _pieces(len(positives)):
             query_m = positives.query_M[piece]
             source_m = positives.source_M[piece]
@@ -407,14 +419,16 @@ class _Blocks:
         by_sum_r1: Tensor,
         grad_rd: Tensor,
     ) -> None:
-        """Writes the gradients of a block's queries, and adds those of its negatives.
+        """Computes the gradients that a block's queries and negatives receive through the sums.
+
+        The gradients of queries are written, and those of negatives are added to earlier ones.
 
         Args:
             exp_rc: see `_exp`.
             columns: the negatives of the block.
             query_rd: the queries of the block.
             by_sum_r1: derivatives of the loss with respect to the sums of `exp_rc`.
-            grad_rd: gradients of the queries; uninitialised, and overwritten.
+            grad_rd: uninitialised memory, to which the gradients of the queries are written.
         """
         weighed_rd = query_rd * by_sum_r1
         first = 0
@@ -428,9 +442,10 @@ class _Blocks:
         grad_rd.mul_(by_sum_r1)
 
     def _logits_are_safe(self, query_Pd: Tensor) -> bool:
-        """Returns whether no exponential of a logit can overflow.
+        """Returns True if all logits are so small that no exponential can overflow.
 
-        On a GPU, False is returned without a check: the host would have to wait for the device.
+        On a GPU this is not checked, because the host would have to wait for the device. The result
+        is then False.
         """
         if on_gpu(query_Pd) or not len(query_Pd) or not len(self.vectors_nd):
             return False
@@ -449,7 +464,9 @@ class _Blocks:
         cells: tuple[Tensor, Tensor] | None,
         safe: bool,
     ) -> tuple[Tensor, Tensor | float]:
-        """Returns e^{logit - top} of a block.
+        """Returns e^{logit - top} for the logits of a block, and top.
+
+        For each query, top is its largest logit. If logits are safe, top is 0.
 
         Args:
             query_rd: the queries of the block.
@@ -459,8 +476,8 @@ class _Blocks:
             safe: see `_logits_are_safe`.
 
         Returns:
-            [r, c], 0 for negatives that are left out or hidden; and top, [r], or 0 if logits are
-            safe.
+            The exponentials, [r, c], which are 0 for negatives that are left out or hidden; and
+            top, [r] or 0.
         """
         widths = [pool.stop - pool.start for pool in columns]
         size = len(query_rd) * sum(widths)
@@ -478,7 +495,7 @@ class _Blocks:
         if safe or not exp_rc.shape[1]:
             return exp_rc.exp_(), 0.0
 
-        # If a query has no negatives, top must not be -inf: -inf - -inf would be NaN.
+        # If a query has no negatives, top must not be -inf: -inf minus -inf would be NaN.
         top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)
         return exp_rc.sub_(top_r[:, None]).exp_(), top_r
 
@@ -501,7 +518,10 @@ class _Blocks:
         return blocks
 
     def _bounds(self, counts_S: list[int]) -> Iterator[tuple[slice, list[slice]]]:
-        """Yields each block's queries and negatives: those of the set, then the shared ones."""
+        """Yields the queries and the negatives of each block.
+
+        The negatives are those of the item set, then the shared ones.
+        """
         in_sets = sum(self.negatives.counts_S)
         shared = slice(in_sets, in_sets + self.negatives.shared)
 
@@ -522,7 +542,7 @@ class _Blocks:
 
 
 def _pieces(number: int) -> Iterator[slice]:
-    """Yields slices of `number` positives. The vectors of a slice fit into the cache."""
+    """Divides `number` positives into slices whose vectors fit into the cache."""
     for start in range(0, number, POSITIVES):
         yield slice(start, start + POSITIVES)
 
@@ -530,11 +550,13 @@ def _pieces(number: int) -> Iterator[slice]:
 def _nll(
     score_M: Tensor, sum_M: Tensor, copies_M: Tensor, has_others_M: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns -log(e^score / (e^score + e^sum - copies e^score)), and its derivative.
+    """Returns -log(e^score / (e^score + e^sum - copies * e^score)), and its derivative.
 
-    The derivative is with respect to the score. Both results are 0 if there are no other negatives.
-    All terms are divided by e^{max(score, sum)}. The subtraction loses little accuracy: the copies
-    in the sum are at most _HEAVY times e^score, and e^score is in the denominator anyway.
+    Here `sum` is the logarithm of the query's sum. The derivative is with respect to the score. If
+    the positive has no negatives other than its copies, both results are 0.
+
+    To avoid overflow, all terms are divided by e^{max(score, sum)}. The subtraction loses little
+    accuracy, because copies is at most _HEAVY, and e^score is in the denominator anyway.
     """
     top_M = torch.maximum(score_M, sum_M)
     own_M = torch.exp(score_M - top_M)

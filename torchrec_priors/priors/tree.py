@@ -1,11 +1,10 @@
-"""The prior tree: each prior in an ordered list is a level, and each path is a head (paper 3.3).
+"""The prior tree (section 3.3 of the paper): its levels are priors, and each path has a head.
 
 In hierarchical and multiplicative composition, a path goes through one group of each level, and it
-may retrieve the items that are in all these groups. In additive composition, the tree is a union of
-trees of one level each, and a path is one group of one level. Paths that may retrieve the same
-items share an item set: for example, paths that differ only in the segment of time.
+may retrieve the items that all these groups may retrieve. In additive composition, the tree is a
+union of trees of one level each, and a path is one group of one level.
 
-The paths of `["temporal:2", "genre"]` with two genres, for example:
+For example, these are the paths of `["temporal:2", "genre"]` with two genres:
 
     hierarchical, multiplicative      additive
     short-term / Comedy               short-term
@@ -13,11 +12,18 @@ The paths of `["temporal:2", "genre"]` with two genres, for example:
     long-term / Comedy                Comedy
     long-term / Drama                 Drama
 
-A `Branch` combines the groups of some levels. An additive tree has one branch for each level; any
-other tree has a single branch, of all levels.
+The items that a path may retrieve are its item set. Several paths may share one: "short-term /
+Comedy" and "long-term / Comedy" have the same item set.
 
-Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C items, or
-combinations of groups in a branch.
+A `Branch` combines the groups of some levels. An additive tree has one branch for each level; any
+other tree has a single branch with all levels.
+
+A row id is the number that `prepare` gives to an item. A level restricts items if each of its
+groups may retrieve only some of the items. A level of users is a level whose groups are groups of
+users. A path or group is open to a user if it may be used for this user.
+
+Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C combinations of
+groups in a branch (but `item_C` has C items).
 """
 
 import itertools
@@ -46,14 +52,15 @@ _ROWS_LOOKED_AT = 1 << 16
 class PriorTree(nn.Module):
     """The paths through an ordered list of priors; an empty list gives one path with all items.
 
-    Paths are ordered by item set, then by levels and groups. So pairs that are sorted by path are
-    also sorted by item set. A path without items, or with a group of users that is empty, is
-    dropped; `say_what_is_left_out` logs how many are.
+    Paths are ordered by item set, then by levels and groups. So (token, path) pairs that are sorted
+    by path are also sorted by item set. A path that may retrieve no items, or that goes through a
+    group of users without any users, is dropped. `say_what_is_left_out` logs how many paths are
+    dropped.
 
     Attributes:
-        levels: the priors, the upper level first.
+        levels: the priors, the top level first.
         items: the number of items in the data set.
-        composition: how groups of several levels form paths (see above).
+        composition: how the groups of several levels form paths (see the top of this module).
         needs: what the priors read about a target, in addition to its item and offset.
         branches: the combinations of groups that are paths.
         set_sizes: int64 [S], the number of items in each item set.
@@ -69,14 +76,14 @@ class PriorTree(nn.Module):
     ) -> None:
         """
         Args:
-            levels: the priors, the upper level first.
+            levels: the priors, the top level first.
             items: the number of items in the data set.
-            composition: how groups of several levels form paths (see above).
-            only: the names of the paths that a model has heads for; None for all paths that have
-                items and users.
+            composition: how the groups of several levels form paths.
+            only: the names of the paths to keep, if a trained model has heads only for these; None
+                to keep all paths that have items and users.
 
         Raises:
-            UserError: there are too many paths, or there is no path.
+            UserError: there are too many paths, or none.
         """
         super().__init__()
         self.levels = nn.ModuleList(levels)  # type: ignore[arg-type]
@@ -100,7 +107,7 @@ class PriorTree(nn.Module):
         self._register_user_groups(levels)
 
     def _make_branches(self, levels: list[Prior], only: Collection[str] | None) -> list[Branch]:
-        """Makes the branches, and keeps the combinations of groups that are paths."""
+        """Makes the branches, and keeps only the combinations of groups that become paths."""
         levels_of_branches = [list(range(len(levels)))]
         if self.composition == "additive" and levels:
             levels_of_branches = [[number] for number in range(len(levels))]
@@ -117,7 +124,10 @@ class PriorTree(nn.Module):
         return branches
 
     def _register_paths(self) -> None:
-        """Registers buffers for `assign`: the codes of each branch, and the path of each code."""
+        """Registers two buffers for each branch, which `assign` uses.
+
+        They hold the codes (numbers) of the combinations in the branch, and the path of each code.
+        """
         path_of_combination = np.argsort(self._order)
         bounds = np.cumsum([0, *(len(branch.code_C) for branch in self.branches)])
         for number, branch in enumerate(self.branches):
@@ -129,7 +139,7 @@ class PriorTree(nn.Module):
     def _register_user_groups(self, levels: list[Prior]) -> None:
         """Registers two buffers for each level of users.
 
-        They hold the group that each path goes through, and whether each group has a head.
+        They hold the group of each path at this level, and whether each group has a head.
         """
         self._user_levels = [n for n, level in enumerate(levels) if is_of_users(level)]
         for number in self._user_levels:
@@ -165,8 +175,8 @@ class PriorTree(nn.Module):
     def item_set_names(self) -> list[str]:
         """The name of each item set, such as "Electronics".
 
-        It consists of the groups that restrict items, on the first path with this set. A set that
-        no group restricts is named "all".
+        The name consists of the groups on the first path with this item set, without those of
+        levels that do not restrict items. It is "all" if no group is left.
         """
         names = self._group_names_in_paths()
         first_path: dict[int, Path] = {}
@@ -186,7 +196,7 @@ class PriorTree(nn.Module):
 
     @property
     def nodes_at(self) -> list[int]:
-        """The number of nodes at each depth below the user state; each node may have an adapter."""
+        """The number of nodes at each depth of the tree; each node may have an adapter."""
         if self.composition == "hierarchical":
             (branch,) = self.branches
             return [branch.nodes_at(depth) for depth in range(1, len(self.levels) + 1)]
@@ -209,7 +219,7 @@ class PriorTree(nn.Module):
         return device
 
     def groups_at(self, level: int) -> Tensor:
-        """Returns int64 [K]: the group of each path at a level.
+        """Returns int64 [K]: the index of each path's group at a level.
 
         It is -1 for a path that does not go through the level.
         """
@@ -233,8 +243,8 @@ class PriorTree(nn.Module):
     def say_what_is_left_out(self) -> None:
         """Logs how many paths were dropped, and how many items are in no group of a level.
 
-        Nothing is logged if the tree was made with given paths (`only`): the training run that
-        chose them has logged it.
+        Nothing is logged if the tree was made from given paths (`only`), because the training run
+        that chose them has already logged this.
         """
         if not self._chosen:
             log_left_out(self.branches, self.composition)
@@ -242,14 +252,14 @@ class PriorTree(nn.Module):
     # Items
 
     def eligible(self, first_row: int, last_row: int) -> list[np.ndarray]:
-        """Finds the items that paths may retrieve (Omega_k, Eq. 3), among a range of row ids.
+        """Finds the items that paths may retrieve (Omega_k, Eq. 3) within a range of row ids.
 
         Returns:
             For each item set, its row ids in [first_row, last_row), ascending.
         """
         rows: list[np.ndarray] = [np.zeros(0, np.int64)] * self.item_sets
         for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
-            # Sorted by item set, and by row id within a set, so the rows of a set are a slice.
+            # Sorted by item set, then by row id, so the row ids of a set are a slice.
             row, set_of_branch = branch.eligible(first_row, last_row)
             order = np.lexsort((row, set_of_branch))
             bounds = np.searchsorted(set_of_branch[order], np.arange(len(number_S) + 1))
@@ -284,10 +294,10 @@ class PriorTree(nn.Module):
         return [np.concatenate(positions_of_set) for positions_of_set in positions]
 
     def decided(self) -> np.ndarray:
-        """Returns bool [S]: whether the gate must estimate how likely each item set is.
+        """Returns bool [S]: whether the gate must estimate P(the target is in an item set).
 
-        This is False for the set of paths without a group that restricts items: every target is in
-        it.
+        This is False for the item set of a path through levels that do not restrict items, because
+        every target is in it.
         """
         decided_S = np.ones(self.item_sets, bool)
         for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
@@ -298,18 +308,19 @@ class PriorTree(nn.Module):
     def alternatives(
         self, first_row: int, last_row: int, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Returns c(i): how many paths are alternative estimates of an item's probability.
+        """Returns c(i), the number by which fusion divides the sum of a branch's probabilities.
 
-        An item has one estimate for each of its labels, each segment of time and each branch. Heads
-        of different events are not counted as alternatives. Events exclude each other, so their
-        probabilities are summed.
+        c(i) is the number of the branch's paths that may retrieve item i (one for each combination
+        of a label of the item and a segment of the horizon), times the number of branches with such
+        paths. So the probabilities of all heads are averaged. Paths that differ only in the event
+        count as one, because events exclude each other: their probabilities are added up.
 
         Args:
             first_row, last_row: the items, as a half-open range of row ids.
-            among: the indices of the branches with the paths that are used; None for all branches.
+            among: the indices of the branches whose paths are used; None for all branches.
 
         Returns:
-            int64 [branches, rows]; 0 if no path may retrieve the item.
+            int64 [branches, items]; 0 if no path of the branch may retrieve the item.
         """
         counts = np.stack([branch.alternatives(first_row, last_row) for branch in self.branches])
         if among is not None:
@@ -320,7 +331,7 @@ class PriorTree(nn.Module):
     def alternatives_among(
         self, item_C: np.ndarray, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Returns the `alternatives` of some items, given by ascending row ids.
+        """Returns `alternatives` for items that are given by ascending row ids.
 
         The result is int64 [branches, C].
         """
@@ -358,15 +369,15 @@ class PriorTree(nn.Module):
     # Users
 
     def allowed_paths(self, user_B: Tensor) -> Tensor | None:
-        """Finds the paths that may serve each user: those of the user's own groups.
+        """Finds the paths that are open to each user: those of the user's own groups.
 
         Args:
-            user_B: the users, as indices in file order; -1 for an unknown user, who may use all
-                paths.
+            user_B: the users, as indices in the file order of the data set; -1 for an unknown user,
+                to whom all paths are open.
 
         Returns:
-            bool [B, K]; None in a tree without a level of users, where every user may use all
-            paths.
+            bool [B, K]; None if the tree has no level of users, so that all paths are open to every
+            user.
         """
         allowed_BK: Tensor | None = None
         for number in self._user_levels:
@@ -376,10 +387,11 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor) -> Tensor:
-        """Counts the user groups whose heads may serve a user, for each user and path.
+        """Counts the groups of users that are open to each user, for each path.
 
-        Only groups at levels that the path goes through are counted. The heads of these groups are
-        alternative estimates of the same probability, so a mean divides by this count.
+        Only groups at levels that the path goes through are counted. (If it goes through several
+        levels of users, combinations of their groups are counted.) The heads of these groups all
+        estimate the same probability. The mean of the estimates is their sum divided by this count.
 
         Args:
             user_B: the users, as for `allowed_paths`.
@@ -396,10 +408,10 @@ class PriorTree(nn.Module):
         return count_BK
 
     def _open_to(self, number: int, user_B: Tensor) -> Tensor:
-        """Returns bool [B, G]: whether the heads of a group are open to the user.
+        """Returns bool [B, G]: whether a group has a head and is open to the user.
 
-        All heads are open to an unknown user. They are also open to a user if none of the
-        user's groups has a head, because no training user was in these groups.
+        The user's own groups are open. If none of them has a head, because no training user was in
+        them, all groups with a head are open. For an unknown user, all groups with a head are open.
 
         Args:
             number: the index of a level of users.
@@ -425,7 +437,7 @@ def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
     A path that does not go through the level is always open.
 
     Args:
-        open_XG: bool, whether a group of the level is open (to a user or an event, X).
+        open_XG: bool, for X users or events: whether each group of the level is open.
         group_K: the group of each path at the level; -1 if the path does not go through it.
     """
     # Index -1 selects the last column, so a column of True is put there.

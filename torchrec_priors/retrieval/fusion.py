@@ -1,34 +1,37 @@
-"""Fuses the scores that several heads give an item into one (sections 3.5 and A.1.3 of the paper).
+"""Fuses the scores that an item gets from several heads (sections 3.5 and A.1.3 of the paper).
 
-A fusion uses the heads k that may retrieve item i and that the user may use. s_k(i) is the score of
-head k (Eq. 3). The fused score is
+Each head has a path in the prior tree. A path is open to a user if it may be used for this user;
+other paths are closed. A fusion uses the heads k that may retrieve item i and whose paths are open
+to the user. s_k(i) is the score of head k (Eq. 3). The fused score is
 
     max                the maximum of s_k(i)
     mean               the mean of s_k(i)
     hierarchical       the maximum of s_k(i) in each block of heads, then the mean over blocks. In
                        an additive tree, the heads of one level are a block. In any other tree, two
-                       heads are in the same block if they have the same group at every level that
-                       restricts neither items nor users, for example the same segment of time
+                       heads are in the same block if they have the same group at every level whose
+                       groups may retrieve all items for all users (for example, temporal:2)
     inverse_variance   sum of s_k(i) / v_k, divided by sum of 1 / v_k, where v_k is the variance of
                        head k's loss in training
 
 An in-group softmax determines the scores of its head only up to a constant, so the scores of
-different heads are not on one scale. Calibrated scores are. They are log-probabilities:
+different heads are not on one scale. Calibrated scores are on one scale, because they are
+log-probabilities:
 
     L_k(i) = log P(group k | user) + log P(i | group k, user)
 
-With calibrated scores, a fusion that takes a mean takes it over probabilities. `mean` is then the
-logarithm of
+Here group k is the item set of head k, i.e. the items that it may retrieve. With calibrated scores,
+fusions that take a mean take the mean of probabilities. `mean` is then the logarithm of
 
     sum over k of exp(L_k(i)) / c(i)
 
-c(i) is the number of heads that estimate the same probability (`PriorTree.alternatives`): one for
-each label of the item and each segment of time. Heads of different events estimate probabilities of
-outcomes that exclude each other. In `mean` these are added up; the other fusions treat them like
-estimates of one probability.
+c(i) is the number of heads that estimate the same probability (`PriorTree.alternatives`). Events
+exclude each other, so heads of different events estimate different probabilities. `mean` adds these
+probabilities up; the other fusions treat them like estimates of the same probability.
 
-Shapes: B users, K paths, T rows of a tile, R branches (`priors/branch.py`), p paths of one item
-set, n some rows of the set, c paths of one block.
+A tile contains the items whose scores are in memory at the same time (`group_index.py`).
+
+Shapes: B users, K paths, T items of a tile, R branches (`priors/branch.py`), p paths of one item
+set, n some items of the set, c paths of one block.
 """
 
 import math
@@ -48,7 +51,7 @@ class Fusion:
     """The kind of fusion, and what it needs to know about the paths of the tree.
 
     Attributes:
-        kind: one of the fusions above.
+        kind: one of the fusions described at the top of this module.
         calibrated: whether scores are calibrated, i.e. log-probabilities.
         block_K: the index of each path's block; required by `hierarchical`.
         variance_K: v_k of each path; required by `inverse_variance`.
@@ -65,11 +68,11 @@ class Fusion:
     def accumulator(self, users: int, log_alternatives_RT: Tensor) -> "Accumulator":
         """Makes the accumulator for the scores of one tile.
 
-        `max` needs none: `max_search.py` does not keep the scores of all items.
+        `max` has none, because `max_search.py` does not keep the scores of all items.
 
         Args:
             users: the number of users.
-            log_alternatives_RT: log c(i) of each row of the tile, in each branch.
+            log_alternatives_RT: log c(i) of each item of the tile, in each branch.
         """
         assert self.kind != "max"
         if self.kind == "hierarchical":
@@ -95,15 +98,14 @@ def blocks(tree: PriorTree) -> Tensor:
 
 
 class Accumulator(Protocol):
-    """Fuses the scores of a tile, which are added for one item set after another."""
+    """Collects the scores of a tile, for one item set after another, and fuses them."""
 
     def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         """Adds the scores of some items of one item set.
 
         Args:
             columns_n: the positions of the items in the tile, ascending.
-            score_Bpn: the scores that paths of the set give the items; -inf if a user may not use
-                the path.
+            score_Bpn: the scores that paths of the set give the items; -inf for closed paths.
             path_Bp: the indices of these paths, ascending for each user.
         """
         ...
@@ -111,7 +113,7 @@ class Accumulator(Protocol):
     def result(self) -> tuple[Tensor, Tensor]:
         """Returns the fused scores and the paths that contributed most to them (int32).
 
-        Both are [B, T]. The score is -inf if no path of the user may retrieve the row.
+        Both are [B, T]. The score is -inf if no open path of the user may retrieve the item.
         """
         ...
 
@@ -125,7 +127,7 @@ class _Maxima:
         self.block_K = fusion.block_K
 
         blocks = int(self.block_K.max()) + 1
-        # -inf stands for a block without a head that may retrieve the row for the user.
+        # -inf stands for a block without an open path that may retrieve the item.
         shape = (blocks, users, log_alternatives_RT.shape[1])
         device = log_alternatives_RT.device
         self.best = torch.full(shape, -torch.inf, device=device)
@@ -147,7 +149,7 @@ class _Maxima:
     def _keep(
         self, block: int, columns_n: Tensor | slice, score_Bcn: Tensor, path_Bc: Tensor
     ) -> None:
-        """Updates the maxima of a block. If scores are equal, the path that was added first stays.
+        """Updates the maxima of a block. Of paths with equal scores, the first one is kept.
 
         Args:
             block: the index of the block.
@@ -172,7 +174,7 @@ class _Maxima:
         if len(self.best) == 1:
             return self.best[0], self.path[0]
 
-        # The mean is over the blocks with a head that may retrieve the row.
+        # The mean is over the blocks with an open path that may retrieve the item.
         eligible = ~torch.isneginf(self.best)
         count = eligible.sum(0)
         if self.calibrated:
@@ -181,7 +183,8 @@ class _Maxima:
             fused = self.best.double().masked_fill(~eligible, 0.0).sum(0) / count
         fused = fused.float().masked_fill(count == 0, -torch.inf)
 
-        # The path is that of the best block. If blocks are equally good, it is that of the first.
+        # The returned path is that of the best block. If blocks are equally good, it is that of the
+        # first one.
         best = self.best[0]
         path = self.path[0]
         for block in range(1, len(self.best)):
@@ -207,10 +210,12 @@ class _Means:
         self.weight_K = None
         if fusion.kind == "inverse_variance":
             assert fusion.variance_K is not None
-            # Without a lower bound, a head with a constant loss would get all the weight.
+            # Without a lower bound, a head with a constant loss (variance 0) would get all the
+            # weight.
             self.weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().to(device)
 
-        # With calibrated scores, `sum` is the logarithm of a sum of probabilities, at first log 0.
+        # With calibrated scores, `sum` is the logarithm of a sum of probabilities. At first it is
+        # log 0 = -inf.
         shape = (users, log_alternatives_RT.shape[1])
         empty_sum = -torch.inf if self.calibrated else 0.0
         self.sum = torch.full(shape, empty_sum, dtype=torch.float64, device=device)
@@ -226,7 +231,8 @@ class _Means:
             weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
 
         if self.calibrated:
-            # The weights of heads that estimate the same probability add up to 1.
+            # Weights are divided by c(i). With `mean`, the weights of heads that estimate the same
+            # probability then add up to 1.
             branch_Bp = torch.zeros_like(path_Bp)
             if self.branch_K is not None:
                 branch_Bp = self.branch_K.to(path_Bp.device)[path_Bp]
@@ -236,12 +242,12 @@ class _Means:
                 self.sum[:, columns_n], torch.logsumexp(contribution, 1)
             )
         else:
-            # Scores of closed paths are replaced, as -inf times a weight of 0 is NaN.
+            # The scores of closed paths are replaced by 0, because -inf times a weight of 0 is NaN.
             contribution = score
             self.sum[:, columns_n] += (score.masked_fill(weight_Bpn == 0, 0.0) * weight_Bpn).sum(1)
         self.weight[:, columns_n] += weight_Bpn.sum(1)
 
-        # If contributions are equal, the path that was added first stays.
+        # If contributions are equal, the path that was added first is kept.
         value, winner = contribution.max(1)
         better = value > self.best[:, columns_n]
         path = path_Bp.gather(1, winner).int()
@@ -252,8 +258,9 @@ class _Means:
         if not self.calibrated:
             fused = self.sum / self.weight
         elif self.weight_K is None:
-            # `add` has divided by c(i) already. The weights of different events add up to more than
-            # 1, as their probabilities are summed.
+            # `add` has already divided by c(i), so the sum is not divided by the weights. (If there
+            # are heads of different events, the weights add up to more than 1, because the
+            # probabilities of events are added up.)
             fused = self.sum
         else:
             fused = self.sum - self.weight.log()
@@ -261,12 +268,12 @@ class _Means:
 
 
 def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> tuple[float, int]:
-    """Fuses one item's scores for one user directly from the definition, as a test reference.
+    """Fuses one item's scores for one user directly from the definition, as a reference for tests.
 
     Args:
         score_K: the scores of all paths; -inf if a path may not retrieve the item.
         alternatives_K: c(i) of the item, in the branch of each path.
-        fusion: the fusion.
+        fusion: the kind of fusion, and what it needs.
 
     Returns:
         The fused score, and the path that contributed most.

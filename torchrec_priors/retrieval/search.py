@@ -1,15 +1,19 @@
-"""Finds the k best items of the whole catalogue for a batch of users (section 3.5 of the paper).
+"""Finds each user's best items in the whole catalogue (section 3.5 of the paper).
 
-Head k scores the items that it may retrieve; the bias b_k depends on the user and the head:
+For a user, the score of item i by head k is
 
-    s_k(i) = q_k . e_i + b_k for i in Omega_k (Eq. 3), -inf elsewhere
+    s_k(i) = q_k . e_i + b_k if i is in Omega_k (Eq. 3), otherwise -inf
 
-`fusion.py` defines how the scores that several heads give an item become one score.
+Here q_k is the query of head k for this user, e_i the vector of the item, and Omega_k the set of
+items that head k may retrieve. The bias b_k depends on the user and the head. A bias of -inf closes
+the path of the head to the user, i.e. the head is not used. `fusion.py` defines how the scores that
+an item gets from several heads become one score.
 
-Every rank scores the items of its own rows for the users of all ranks, and keeps the best of them.
-Then the lists of the ranks are merged (`across_ranks.py`). Only the scores of some items are in
-memory at a time. Items are ordered by score, and by row id if scores are equal. So the result does
-not depend on how items are divided among ranks, or into tiles.
+Every rank scores the items in its own rows of the table for the users of all ranks, and keeps the
+best items of each user. Then the lists of all ranks are merged (`across_ranks.py`). Items are
+scored in pieces, so that only the scores of some items are in memory at a time. Items are ordered
+by score, and by row id (the number of the item) if scores are equal. So the result does not depend
+on how items are divided among ranks or into pieces.
 
     search
         answers_of_all_ranks      sends the queries of all ranks to every rank
@@ -18,10 +22,10 @@ not depend on how items are divided among ranks, or into tiles.
                 search_max        max fusion
                 search_tiles      max fusion on a GPU
                 search_fused      any other fusion
-                _with_repeats     items of the history, with the scores of the repeat head
+                _with_repeats     adds items of the history, with the scores of the repeat head
         merge_best                the best of all ranks' answers, for this rank's users
 
-Shapes: B users, K paths, V items, k results.
+Shapes: B users, K paths, V items, W ranks, k results for each user.
 """
 
 import numpy as np
@@ -54,17 +58,17 @@ def search(
 ) -> Found:
     """Finds the k best items of all ranks for each of this rank's users.
 
-    Every rank must call it; the batches of ranks may differ in size.
+    Every rank must call it. The batches of ranks may differ in size.
 
     Args:
-        index: the candidates on this rank.
+        index: the candidates on this rank, i.e. the items in its rows that may be recommended.
         score: turns stored vectors into the vectors that scores are computed with.
         queries: the queries of all paths for each user.
         excluded: the items to leave out for each user, such as seen items; None for none.
         k: the number of items for each user.
         fusion: how the scores of an item are combined into one.
-        quantised: int8 copies of the index's vectors. They are used if the fusion is max and scores
-            are plain dot products. The search is then faster, and its results are the same.
+        quantised: int8 copies of the index's vectors; None for none. They are used if the fusion is
+            max and no score has a bias. The search is then faster, and its results are the same.
     """
 
     def search_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor, Tensor]:
@@ -85,15 +89,16 @@ def log_normalisers(
 ) -> Tensor:
     """Computes log sum exp(q_k . e_i) over the items i in Omega_k of all ranks.
 
-    Every rank must call it. If the index is a sample (`GroupIndex.sample`), the sum is an unbiased
-    estimate. Sums are in double precision and rounded once, so they hardly ever depend on the order
-    of items or ranks.
+    This is the logarithm of the denominator in the softmax of head k. Every rank must call this
+    function. If the index is a sample (`GroupIndex.sample`), the sum is an unbiased estimate. Sums
+    are in double precision and rounded once, so they hardly ever depend on the order of items or
+    ranks.
 
     Args:
         index: the candidates on this rank.
         score: turns stored vectors into the vectors that scores are computed with.
-        queries: the queries of all paths for each user. A bias of -inf closes a path; other biases
-            are not used.
+        queries: the queries of all paths for each user. Biases are not used, except that a bias of
+            -inf closes a path.
         excluded: the items to leave out of each user's sums; None for none.
 
     Returns:
@@ -124,21 +129,21 @@ def search_reference(
     fusion: Fusion = Fusion(),
     alternatives_KV: Tensor | None = None,
 ) -> Found:
-    """Searches directly from the definition, with all scores in memory, as a test reference.
+    """Searches directly from the definition, with all scores in memory, as a reference for tests.
 
     Args:
         table_Vd: the vectors that scores are computed with.
         eligible_KV: bool, whether a path may retrieve an item.
         queries, excluded, k, fusion: as for `search`.
-        alternatives_KV: for each item and path, the number c(i) by which calibrated fusion divides
-            (see `fusion.py`); 1 by default.
+        alternatives_KV: for each path and item, the number c(i) by which a fusion of calibrated
+            scores divides (see `fusion.py`); 1 by default.
     """
     score_BKV = queries.vector_BKd @ table_Vd.T + queries.bias_BK[..., None]
     score_BKV = torch.where(eligible_KV, score_BKV, -torch.inf)
     if alternatives_KV is None:
         alternatives_KV = torch.ones(eligible_KV.shape)
 
-    # One user and one item at a time, as in the definition of a fusion.
+    # A fusion is defined for one user and one item, so scores are fused one at a time.
     score_BV = torch.full((len(queries), len(table_Vd)), -torch.inf)
     path_BV = torch.zeros((len(queries), len(table_Vd)), dtype=torch.int64)
     for user in range(len(queries)):
@@ -178,8 +183,8 @@ def _search_own_rows(
     """Finds the k best of this rank's items for each user.
 
     Returns:
-        The keys of the items and their paths: [B, k] each. Keys of shorter lists are padded with
-        `NOTHING`.
+        The keys (`keys.py`) and the paths of the items: [B, k] each. If a list has fewer than k
+        items, its keys are padded with `NOTHING`.
     """
     if excluded is None:
         excluded = Exclusions(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -201,16 +206,17 @@ def _search_own_rows(
 def _with_repeats(
     index: GroupIndex, repeats: Repeats, path: int, keys_Bk: Tensor, path_Bk: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Merges repeats that are candidates on this rank into the best items.
+    """Adds repeats to the lists of best items, if they are candidates on this rank and good enough.
 
     Args:
         index: the candidates on this rank.
-        repeats: the repeats. None of them is among the best items.
-        path: the number of the repeats' path.
-        keys_Bk, path_Bk: the best items of the other paths.
+        repeats: items of the users' histories, with the scores that the repeat head gives them.
+            None of them is in the lists yet.
+        path: the number that stands for the repeat head in lists of paths.
+        keys_Bk, path_Bk: the keys and paths of the best items that the prior heads found.
     """
-    # Items in no item set must not be returned. (An item is in no set if, for example, the request
-    # denies it.)
+    # Items that are in no item set must not be returned. This includes items that the request
+    # denies, because they were removed from every set.
     device = keys_Bk.device
     found, position = index.places(repeats.row_R.cpu().numpy())
     allowed = index.in_a_set_C[torch.from_numpy(position).to(device)]
@@ -231,18 +237,19 @@ def _search_max(
     k: int,
     quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
-    """Like `_search_own_rows`, for max fusion.
+    """Does the same as `_search_own_rows` for max fusion, without repeats.
 
-    Not all scores are kept: only items that reach a user's current threshold are collected.
+    It does not keep all scores. It collects only items that reach the user's current threshold, the
+    k-th best score so far.
     """
     device = queries.bias_BK.device
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
-    # The upper bounds of the int8 search hold only for plain dot products.
+    # The int8 search computes upper bounds of scores. They hold only if no score has a bias.
     if quantised is not None and not has_plain_scores(open_S):
         quantised = None
 
-    # With several item sets, an item is offered once for each of its sets. The int8 search may also
-    # offer it once for each path.
+    # An item is offered to `BestItems` once for each item set that it is in. The int8 search may
+    # also offer it once for each path.
     offered_once = len(open_S) == 1
     if offered_once and quantised is not None:
         offered_once = open_S[0].path_Bp.shape[1] == 1
@@ -258,10 +265,10 @@ def _search_max(
 
 
 def _own_positions(index: GroupIndex, excluded: Exclusions) -> tuple[np.ndarray, np.ndarray]:
-    """Picks the excluded items that are candidates on this rank.
+    """Finds the excluded items that are candidates on this rank.
 
     Returns:
-        The users of these items, and the positions of the items among the candidates.
+        The user of each such item, and the position of the item among the candidates.
     """
     kept, position = index.places(excluded.row)
     return excluded.user[kept], position

@@ -1,19 +1,24 @@
-"""One training step: looks rows up once, computes the loss in parts, and updates the model once.
+"""Trains the model for one step: looks up the batch, computes the loss, and updates the model.
 
-With `training.accumulate`, each rank divides its share of the batch into parts, so that a step
-needs less memory. Without it, the only part is the whole share.
+With `training.accumulate`, each rank divides its share of the batch into parts, and computes the
+loss of one part after another, so that a step needs less memory. Without it, the only part is the
+whole share.
+
+Rows are the rows of the tables; dense parameters are all other parameters. A rank raises a flag to
+tell all ranks something, for example that it has been asked to stop. A step has these stages:
 
     1  set the learning rates of the step, clear the gradients        `Optimizers.prepare`
     2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
-    3  loss and backward, part by part; DDP averages the dense        `_backward`
-       gradients, and those of rows accumulate in the looked-up vectors
-    4  sum loss, norms and flags over ranks (all-reduce); abort the step if a sum is not
-       finite, or if the loss is too large
-    5  send the gradients of rows to their tables (all-to-all),       `LookedUp.backward`
-       which update their rows immediately
+    3  compute loss and gradients, part by part. DDP averages the     `_backward`
+       gradients of dense parameters over ranks. The gradients of
+       rows accumulate in the looked-up vectors
+    4  sum loss, norms and flags over ranks (all-reduce). Abort the   `step`
+       step if a sum is not finite, or if the loss is too large
+    5  send the gradients of rows to the tables (all-to-all),         `LookedUp.backward`
+       which update the rows immediately
     6  clip the dense gradients and update the dense parameters       `Optimizers.step`
 
-The model does not change before 5, so an aborted step leaves it as it was.
+The model does not change before stage 5, so an aborted step leaves it as it was.
 """
 
 import math
@@ -48,13 +53,13 @@ class StepResult:
 
 
 class AbortedStepError(ArithmeticError):
-    """A step that would have damaged the model; every rank aborted it before anything changed.
+    """Raised if a step would damage the model: every rank aborts it before the model changes.
 
     Attributes:
         loss, gradient_norm: see `StepResult`.
         finite: whether the loss and all gradients are finite.
         batch: this rank's share of the batch.
-        looked_up: the vectors of this share, with their gradients.
+        looked_up: the vectors that were looked up for this share, with their gradients.
     """
 
     def __init__(
@@ -77,15 +82,19 @@ def step(
     max_loss: float = math.inf,
     look_up: Callable[[Batch], LookedUp] | None = None,
 ) -> StepResult:
-    """Trains the model on one global batch; the number of parts does not change the result.
+    """Trains the model on one global batch (the batches of all ranks).
 
-    Every rank must call it, with the same number of parts and of flags.
+    The number of parts does not affect the result. Every rank must call this function, with the
+    same number of parts and the same number of flags.
 
     Args:
-        flags: for each flag, whether this rank raises it; `StepResult.counts` has the sums over
-            ranks.
+        built: the model.
+        optimizers: the optimizers of the model.
+        batch: this rank's share of the global batch.
+        flags: for each flag, whether this rank raises it. `StepResult.counts` has the number of
+            ranks that did.
         max_loss: a larger loss aborts the step.
-        look_up: a function that looks rows up; by default the model's own.
+        look_up: a function that looks up the vectors of a batch; by default the model's own.
 
     Raises:
         AbortedStepError: the loss or a gradient is not finite, or the loss is above `max_loss`. The
@@ -104,8 +113,9 @@ def step(
     announce("dense gradients (all-reduce)")
     loss, sums_3K = _backward(built, started)
 
-    # One all-reduce sums everything that ranks need from each other: the numbers that decide
-    # whether to abort, those that are logged, the flags, and the sums of `Certainty`.
+    # A single all-reduce sums everything that ranks need from each other: the numbers that decide
+    # whether to abort, the numbers that are logged, the flags, and the sums of each head's losses,
+    # from which `Certainty` estimates their variance.
     announce("loss (all-reduce)")
     row_gradients = started.looked_up.gradients()
     norms = torch.stack(
@@ -120,7 +130,7 @@ def step(
     if not finite or result.loss > max_loss:
         raise AbortedStepError(result.loss, result.gradient_norm, finite, batch, started.looked_up)
 
-    # The step is valid: from here on the model changes.
+    # The step is not aborted: from here on, the model changes.
     model.certainty.update(totals[3 + len(flags) :].view(3, -1))
     announce("gradients of rows (all-to-all)")
     started.looked_up.backward()
@@ -132,7 +142,8 @@ def _backward(built: Built, started: StartedStep) -> tuple[Tensor, Tensor]:
     """Computes the loss and the gradients of every part of the batch.
 
     Returns:
-        This rank's share of the loss, [1], and its sums for `Certainty`, [3, K].
+        This rank's share of the loss, [1], and its sums of each head's losses, [3, K], from which
+        `Certainty` estimates their variance.
     """
     model = built.model
     device = model.item_set_K.device
@@ -140,7 +151,7 @@ def _backward(built: Built, started: StartedStep) -> tuple[Tensor, Tensor]:
     sums_3K = torch.zeros(3, model.paths, device=device)
 
     # The gradients of the parts add up on each rank. DDP averages them over the ranks once, in the
-    # backward of the last part.
+    # backward pass of the last part.
     ddp = built.parallel._dmp_wrapped_module
     last = len(started.parts) - 1
     for number in range(len(started.parts)):

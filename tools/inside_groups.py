@@ -1,0 +1,105 @@
+"""Shows where heads for groups of items gain and lose: between groups, or inside them.
+
+    python tools/inside_groups.py --prior category runs/one-head runs/categories
+
+For each run it prints, as means over targets,
+
+- `bits`: -log2 of the probability of the target: lower is better;
+- `between` and `inside`: the two parts of it, the group of the target and the item in its group;
+- `group@1`: how often the group of the target is the most probable one;
+- `recall@10`: how often the target is in the list;
+- `inside@10`: how often it is among the best 10 items of its group.
+
+Scores must be log-probabilities, up to a number for each user. This holds for calibrated scores, and
+for models in which each user has one head.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from torchrec_priors.apps import command
+from torchrec_priors.apps.evaluate import Split
+from torchrec_priors.data.histories import history_batches, users_of
+from torchrec_priors.errors import UserError
+from torchrec_priors.metrics.categories import Categories
+from torchrec_priors.metrics.inside_groups import InsideGroups
+from torchrec_priors.retrieval.find import Finder
+from torchrec_priors.training.open_run import open_run
+
+TITLES = ("bits", "between", "inside", "group@1", "recall@10", "inside@10")
+
+
+def inside_groups(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.")],
+    prior: Annotated[str, typer.Option(help="Prior that gives each item one group.")],
+    split: Annotated[Split, typer.Option(help="Split with the targets.")] = Split.validation,
+    users: Annotated[int, typer.Option(min=1, help="Users to score at most.")] = 2_000,
+) -> None:
+    """Prints a line for each run."""
+    print(f"{'run':<32}{''.join(f'{title:>11}' for title in TITLES)}")
+    for run in runs:
+        sums = _sums(run, prior, split, users)
+        values = (
+            sums.bits / sums.targets,
+            sums.group_bits / sums.targets,
+            (sums.bits - sums.group_bits) / sums.targets,
+            sums.group_hits / sums.targets,
+            sums.hits / sums.targets,
+            sums.inside_hits / sums.targets,
+        )
+        print(f"{run.name:<32}{''.join(f'{value:>11.4f}' for value in values)}", flush=True)
+        if sums.left_out:
+            print(f"  left out: {sums.left_out:,} targets that are never recommended")
+    print(f"{sums.targets:,} targets of {min(users, _count(runs[0], split)):,} users")
+
+
+def _count(run: Path, split: Split) -> int:
+    return int(users_of(open_run(run).data, split.value).sum())
+
+
+@torch.no_grad()
+def _sums(run: Path, prior: str, split: Split, users: int) -> InsideGroups:
+    """Ranks the whole catalogue for some users of a run."""
+    opened = open_run(run)
+    data = opened.data
+    sums = InsideGroups.of(Categories.of_prior(data, prior))
+
+    # The same users for every run: spread evenly over the file.
+    candidates = np.flatnonzero(users_of(data, split.value))
+    chosen_U = np.zeros(data.users, bool)
+    spread = np.linspace(0, len(candidates) - 1, min(users, len(candidates)))
+    chosen_U[candidates[spread.round().astype(np.int64)]] = True
+
+    with opened.join_ranks() as ranks:
+        built = opened.build(ranks)
+        opened.load_best(built)
+        built.model.eval()
+        finder = Finder.of(
+            built.model, built.fetch_index(), opened.config.evaluation, data, ranks.device
+        )
+        for batch in history_batches(
+            data,
+            split.value,
+            context=finder.context,
+            batch=opened.config.evaluation.batch,
+            columns=built.columns,
+            chosen=chosen_U,
+        ):
+            context = finder.contexts(batch)
+            queries = finder.queries(context, finder.ask(context))
+            open_B = queries.bias_BK.isfinite().sum(1)
+            if not finder.calibrated and int(open_B.max()) > 1:
+                raise UserError(
+                    f"'{run}': scores of several heads are not probabilities unless they are "
+                    "calibrated: train with loss.gate and evaluation.calibrated"
+                )
+            sums.update(context, finder.find(context, queries, data.items))
+    return sums
+
+
+if __name__ == "__main__":
+    command.run(inside_groups, single_process=True)
