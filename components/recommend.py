@@ -61,9 +61,9 @@ def recommend(
             which must be above 0. For this, log(X) is added to their scores, which is exact if
             scores are calibrated (evaluation.calibrated). If a head is boosted several times, the
             factors are multiplied. Separate several with commas.
-        at_least: GROUP=SHARE: Take at least this share of the -k items from a group, for example
-            'Documentary=0.3'. The best items of the group are taken. Up to 5 groups can have a
-            share. Separate several with commas.
+        at_least: GROUP=SHARE: Take at least this share of the k items (see -k) from a group, for
+            example 'Documentary=0.3'. The best items of the group are taken. Up to 5 groups can
+            have a share. Separate several with commas.
         json: Print JSON.
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not

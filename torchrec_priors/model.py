@@ -252,9 +252,9 @@ class Recommender(nn.Module):
         return Counts(trained_T, target_T)
 
     def forward(self, step: StartedStep, number: int) -> tuple[Tensor, Tensor]:
-        """Returns a part's share of the loss, and sums of the part's losses of each head.
+        """Returns a part's share of the loss, and sums over each head's losses in the part.
 
-        `Certainty` estimates the variance of each head's loss from the sums, [3, K].
+        The sums are those of `Certainty.sums`, [3, K].
 
         The loss is that of Eq. 8 or of the baseline model. The weighted losses of the gate (L_gate
         in `loss.py`) and of the repeat head are added to it, if the model has them. The share is

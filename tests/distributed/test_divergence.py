@@ -98,7 +98,9 @@ def test_nothing_changes_on_any_rank_and_the_user_is_named(small_data):
         assert "last checkpoint 'run/step-00000001'" in message
         assert ("the gradient norm nan" in message) == (fault == "vector")
         assert (f"item vectors that are not finite: {item}" in message) == (fault == "vector")
-        assert (f"not finite for users {user} (rank 1);" in message) == (fault != "too large")
+        assert (f"not finite for these users: {user} (rank 1);" in message) == (
+            fault != "too large"
+        )
     message, _ = ends["too large"]
     assert "more than 0.01: training.max_loss" in message
-    assert "largest for users" in message
+    assert "largest for these users" in message

@@ -107,7 +107,7 @@ def recommend(
         list[str] | None,
         Option(
             metavar="GROUP=SHARE",
-            help="Take at least this share of the -k items from a group, for example "
+            help="Take at least this share of the k items (see -k) from a group, for example "
             "'Documentary=0.3'. The best items of the group are taken. Up to "
             f"{MOST_SHARES} groups can have a share. Can be repeated.",
         ),

@@ -310,10 +310,11 @@ class PriorTree(nn.Module):
     ) -> np.ndarray:
         """Returns c(i), the number by which fusion divides the sum of a branch's probabilities.
 
-        c(i) is the number of the branch's paths that may retrieve item i (one for each combination
-        of a label of the item and a segment of the horizon), times the number of branches with such
-        paths. So the probabilities of all heads are averaged. Paths that differ only in the event
-        count as one, because events exclude each other: their probabilities are added up.
+        c(i) is the number of the branch's paths that may retrieve item i (with the levels
+        `temporal:2` and `genre`, for example, two for each genre of the item), times the number of
+        branches with such paths. Dividing by c(i) averages within each branch, and then over the
+        branches. Paths that differ only in the event count as one, because events exclude each
+        other: their probabilities are added up.
 
         Args:
             first_row, last_row: the items, as a half-open range of row ids.

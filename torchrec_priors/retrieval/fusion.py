@@ -24,9 +24,11 @@ fusions that take a mean take the mean of probabilities. `mean` is then the loga
 
     sum over k of exp(L_k(i)) / c(i)
 
-c(i) is the number of heads that estimate the same probability (`PriorTree.alternatives`). Events
-exclude each other, so heads of different events estimate different probabilities. `mean` adds these
-probabilities up; the other fusions treat them like estimates of the same probability.
+Each head that may retrieve item i estimates P(i | user), and c(i) turns the sum of their estimates
+into a mean: it is the number of such heads in the branch of head k, times the number of branches
+with such heads (`PriorTree.alternatives`). Heads of different events are an exception. Each of them
+estimates the probability of item i with its own event, and `mean` adds these probabilities up; the
+other fusions treat them like estimates of P(i | user).
 
 A tile contains the items whose scores are in memory at the same time (`group_index.py`).
 

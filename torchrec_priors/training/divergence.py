@@ -132,10 +132,10 @@ def _where(finite: bool, shares: list[_Share]) -> str:
     >>> second = _Share(8, 2, ["5", "60"], ["311"])
     >>> third = _Share(8, 5, ["9", "7", "8"], [])
     >>> print(_where(False, [first, second, third]).replace("; ", ";\\n"))
-    gradients are not finite for users 5, 60 (rank 1), 9, 7, 8, ... (rank 2);
+    gradients are not finite for these users: 5, 60 (rank 1), 9, 7, 8, ... (rank 2);
     item vectors that are not finite: 311
     >>> _where(True, [first])
-    'gradients are largest for users 17, 4 (rank 0)'
+    'gradients are largest for these users: 17, 4 (rank 0)'
     >>> _where(False, [_Share(8, 8, ["5"], []), _Share(8, 8, ["6"], [])])
     'gradients are not finite for all 16 windows of the batch'
     """
@@ -153,11 +153,11 @@ def _where(finite: bool, shares: list[_Share]) -> str:
     if wrong and wrong == windows:
         message = f"gradients are not finite for all {windows} windows of the batch"
     elif wrong:
-        message = f"gradients are not finite for users {users}"
+        message = f"gradients are not finite for these users: {users}"
     elif finite:
-        message = f"gradients are largest for users {users}"
+        message = f"gradients are largest for these users: {users}"
     else:
-        message = f"gradients are finite and largest for users {users}"
+        message = f"gradients are finite and largest for these users: {users}"
 
     items = [item for share in shares for item in share.items]
     if items:

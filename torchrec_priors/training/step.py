@@ -114,8 +114,8 @@ def step(
     loss, sums_3K = _backward(built, started)
 
     # A single all-reduce sums everything that ranks need from each other: the numbers that decide
-    # whether to abort, the numbers that are logged, the flags, and the sums of each head's losses,
-    # from which `Certainty` estimates their variance.
+    # whether to abort, the numbers that are logged, the flags, and the sums over each head's losses
+    # (`Certainty.sums`).
     announce("loss (all-reduce)")
     row_gradients = started.looked_up.gradients()
     norms = torch.stack(
@@ -142,8 +142,8 @@ def _backward(built: Built, started: StartedStep) -> tuple[Tensor, Tensor]:
     """Computes the loss and the gradients of every part of the batch.
 
     Returns:
-        This rank's share of the loss, [1], and its sums of each head's losses, [3, K], from which
-        `Certainty` estimates their variance.
+        This rank's share of the loss, [1], and its sums over each head's losses, [3, K]
+        (`Certainty.sums`).
     """
     model = built.model
     device = model.item_set_K.device
