@@ -10,7 +10,7 @@ Shapes: N tokens, T offsets, X items of extended sequences, M positives, P queri
 G groups of a target at a level, C places of a target.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ def assign_padded(tree: PriorTree, targets: Targets) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def _codes(levels: list, sizes: list[int], targets: Targets) -> Tensor:
+def _codes(levels: list[Any], sizes: list[int], targets: Targets) -> Tensor:
     """Returns the codes of each target's combinations of groups, [M, C], padded with -1."""
     code = targets.item_M.new_zeros(len(targets.item_M), 1)
     for number, (level, size) in enumerate(zip(levels, sizes, strict=True)):
