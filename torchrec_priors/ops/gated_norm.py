@@ -65,7 +65,7 @@ class _GatedNorm(torch.autograd.Function):
         out_Nd, moments_2N = NORM_FORWARD(x_Nd, u_Nd, weight_d, bias_d, key_N, eps, salt, p)
         ctx.save_for_backward(x_Nd, u_Nd, weight_d, bias_d, key_N, moments_2N)
         ctx.dropout = (salt, p)
-        return out_Nd  # type: ignore[no-any-return]
+        return out_Nd
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

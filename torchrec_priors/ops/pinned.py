@@ -1,12 +1,14 @@
 """Copies numbers to a device without making the host wait for it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 
 def to_device(
-    numbers: list[int] | list[float] | np.ndarray,
+    numbers: Sequence[float] | np.ndarray,
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
