@@ -4,13 +4,13 @@ There are five models:
 
 - Next item predicts one item.
 - One head predicts the next eight items. The models with several heads are compared with it.
-- LT/ST predicts the next eight items with a short-term and a long-term head.
-- LT/ST x Item has these two heads for every level-1 category, and a gate that puts the categories'
-  scores on one scale.
-- LT/ST x Random is the control: each item has the label of another random item.
+- Groups has a head for each group of users (bargain hunters, mid-range and premium shoppers).
+- LT/ST x Groups has a short-term and a long-term head for each group.
+- Random is the control: each user has the group of another random user.
 
-The settings of every model were chosen on validation, from the same number of trials
-(torchx_configs/experiments/marketplace.toml).
+All models have the same settings (torchx_configs/marketplace-mixed.toml), which were chosen on
+validation. In this world, groups of users are one of several kinds of knowledge that have a signal
+of their own (datasets/marketplace.md).
 
 Models are trained and evaluated on two processes. Every step is a command that is shown before it
 runs. A demo that was interrupted resumes.
@@ -22,7 +22,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,21 +32,16 @@ import typer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-CONFIG = "torchx_configs/marketplace.toml"
-CALIBRATED = ["loss.gate=1.0", "evaluation.calibrated=true", "evaluation.fusion=mean"]
-NARROW = ["model.dim=32", "encoder.dropout=0.1"]
+CONFIG = "torchx_configs/marketplace-mixed.toml"
 # Folder of the run -> title, and changes to the configuration.
 MODELS = {
-    "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]", *NARROW, "encoder.layers=1"]),
+    "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]"]),
     "one-head": ("One head", ["priors.tree=[]"]),
-    "lt-st": ("LT/ST", ['priors.tree=["temporal:2"]', *NARROW]),
-    "lt-st-category": ("LT/ST x Item", ['priors.tree=["temporal:2", "category"]', *CALIBRATED]),
-    "lt-st-random": (
-        "LT/ST x Random",
-        ['priors.tree=["temporal:2", "random:category"]', *CALIBRATED],
-    ),
+    "groups": ("Groups", []),
+    "lt-st-groups": ("LT/ST x Groups", ['priors.tree=["temporal:2", "spending"]']),
+    "random-groups": ("Random", ['priors.tree=["random:spending"]']),
 }
-EXPLAINED = ("lt-st", "lt-st-category")  # models whose recommendations are shown
+EXPLAINED = ("groups", "lt-st-groups")  # models whose recommendations are shown
 METRICS = (  # metrics, and their labels in the table
     ("recall@10", "recall@10"),
     ("ndcg@10", "ndcg@10"),
@@ -69,10 +63,6 @@ def demo(
         Path, typer.Option(help="Folder of all files, relative to the repository.")
     ] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Interactions of the log.")] = 200_000,
-    world: Annotated[
-        str,
-        typer.Option(help="World of the log, sessions or mixed (see datasets/marketplace.md)."),
-    ] = "sessions",
 ) -> None:
     """Generates, prepares, trains, evaluates, recommends and reports."""
     os.chdir(REPOSITORY)
@@ -82,7 +72,7 @@ def demo(
     raw = folder / "raw"
     data = folder / "data"
     corpus = ["--dataset", "marketplace", "--generate", rows, "--raw", raw, "--out", data]
-    corpus += ["--option", f"world={world}"]
+    corpus += ["--option", "world=mixed"]
     _step("a made-up marketplace log, prepared", "torchrec-priors", "prepare", *corpus)
 
     runs = {name: folder / "runs" / name for name in MODELS}
@@ -107,7 +97,7 @@ def demo(
     arguments = ["--runs", folder / "runs", "--out", page]
     _step(step_title, "torchrec-priors", "report", *arguments)
 
-    _print_table(raw, data, runs)
+    _print_table(raw, runs)
     _print_folders(folder, list(runs.values()), users[0])
     print(f"\nThe report: {(page / 'index.html').absolute()}")
     print(f"Done in {time.monotonic() - started:.0f} s.")
@@ -153,7 +143,7 @@ def _example_users(data: Path) -> list[int]:
     return [ids[number * len(ids) // USERS_SHOWN] for number in range(USERS_SHOWN)]
 
 
-def _print_table(raw: Path, data: Path, runs: dict[str, Path]) -> None:
+def _print_table(raw: Path, runs: dict[str, Path]) -> None:
     """Prints the models side by side on the test split."""
     titles = [MODELS[name][0] for name in runs]
     print(f"\n=== on the test split\n{'':<44}{''.join(f'{title:>16}' for title in titles)}")
@@ -161,73 +151,61 @@ def _print_table(raw: Path, data: Path, runs: dict[str, Path]) -> None:
     for name, label in METRICS:
         print(f"{label:<44}" + "".join(f"{values[name]:>16.4f}" for values in metrics))
 
-    planted = Planted(raw, data)
-    inside, met = zip(*(planted.share(run) for run in runs.values()), strict=True)
-    label = f"top {TOP} within the planted interests"
-    print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in inside))
-    label = f"planted interests covered by the top {TOP}"
-    print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in met))
+    planted = Planted(raw)
+    own, other = zip(*(planted.shares(run) for run in runs.values()), strict=True)
+    label = f"top {TOP}: favourites of the user's group"
+    print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in own))
+    label = f"top {TOP}: favourites of the other groups"
+    print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in other))
     print(
-        f"Planted: the leaf categories ({planted.mean:.1f} on average) that the generator gave a "
-        f"user for the time\nof the test interactions; {planted.chance:.1%} of the catalogue is in "
-        "them. No model reads them."
+        f"Favourites: the generator gave each of {planted.groups} groups of users its own, "
+        f"{planted.chance:.1%} of the catalogue.\nNo model reads them."
     )
 
 
 class Planted:
-    """The interests that the generator gave each user for the time of the test interactions.
+    """The favourites that the generator gave each group of users.
 
     Attributes:
-        leaf: item -> its leaf category.
-        held: user -> the leaf categories of the user's interests.
-        mean: the average number of leaf categories of a user.
-        chance: the average share of the catalogue that is in a user's interests.
+        group: user -> the group.
+        favourites: group -> its items.
+        groups: the number of groups.
+        chance: the average share of the catalogue that is a group's favourites.
     """
 
-    def __init__(self, raw: Path, data: Path) -> None:
-        horizon = json.loads((data / "manifest.json").read_text())["horizon"]
-        users = _columns(data / "sequences", "user_id", "timestamps")
-        # `begins` has the time of each user's first test interaction.
-        begins = {}
-        for user, times in zip(users["user_id"], users["timestamps"], strict=True):
-            begins[user] = times[-horizon]
+    def __init__(self, raw: Path) -> None:
+        groups = _columns(raw / "truth" / "groups.parquet", "user_id", "label")
+        self.group = dict(zip(groups["user_id"], groups["label"], strict=True))
 
-        items = _columns(raw / "items.parquet", "item_id", "category3")
-        self.leaf = dict(zip(items["item_id"], items["category3"], strict=True))
-        self.held: dict[int, set[str]] = defaultdict(set)
-        interests = _columns(raw / "truth" / "interests.parquet", "user_id", "category3", "until")
-        for user, leaf, until in zip(
-            interests["user_id"], interests["category3"], interests["until"], strict=True
-        ):
-            if until >= begins.get(user, np.inf):
-                self.held[user].add(leaf)
+        # The file also has the favourites of event types.
+        self.favourites: dict[str, set[int]] = {group: set() for group in self.group.values()}
+        labels = _columns(raw / "truth" / "favourites.parquet", "item_id", "label")
+        for item, label in zip(labels["item_id"], labels["label"], strict=True):
+            if label in self.favourites:
+                self.favourites[label].add(item)
 
-        sizes: dict[str, int] = defaultdict(int)
-        for leaf in self.leaf.values():
-            sizes[leaf] += 1
-        self.mean = float(np.mean([len(held) for held in self.held.values()]))
-        items_in_interests = [sum(sizes[leaf] for leaf in held) for held in self.held.values()]
-        self.chance = float(np.mean(items_in_interests)) / len(self.leaf)
+        self.groups = len(self.favourites)
+        items = len(_columns(raw / "items.parquet", "item_id")["item_id"])
+        sizes = [len(favourites) for favourites in self.favourites.values()]
+        self.chance = float(np.mean(sizes)) / items
 
-    def share(self, run: Path) -> tuple[float, float]:
+    def shares(self, run: Path) -> tuple[float, float]:
         """Returns two means over users.
 
-        The first is the share of recommended items that are in the user's interests. The second is
-        the share of the user's interests that have a recommended item.
+        The first is the share of recommended items that are favourites of the user's group. The
+        second is the share that are favourites of the other groups, and not of the user's.
         """
-        inside, met = zip(*self._users(run), strict=True)
-        return float(np.mean(inside)), float(np.mean(met))
+        own, other = zip(*self._users(run), strict=True)
+        return float(np.mean(own)), float(np.mean(other))
 
     def _users(self, run: Path) -> Iterator[tuple[float, float]]:
         """Yields both shares for each user."""
+        everything = set().union(*self.favourites.values())
         predictions = _columns(run / "eval/test/predictions.parquet", "user_id", "items")
         for user, items in zip(predictions["user_id"], predictions["items"], strict=True):
-            leaves = [self.leaf[item] for item in items[:TOP]]
-            held = self.held[user]
-            yield (
-                np.mean([leaf in held for leaf in leaves]),
-                len(held.intersection(leaves)) / len(held),
-            )
+            top = set(items[:TOP])
+            own = self.favourites[self.group[user]]
+            yield len(top & own) / TOP, len((top & everything) - own) / TOP
 
 
 def _columns(file: Path, *names: str) -> dict[str, list[Any]]:
@@ -244,7 +222,7 @@ def _print_folders(folder: Path, runs: list[Path], user: int) -> None:
     )  # fmt: skip
     print(f"""
 === where everything is
-{folder}/raw              the log (log, items, users) and the planted interests (truth/interests.parquet)
+{folder}/raw              the log (log, items, users) and what was planted in it (truth/)
 {folder}/data             the prepared data set: manifest.json, items, sequences, priors
 {folder}/runs             {", ".join(run.name for run in runs)}; each: config.toml, checkpoints/, metrics.jsonl,
                      summary.json, eval/test/metrics.json, eval/test/predictions.parquet
@@ -254,7 +232,8 @@ def _print_folders(folder: Path, runs: list[Path], user: int) -> None:
 torchrec-priors recommend --run {runs[0]} --user {user}
 torchrec-priors recommend --run {folder}/runs/{EXPLAINED[-1]} --history 1,2,3
 {shlex.join(another)}
-torchrec-priors prepare --dataset marketplace --generate 1000000 --raw {folder}/raw-1m --out {folder}/data-1m
+torchrec-priors prepare --dataset marketplace --generate 1000000 --option world=mixed --raw {folder}/raw-1m --out {folder}/data-1m
+python tools/oracle.py {folder}/raw
 tensorboard --logdir {folder}/runs""")
 
 

@@ -25,7 +25,7 @@ def test_the_demo_ends_well_twice_and_names_a_failing_step(tmp_path):
         "short-term",
         "ndcg@10",
         "new_interest/ndcg@10",
-        "top 10 within the planted interests",
+        "top 10: favourites of the user's group",
         "what to try next",
         f"The report: {tmp_path / 'demo' / 'report' / 'index.html'}",
         str(tmp_path / "demo" / "runs"),
@@ -33,8 +33,8 @@ def test_the_demo_ends_well_twice_and_names_a_failing_step(tmp_path):
         assert words in first
     assert "What to turn on" in (tmp_path / "demo/report/index.html").read_text()
     second = run([*demo, 3_000, *SMALL], timeout=600).stdout
-    table = [line for line in first.splitlines() if "@10" in line or "planted" in line]
-    assert table == [line for line in second.splitlines() if "@10" in line or "planted" in line]
+    table = [line for line in first.splitlines() if "@10" in line or "favourites" in line]
+    assert table == [line for line in second.splitlines() if "@10" in line or "favourites" in line]
     other = run([*demo, 4_000, *SMALL], check=False, timeout=600)
     assert other.returncode == 2
     assert "holds another generated log" in other.stderr

@@ -23,7 +23,7 @@ groups may retrieve only some of the items. A level of users is a level whose gr
 users. A path or group is open to a user if it may be used for this user.
 
 Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C combinations of
-groups in a branch (but `item_C` has C items).
+groups in a branch (in `item_C`, however, C is the number of given items).
 """
 
 import itertools
@@ -388,11 +388,11 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor) -> Tensor:
-        """Counts the groups of users that are open to each user, for each path.
+        """Counts, for each user and path, the open groups at the levels of users in the path.
 
-        Only groups at levels that the path goes through are counted. (If it goes through several
-        levels of users, combinations of their groups are counted.) The heads of these groups all
-        estimate the same probability. The mean of the estimates is their sum divided by this count.
+        (If the path has several such levels, combinations of their groups are counted.) The heads
+        of these groups all estimate the same probability, so their sum is divided by this count to
+        get a mean.
 
         Args:
             user_B: the users, as for `allowed_paths`.

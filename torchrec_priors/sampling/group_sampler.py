@@ -8,8 +8,8 @@ takes up as many positions on the line as its weight (an integer; 1 if draws are
 that owns a block of rows therefore owns one contiguous piece of the line.
 
 A draw is a random position on the line. All ranks draw the same positions. The rank that owns a
-position serves the draw: it finds the row id by binary search in the ends of its items, and looks
-the row up. Therefore:
+position serves the draw: it finds the row id by binary search among the positions at which its
+items end, and looks the row up. Therefore:
 
 - The negatives of all ranks together are one sample of the set, the same for any number of ranks.
 - Every rank can compute which rank serves which draw, without communication.
