@@ -2,6 +2,6 @@
 
 import importlib.util
 
-collect_ignore = (
-    [] if importlib.util.find_spec("triton") else ["torchrec_priors/ops/hstu_attention_triton.py"]
+collect_ignore_glob = (
+    [] if importlib.util.find_spec("triton") else ["torchrec_priors/ops/*_triton.py"]
 )

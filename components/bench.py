@@ -35,8 +35,8 @@ def bench(
     The scheduler starts it as one process.
 
     Args:
-        shape: What to measure: merrec, pixel8m, ebnerd, retrieval, attention, prepare, reader,
-            requests, scaling, sharding.
+        shape: What to measure: merrec, pixel8m, ebnerd, retrieval, attention, launches, prepare,
+            reader, requests, scaling, sharding.
         repeats: Repeats of each variant; the median counts.
         threads: Threads of each process. [cores of this machine]
         ablations: Also leave out each optimisation in turn (training shapes).

@@ -37,6 +37,11 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/preparation/test_spark.py \
     tests/e2e/test_stores.py \
     tests/report/test_browser.py \
+    tests/ops/test_best_tiles_triton.py \
+    tests/ops/test_gated_norm_triton.py \
+    tests/ops/test_gpu_kernels.py \
     tests/ops/test_hstu_attention_triton.py \
+    tests/ops/test_in_group_softmax_triton.py \
+    tests/ops/test_residual_adapters_triton.py \
     tests/test_components.py \
     tests/test_scheduler_configs.py

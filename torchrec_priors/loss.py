@@ -51,7 +51,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.ops.next_items import next_items
+from torchrec_priors.priors.padded import can_pad, padded_positives
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.loss import LossConfig
@@ -110,6 +112,7 @@ class Positives:
         trained_M: bool, whether the heads are trained on a positive; None if they are trained on
             all. The items of the other positives have no vectors of their own, but the gate learns
             their groups.
+        target_T: at each offset, the number of targets; None if only `reach_N` says so.
     """
 
     token_P: Tensor
@@ -121,6 +124,7 @@ class Positives:
     reach_N: Tensor
     trained_T: Tensor
     trained_M: Tensor | None = None
+    target_T: Tensor | None = None
 
     def trained(self) -> "Positives":
         """Returns the positives that the heads are trained on, with the same queries."""
@@ -185,6 +189,19 @@ def find_positives(
         user_N: user of each token; None if the tree does not need users.
         trained_X: bool, whether the heads are trained on an item; None if they are trained on all.
     """
+    if on_gpu(item_X) and can_pad(tree):
+        found = padded_positives(
+            tree,
+            item_X,
+            context_N,
+            end_N,
+            horizon,
+            event_X=event_X,
+            user_N=user_N,
+            trained_X=trained_X,
+        )
+        return Positives(**found)  # type: ignore[arg-type]
+
     # A target is a positive of each path that it is assigned to.
     targets = next_items(context_N, end_N, horizon)
     token = targets.token_M
@@ -225,6 +242,9 @@ def count(positives: Positives, horizon: int) -> Tensor:
         positives: the positives of this rank.
         horizon: T.
     """
+    if positives.target_T is not None:
+        return torch.stack([positives.trained_T, positives.target_T])
+
     # A token with r targets has one at each of the offsets 1 to r.
     tokens_by_reach = torch.bincount(positives.reach_N, minlength=horizon + 1)
     target_T = tokens_by_reach.flip(0).cumsum(0).flip(0)[1:]
@@ -317,10 +337,19 @@ def gate_loss(
     # A target counts only once for a set, even if several of its paths have this set.
     token_M = positives.token_P[positives.query_M]
     set_M = item_set_K[positives.path_M]
-    key = torch.unique((positives.offset_M * sets + set_M) * tokens + token_M)
+    key = (positives.offset_M * sets + set_M) * tokens + token_M
+    is_new = None
+    if on_gpu(key):
+        # The host would wait for the number of distinct keys, so repeated keys stay.
+        key = key.sort().values
+        is_new = torch.ones_like(key, dtype=torch.bool)
+        is_new[1:] = key[1:] != key[:-1]
+    else:
+        key = torch.unique(key)
     token = key % tokens
     set_ = key // tokens % sets
     offset = key // tokens // sets
 
-    yes = torch.where(gated_S[set_], logit_NS[token, set_], 0.0)
+    counts = gated_S[set_] if is_new is None else gated_S[set_] & is_new
+    yes = torch.where(counts, logit_NS[token, set_], 0.0)
     return all_no - (weight_T[offset - 1] * yes).sum()

@@ -53,8 +53,9 @@ from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.heads.repeat_head import RepeatHead, find_repeats
 from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
+from torchrec_priors.ops.gpu_kernel import has_kernels
 from torchrec_priors.ops.hidden_negatives import SeenItems
-from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.exchange import Exchange
@@ -103,6 +104,7 @@ class Recommender(nn.Module):
     """The model: item table, encoder, heads and score."""
 
     item_set_K: Tensor
+    first_path_S1: Tensor
 
     def __init__(
         self,
@@ -167,6 +169,8 @@ class Recommender(nn.Module):
         self.weights = LossWeights(len(self.learnt_tree.item_set_K), config.horizon)
         item_set_K = torch.tensor(tree.item_set_K)
         self.register_buffer("item_set_K", item_set_K, persistent=False)
+        first_path_S1 = torch.searchsorted(item_set_K, torch.arange(tree.item_sets + 1))
+        self.register_buffer("first_path_S1", first_path_S1, persistent=False)
 
         self.item_rows: Rows = item_rows or ItemRows(tree.items, tree.items)
         self.behaviour = behaviour
@@ -378,14 +382,25 @@ class Recommender(nn.Module):
         query_Pd = self.heads(state_Nd, positives.token_P, positives.path_P)
         query_Pd = self.score.queries(query_Pd)
 
-        set_P = self.item_set_K[positives.path_P]
-        counts_S = torch.bincount(set_P, minlength=self.tree.item_sets).tolist()
+        sets = self._sets_of(positives.path_P)
         hidden = None
         if seen is not None:
-            hidden = seen.hidden(positives.token_P, counts_S, weighed)
+            hidden = seen.hidden(positives.token_P, sets, weighed)
 
-        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up), hidden)
+        loss, nll_M = in_group_loss(query_Pd, sets, weighed, self._negatives(looked_up), hidden)
         return Learnt(loss, nll_M, positives.path_M)
+
+    def _sets_of(self, path_P: Tensor) -> list[int] | QuerySets:
+        """Returns the number of queries of each item set, or their sets on a GPU.
+
+        Args:
+            path_P: the path of each query, ascending. So item sets ascend, too.
+        """
+        set_P = self.item_set_K[path_P]
+        if has_kernels(path_P):
+            return QuerySets(set_P, torch.searchsorted(path_P, self.first_path_S1))
+        counts_S: list[int] = torch.bincount(set_P, minlength=self.tree.item_sets).tolist()
+        return counts_S
 
     def _negatives(self, looked_up: LookedUp) -> NegativeSets:
         """Returns the negatives of a step, with vectors that are ready for scoring."""

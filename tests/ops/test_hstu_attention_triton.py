@@ -17,8 +17,8 @@ pytest.importorskip(
     "triton", reason="triton is not installed: pip install 'torchrec-priors[triton]'"
 )
 
-from torchrec_priors.ops import hstu_attention_triton as kernels
 from torchrec_priors.ops.hstu_attention import hstu_attention_reference
+from torchrec_priors.ops.hstu_attention_gpu import can_compute, hstu_attention_gpu
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
 STACK = {
@@ -32,7 +32,7 @@ def _both(lengths, heads, width, dtype, timed, seed=0):
     """Results and gradients of the kernels, and of the definition in float64 for the same numbers."""
     results = []
     for attention, used in (
-        (kernels.hstu_attention_triton, dtype),
+        (hstu_attention_gpu, dtype),
         (hstu_attention_reference, torch.float64),
     ):
         generator = torch.Generator().manual_seed(seed)
@@ -92,9 +92,9 @@ def test_inputs_of_16_bits_are_summed_in_32(dtype):
 
 
 def test_wider_heads_and_more_bits_are_left_to_others():
-    assert kernels.can_compute(torch.empty(1, 1, 256))
-    assert not kernels.can_compute(torch.empty(1, 1, 257))
-    assert not kernels.can_compute(torch.empty(1, 1, 8, dtype=torch.float64))
+    assert can_compute(torch.empty(1, 1, 256))
+    assert not can_compute(torch.empty(1, 1, 257))
+    assert not can_compute(torch.empty(1, 1, 8, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("bf16", 32), ("bf16", 128), ("fp32", 32)])

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
+from torchrec_priors.ops import best_tiles
+from torchrec_priors.ops.gpu_kernel import pretended_gpu
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.retrieval import group_index, search
+from torchrec_priors.retrieval import group_index, search, tile_search
 from torchrec_priors.retrieval.fused_search import log_sums
 from torchrec_priors.retrieval.fusion import Fusion
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -84,6 +86,38 @@ def _both(case, fusion=Fusion()):
         patch.setattr(group_index, "TILE", tile)
         fast = search.search(index, Score("dot"), queries, excluded, k, fusion)
     return fast, slow, eligible
+
+
+@settings(deadline=None, max_examples=30)
+@given(cases(), st.sampled_from([1, 4]), st.sampled_from([0, 16]))
+def test_the_search_of_a_gpu_equals_the_definition(case, tile, more):
+    """Also with so few tiles at first that lists are not exact and more are chosen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(best_tiles, "TILE", tile)
+        patch.setattr(tile_search, "TILE", tile)
+        patch.setattr(group_index, "TILE_OF_GPU", tile)
+        patch.setattr(tile_search, "_AT_LEAST", more)
+        patch.setattr(tile_search, "_MORE", 0.0)
+        with pretended_gpu(lambda kernel, arguments: kernel.reference(*arguments)):
+            fast, slow, _ = _both(case)
+    assert fast.row_Bk.tolist() == slow.row_Bk.tolist()
+    assert fast.score_Bk.tolist() == slow.score_Bk.tolist()
+    found = fast.row_Bk >= 0
+    assert fast.path_Bk[found].tolist() == slow.path_Bk[found].tolist()
+
+
+def test_the_search_of_a_gpu_finds_the_same_items_by_cosine():
+    items, users = 300, 6
+    tree = PriorTree([TemporalPrior(2, 4)], items)
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(items, 8, generator=generator)
+    queries = Queries.unbiased(torch.randn(users, 2, 8, generator=generator))
+    index = GroupIndex(tree, Shard(table, 0))
+    slow = search.search(index, Score("cosine"), queries, None, 9)
+    with pretended_gpu(lambda kernel, arguments: kernel.reference(*arguments)):
+        fast = search.search(index, Score("cosine"), queries, None, 9)
+    assert fast.row_Bk.tolist() == slow.row_Bk.tolist()
+    torch.testing.assert_close(fast.score_Bk, slow.score_Bk)
 
 
 @settings(deadline=None, max_examples=30)

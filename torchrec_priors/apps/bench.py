@@ -74,6 +74,9 @@ def bench(
             raise UserError(
                 f"--shape {shape} cannot be combined with --only, --ablations and --profile"
             )
+        if shape == "launches":
+            _count_launches(as_json)
+            return
         with stage_bar() as bar:
             measured = _measure_part(shape, repeats, cores, bar.set_description_str)
         print_rows(measured)
@@ -101,6 +104,15 @@ def bench(
     print_rows(measured)
     if profile is not None:
         print(f"trace written to {profile}")
+
+
+def _count_launches(as_json: bool) -> None:
+    """Counts kernels and waits, and prints them."""
+    from torchrec_priors.bench import launches
+
+    with stage_bar() as bar:
+        rows = launches.count_launches(bar.set_description_str)
+    print(launches.as_json(rows) if as_json else launches.table(rows))
 
 
 def _measure_part(

@@ -67,5 +67,7 @@ class AspectScore(Score):
     def overlap(self) -> Tensor:
         """Returns || T T' - I ||_F of normalised prototypes T: 0 if they are orthogonal."""
         prototype_Aw = F.normalize(self.prototype_Aw, dim=-1)
-        identity_AA = torch.eye(len(prototype_Aw)).to(prototype_Aw)
+        identity_AA = torch.eye(
+            len(prototype_Aw), dtype=prototype_Aw.dtype, device=prototype_Aw.device
+        )
         return torch.linalg.matrix_norm(prototype_Aw @ prototype_Aw.T - identity_AA)

@@ -6,6 +6,8 @@ Suffixes of names: B users, K heads, S item sets, V items of the catalogue, k it
 width.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import search
-from torchrec_priors.retrieval.search_types import Exclusions, Queries
+from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries
 
 _CHUNK_BYTES = 4 << 30
 _STEPS = 256.0  # numbers are rounded to multiples of 1 / _STEPS
@@ -56,6 +58,17 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
     return Timed(
         seconds, checksums, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before
     )
+
+
+@contextmanager
+def runner(shape: Shape, data: Path, changes: dict[str, Any]) -> Iterator[Callable[[int], Found]]:
+    """Yields a function that searches once. Its argument, the number of the search, is not used."""
+    config = parse(shape.config(changes))
+    tree, table_Vd, queries, excluded = _inputs(shape, data, config)
+    with join():
+        index = GroupIndex(tree, Shard(table_Vd, 0))
+        score = Score("dot")
+        yield lambda _: search(index, score, queries, excluded, shape.top)
 
 
 @torch.inference_mode()

@@ -76,7 +76,7 @@ class Shape:
 
         for name, value in changes.items():
             section, key = name.split(".")
-            table[section][key] = value
+            table.setdefault(section, {})[key] = value
         return table
 
 
@@ -132,7 +132,15 @@ _SHAPES = (
 SHAPES = {shape.name: shape for shape in _SHAPES}
 
 # Parts of the product that are measured separately. Their rows differ from those of a shape.
-PARTS = ("attention", "prepare", "reader", "requests", "scaling", "sharding")
+PARTS = (
+    "attention",
+    "launches",
+    "prepare",
+    "reader",
+    "requests",
+    "scaling",
+    "sharding",
+)
 NAMES = (*SHAPES, *PARTS)
 
 

@@ -4,6 +4,8 @@ Suffixes of names: B windows, X items of a window, K paths, O offsets, S item se
 """
 
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torchrec_priors.bench.reference import DenseReference
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
 from torchrec_priors.config import RunConfig, parse
-from torchrec_priors.data.batch import make_batch
+from torchrec_priors.data.batch import Batch, make_batch
 from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.item_table import FEATURE, Shard, initialise_rows
 from torchrec_priors.encoder.encoder import load_encoder
@@ -31,11 +33,13 @@ from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import join
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
-from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.build import Built, build_model, set_loss_weights
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.run.paths import count_positives, over_item_sets
 from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step
+
+_Ours = tuple[Built, Windows, Callable[[int], Batch], Callable[[int], float]]
 
 _ALWAYS = {
     "priors.min_positives": 0,
@@ -46,6 +50,23 @@ _ALWAYS = {
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
     """Times whole steps of our path, as in `train`."""
+    with _ours(shape, data, changes) as (built, windows, batch_of, run):
+        seconds, losses = repeat(run, repeats)
+        peak = peak_bytes()
+        flops = training_flops(built.model, batch_of(0))
+    return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, matmul_rate())
+
+
+@contextmanager
+def runner(shape: Shape, data: Path, changes: dict[str, Any]) -> Iterator[Callable[[int], float]]:
+    """Yields a function that runs a step of our path, given its number, and returns the loss."""
+    with _ours(shape, data, changes) as (*_, run):
+        yield run
+
+
+@contextmanager
+def _ours(shape: Shape, data: Path, changes: dict[str, Any]) -> Iterator[_Ours]:
+    """Yields the model, the windows, and functions that make a batch and run a step."""
     config = parse(shape.config({**_ALWAYS, **changes}))
     prepared = PreparedData(data)
     with join() as ranks:
@@ -57,15 +78,13 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 
         built.parallel.train()
 
-        def run(number: int) -> float:
-            batch = make_batch(windows, sampler.draw(number), feature=FEATURE, seed=config.seed)
-            return step(built, optimizers, batch).loss
+        def batch_of(number: int) -> Batch:
+            return make_batch(windows, sampler.draw(number), feature=FEATURE, seed=config.seed)
 
-        seconds, losses = repeat(run, repeats)
-        peak = peak_bytes()
-        batch = make_batch(windows, sampler.draw(0), feature=FEATURE, seed=config.seed)
-        flops = training_flops(built.model, batch)
-    return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, matmul_rate())
+        def run(number: int) -> float:
+            return step(built, optimizers, batch_of(number)).loss
+
+        yield built, windows, batch_of, run
 
 
 def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:

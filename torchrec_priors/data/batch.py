@@ -56,6 +56,37 @@ class Contexts:
 
 
 @dataclass(frozen=True)
+class Slots:
+    """What the device needs of a `Draw`, as tensors that move with the batch.
+
+    Attributes:
+        slots_W: the slots that each rank serves.
+        own_shifts: numbers to add to the logits of this rank's slots; None without `logq`.
+        first_S1: the first slot of each item set; the last entry is the number of slots in sets.
+    """
+
+    slots_W: list[Tensor]
+    own_shifts: Tensor | None
+    first_S1: Tensor
+
+    @classmethod
+    def of(cls, draw: Draw) -> "Slots":
+        return cls(
+            slots_W=[torch.from_numpy(slots) for slots in draw.slots_W],
+            own_shifts=None if draw.own_shifts is None else torch.from_numpy(draw.own_shifts),
+            first_S1=torch.from_numpy(np.cumsum([0, *draw.counts_S])),
+        )
+
+    def moved(self, move: Callable[[Any], Any]) -> "Slots":
+        """Returns the slots with `move` applied to each tensor."""
+        return Slots(
+            slots_W=[move(slots) for slots in self.slots_W],
+            own_shifts=None if self.own_shifts is None else move(self.own_shifts),
+            first_S1=move(self.first_S1),
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """One rank's part of one global batch.
 
@@ -67,6 +98,7 @@ class Batch:
         item_X: the row ids in the data set of the items in the extended sequences.
         parts: the contexts of the windows, in several parts if gradients are accumulated.
         draw: the negatives, and the ranks that look them up.
+        slots: the same, as tensors.
         event_X: the event codes of the items; None if they were not read.
     """
 
@@ -75,6 +107,7 @@ class Batch:
     item_X: Tensor
     parts: list[Contexts]
     draw: Draw
+    slots: Slots
     event_X: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
@@ -105,6 +138,7 @@ class Batch:
             ids=move(self.ids),
             item_X=move(self.item_X),
             parts=[_moved(part, move) for part in self.parts],
+            slots=self.slots.moved(move),
             event_X=None if self.event_X is None else move(self.event_X),
         )
 
@@ -146,6 +180,7 @@ def make_batch(
         item_X=torch.from_numpy(windows.items),
         parts=[_contexts(windows, slice(*pair), seed) for pair in itertools.pairwise(bounds)],
         draw=draw,
+        slots=Slots.of(draw),
         event_X=times_and_events(windows.columns)[1],
     )
 

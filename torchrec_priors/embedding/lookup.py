@@ -87,13 +87,12 @@ def look_up_step(
 
     # In `vectors` and `rows`, this rank's negatives follow the items of the extended sequences.
     items = len(vectors) - len(batch.draw.own_ids)
-    slots_W = [torch.from_numpy(slots).to(vectors.device) for slots in batch.draw.slots_W]
+    slots_W = batch.slots.slots_W
     ids_n = exchange.gather(rows[items:], slots_W)
 
     shifts_n = None
-    if batch.draw.own_shifts is not None:
-        own_shifts = torch.from_numpy(batch.draw.own_shifts).to(vectors.device)
-        shifts_n = exchange.gather(own_shifts, slots_W)
+    if batch.slots.own_shifts is not None:
+        shifts_n = exchange.gather(batch.slots.own_shifts, slots_W)
 
     # The gradients of the parts accumulate in detached leaves. `LookedUp.backward` then passes each
     # table its complete gradient, once.
@@ -110,6 +109,7 @@ def look_up_step(
         counts_S=batch.draw.counts_S,
         shared=batch.draw.shared,
         shifts_n=shifts_n,
+        first_S1=batch.slots.first_S1,
     )
     return LookedUp(
         item_X=batch.item_X,

@@ -21,7 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
+from torchrec_priors.ops.gated_norm import MOST_WIDTH, gated_norm
+from torchrec_priors.ops.gpu_kernel import has_kernels
 from torchrec_priors.ops.hstu_attention import hstu_attention
+from torchrec_priors.ops.hstu_attention_gpu import longest_first
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 from torchrec_priors.settings.encoder import EncoderConfig
@@ -59,7 +62,12 @@ class HSTULayer(nn.Module):
         nn.init.zeros_(self.project_out.bias)
 
     def forward(
-        self, x_Nd: Tensor, offsets_B1: Tensor, time_N: Tensor | None, keys: DropoutKeys | None
+        self,
+        x_Nd: Tensor,
+        offsets_B1: Tensor,
+        time_N: Tensor | None,
+        keys: DropoutKeys | None,
+        order_B: Tensor | None = None,
     ) -> Tensor:
         # HSTU's Eq. 1
         u, v, q, k = F.silu(self.project_in(self.norm_in(x_Nd))).chunk(4, dim=-1)
@@ -71,13 +79,21 @@ class HSTULayer(nn.Module):
         if self.bias_HC is not None and time_N is not None:
             times = TimeBias(time_N, self.bias_HC)
         attended_NHD = hstu_attention(
-            q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha, times
+            q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha, times, order_B
         )
 
         # HSTU's Eq. 3
-        gated_Nd = self.norm_out(attended_NHD.flatten(1)) * u
-        gated_Nd = keyed_dropout(gated_Nd, keys, self.salt, self.dropout)
+        gated_Nd = self._gate(attended_NHD.flatten(1), u, keys)
         return x_Nd + self.project_out(gated_Nd)
+
+    def _gate(self, attended_Nd: Tensor, u_Nd: Tensor, keys: DropoutKeys | None) -> Tensor:
+        """Returns dropout(norm(A V) * U)."""
+        norm = self.norm_out
+        if has_kernels(attended_Nd) and attended_Nd.shape[1] <= MOST_WIDTH:
+            return gated_norm(
+                attended_Nd, u_Nd, norm.weight, norm.bias, norm.eps, keys, self.salt, self.dropout
+            )
+        return keyed_dropout(norm(attended_Nd) * u_Nd, keys, self.salt, self.dropout)
 
 
 class HSTU(nn.Module):
@@ -139,9 +155,11 @@ class HSTU(nn.Module):
             x_Nd = x_Nd + self.event(histories.event_N)
         x_Nd = keyed_dropout(x_Nd, keys, 0, self.dropout)
 
+        # `positions` has checked that no history is too long.
+        order_B = longest_first(offsets_B1)
         recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
-            arguments = (x_Nd, offsets_B1, histories.time_N, keys)
+            arguments = (x_Nd, offsets_B1, histories.time_N, keys, order_B)
             if recompute:
                 # Dropout depends only on its keys, so no generator's state needs to be kept.
                 x_Nd = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from torchrec_priors.ops.gpu_kernel import on_gpu
+
 
 def positions(offsets_B1: Tensor, tokens: int, context: int) -> Tensor:
     """Returns the position of each interaction, int64 [N]: 0 for the first one of each history.
@@ -19,7 +21,7 @@ def positions(offsets_B1: Tensor, tokens: int, context: int) -> Tensor:
         ValueError: a history is longer than the context.
     """
     lengths_B = offsets_B1.diff()
-    if lengths_B.is_cuda:  # checked on the device, so that the host does not wait for it
+    if on_gpu(lengths_B):  # checked on the device, so that the host does not wait for it
         torch._assert_async((lengths_B <= context).all())
     elif len(lengths_B) and int(lengths_B.max()) > context:
         raise ValueError(f"a history of {int(lengths_B.max())} exceeds the context of {context}")

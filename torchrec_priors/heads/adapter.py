@@ -8,7 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.ops.residual_adapters import residual_adapters
+from torchrec_priors.ops.residual_adapters import (
+    DeviceRuns,
+    grouped_adapters,
+    residual_adapters,
+)
 
 AdapterKind = Literal["matrix", "vector"]
 
@@ -48,3 +52,22 @@ def adapt(
     if adapters.dim() == 2:
         return residual_adapters(z_Nd, None, adapters, row_R, runs)
     return residual_adapters(z_Nd, adapters, added_Gd, row_R, runs)
+
+
+def adapt_on_gpu(
+    z_Nd: Tensor,
+    adapters: Tensor,
+    row_R: Tensor | None,
+    runs: DeviceRuns,
+    added_Gd: Tensor | None = None,
+) -> Tensor:
+    """Returns what `adapt` returns, with runs that stay on the device.
+
+    Args:
+        z_Nd, adapters, added_Gd: as for `adapt`.
+        row_R: index of each row's input vector; None if each row has its own, in the same order.
+        runs: the runs of the rows.
+    """
+    if adapters.dim() == 2:
+        return grouped_adapters(z_Nd, None, adapters, row_R, runs)
+    return grouped_adapters(z_Nd, adapters, added_Gd, row_R, runs)

@@ -27,9 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchrec_priors.heads.adapter import AdapterKind, adapt, new_adapters
+from torchrec_priors.heads.adapter import AdapterKind, adapt, adapt_on_gpu, new_adapters
 from torchrec_priors.heads.nodes import Depth, nodes
-from torchrec_priors.ops.residual_adapters import Runs
+from torchrec_priors.ops.gpu_kernel import has_kernels
+from torchrec_priors.ops.residual_adapters import DeviceRuns, Runs
 from torchrec_priors.priors.tree import PriorTree
 
 
@@ -99,6 +100,7 @@ class PriorHeads(nn.Module):
 
         self.register_buffer("last_K", last_K, persistent=False)
         self.register_buffer("state_K", _states(depths, last_K), persistent=False)
+        self._register_runs(depths, len(tree.paths))
         self.ends = sorted(set(last_K.tolist()))
         self.leaves: list[int] = depths[-1].node_K.tolist() if depths else []
         reached = [node for node in self.leaves if node >= 0]
@@ -115,6 +117,9 @@ class PriorHeads(nn.Module):
         Returns:
             [P, d] queries.
         """
+        if has_kernels(state_Nd):
+            return self._on_gpu(state_Nd, token_P, path_P)
+
         end_P = self.last_K[path_P]
         rows_of_depths = self._rows(len(state_Nd), token_P, path_P, end_P)
 
@@ -156,6 +161,45 @@ class PriorHeads(nn.Module):
                 step_nd = step_nd + embeddings
             states.append(above_nd + step_nd)
         return torch.cat(states).index_select(0, self.state_K)
+
+    def _register_runs(self, depths: list[Depth], paths: int) -> None:
+        """Registers the runs of a GPU: on each depth, a run is all pairs of a path.
+
+        They are the same in every batch, except for the number of their rows.
+        """
+        self.register_buffer("path_K1", torch.arange(paths + 1), persistent=False)
+        for number, depth in enumerate(depths, 1):
+            # Paths without a node come first in the order, and are left out.
+            order_K = torch.argsort(depth.node_K, stable=True)
+            runs = order_K[int((depth.node_K < 0).sum()) :]
+            node = torch.arange(len(depth.names) + 1)
+            first_n1 = torch.searchsorted(depth.node_K[runs].contiguous(), node)
+            self.register_buffer(f"runs_{number}", runs, persistent=False)
+            self.register_buffer(f"first_run_{number}", first_n1, persistent=False)
+
+    def _on_gpu(self, state_Nd: Tensor, token_P: Tensor, path_P: Tensor) -> Tensor:
+        """Computes the queries without making the host wait for the device.
+
+        Every pair has a row of its own at every depth. A node that several paths share is computed
+        once for each of them: to find the distinct rows takes longer than these products.
+        """
+        if not self.depth:
+            return state_Nd.index_select(0, token_P)
+
+        bounds_K1 = torch.searchsorted(path_P, self.get_buffer("path_K1"))
+        row_P: Tensor | None = token_P
+        z = state_Nd
+        for depth in range(1, self.depth + 1):
+            runs = DeviceRuns(
+                run_R=path_P,
+                adapter_A=self.get_buffer(f"node_{depth}"),
+                bounds_A1=bounds_K1,
+                runs_by_adapter=self.get_buffer(f"runs_{depth}"),
+                first_run_G1=self.get_buffer(f"first_run_{depth}"),
+            )
+            z = adapt_on_gpu(z, self.adapters[depth - 1], row_P, runs, self._embeddings_at(depth))
+            row_P = None
+        return z
 
     def _rows(
         self, tokens: int, token_P: Tensor, path_P: Tensor, end_P: Tensor

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
+from torchrec_priors.ops.pinned import to_device
 from torchrec_priors.ops.ranges import numbers, ranges
 
 
@@ -74,7 +75,7 @@ class SeenItems:
         """
         self._ids = id_N
         self._offsets_B1 = offsets_B1
-        self._history_N = numbers(offsets_B1.diff())
+        self._history_N = numbers(offsets_B1.diff(), len(id_N))
         self._sets = len(negatives.counts_S)
         self._has_shared = negatives.shared > 0
 
@@ -85,22 +86,28 @@ class SeenItems:
         negative_H, index_H = ranges(first_n, count_n)
 
         # The pairs are sorted by item set, then by position: what a query has seen is a range.
-        counts = torch.tensor([*negatives.counts_S, negatives.shared], device=id_N.device)
-        key_H = numbers(counts)[negative_H] * len(id_N) + position_N[index_H]
+        counts = to_device([*negatives.counts_S, negatives.shared], id_N.device)
+        key_H = numbers(counts, len(negatives.ids_n))[negative_H] * len(id_N) + position_N[index_H]
         self._key_H, order = torch.sort(key_H)
         self._negative_H = negative_H[order]
 
     def hidden(
-        self, position_P: Tensor, query_counts_S: list[int], positives: WeighedPositives
+        self,
+        position_P: Tensor,
+        query_counts_S: list[int] | QuerySets,
+        positives: WeighedPositives,
     ) -> Hidden:
         """Returns what is hidden from every query: its history up to and including its position.
 
         Args:
             position_P: position of each query among the N positions.
-            query_counts_S: number of queries of each item set.
+            query_counts_S: number of queries of each item set, or their sets on the device.
             positives: positives of the queries.
         """
-        set_P = numbers(torch.tensor(query_counts_S, device=position_P.device))
+        if isinstance(query_counts_S, QuerySets):
+            set_P = query_counts_S.set_P
+        else:
+            set_P = numbers(to_device(query_counts_S, position_P.device), len(position_P))
         start_P = self._offsets_B1[self._history_N[position_P]]
         pools = [set_P]
         if self._has_shared:

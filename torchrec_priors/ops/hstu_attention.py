@@ -7,7 +7,7 @@ number per bucket of the logarithm of t_i - t_j.
 
 `hstu_attention` uses the first of these functions that can process its tensors on this machine:
 
-    `hstu_attention_triton`     fused kernels on a GPU
+    `hstu_attention_gpu`        fused kernels on a GPU
     `hstu_attention_native`     a C++ kernel on a CPU, compiled when it is first used
     `hstu_attention_blocked`    PyTorch's operations, on any device
 
@@ -17,15 +17,15 @@ Shapes: N tokens in B sequences, H heads, D head width, L distances that have a 
 C buckets of time.
 """
 
-import importlib.util
 import itertools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchrec_priors.ops.gpu_kernel import has_kernels
 from torchrec_priors.ops.hstu_attention_blocked import hstu_attention_blocked
+from torchrec_priors.ops.hstu_attention_gpu import can_compute, hstu_attention_gpu
 from torchrec_priors.ops.hstu_attention_native import has_native, hstu_attention_native
 from torchrec_priors.ops.time_bias import TimeBias, time_bucket
 
@@ -69,6 +69,7 @@ def hstu_attention(
     divisor: float,
     alpha: float,
     times: TimeBias | None = None,
+    order_B: Tensor | None = None,
 ) -> Tensor:
     """Causal SiLU attention within each sequence of a jagged batch.
 
@@ -80,6 +81,8 @@ def hstu_attention(
             sequence.
         alpha: factor on q.k before the bias.
         times: times and biases; None for no time bias.
+        order_B: the order in which a GPU starts the sequences (`longest_first`), from a caller that
+            has checked their lengths; None to compute it here.
 
     Returns:
         [N, H, D].
@@ -87,16 +90,9 @@ def hstu_attention(
     Raises:
         ValueError: a sequence has more than L tokens.
     """
-    return _implementation(q_NHD)(q_NHD, k_NHD, v_NHD, offsets_B1, bias_HL, divisor, alpha, times)
-
-
-def _implementation(q_NHD: Tensor) -> Callable[..., Tensor]:
-    """Returns the fastest implementation for these tensors on this machine."""
-    if q_NHD.is_cuda and importlib.util.find_spec("triton") is not None:
-        from torchrec_priors.ops.hstu_attention_triton import can_compute, hstu_attention_triton
-
-        if can_compute(q_NHD):
-            return hstu_attention_triton
+    arguments = (q_NHD, k_NHD, v_NHD, offsets_B1, bias_HL, divisor, alpha, times)
+    if has_kernels(q_NHD) and can_compute(q_NHD):
+        return hstu_attention_gpu(*arguments, order_B)
     if has_native(q_NHD):
-        return hstu_attention_native
-    return hstu_attention_blocked
+        return hstu_attention_native(*arguments)
+    return hstu_attention_blocked(*arguments)

@@ -23,12 +23,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
+from torchrec_priors.ops.hstu_attention_gpu import Saved
+from torchrec_priors.ops.time_bias import TIME_BUCKETS
 
 BLOCK = 64
-_MOST_WIDTH = 256  # the largest width of a head
 _BUCKETS = tl.constexpr(TIME_BUCKETS)
 _BUCKETS_PADDED = tl.constexpr(64)  # Triton's ranges have powers of two as lengths
 
@@ -307,36 +306,6 @@ def _sum_distances(
     tl.store(grad_bias + head * longest + distance, total, mask=distance < longest)
 
 
-def can_compute(q_NHD: Tensor) -> bool:
-    """Returns whether the kernels can process heads of this width and type."""
-    return q_NHD.shape[2] <= _MOST_WIDTH and q_NHD.dtype in (
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    )
-
-
-def hstu_attention_triton(
-    q_NHD: Tensor,
-    k_NHD: Tensor,
-    v_NHD: Tensor,
-    offsets_B1: Tensor,
-    bias_HL: Tensor,
-    divisor: float,
-    alpha: float,
-    times: TimeBias | None = None,
-) -> Tensor:
-    """Computes `hstu_attention` without making the host wait for the device.
-
-    Therefore a sequence of more than L tokens fails an assertion on the device.
-    """
-    time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
-    out_NHD: Tensor = _Attention.apply(
-        q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N, divisor, alpha
-    )
-    return out_NHD
-
-
 def launch(width: int, backward: bool) -> dict[str, int]:
     """Returns the options with which a kernel for heads of this width is compiled.
 
@@ -351,18 +320,18 @@ def launch(width: int, backward: bool) -> dict[str, int]:
 class _Call:
     """The arguments that all kernels share."""
 
-    def __init__(self, saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> None:
-        q, k, v, bias_HL, bias_HC, offsets_B1, time_N = saved
+    def __init__(self, saved: Saved, divisor: float, alpha: float) -> None:
+        q, k, v, bias_HL, bias_HC, offsets_B1, order_B, time_N = saved
         self.qkv = [x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v) if x is not None]
         assert bias_HL is not None
         assert offsets_B1 is not None
         self.bias_HL = bias_HL.contiguous()
         self.offsets_B1 = offsets_B1.contiguous()
-        lengths_B = self.offsets_B1.diff()
-        self.order_B = torch.argsort(lengths_B, descending=True, stable=True)
+        assert order_B is not None
+        self.order_B = order_B
 
         self.tokens, self.heads, self.width = self.qkv[0].shape
-        self.sequences = len(lengths_B)
+        self.sequences = len(order_B)
         self.longest = bias_HL.shape[1]
         self.blocks = triton.cdiv(self.longest, BLOCK)
 
@@ -417,69 +386,54 @@ class _Call:
         )  # fmt: skip
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q_NHD: Tensor,
-        k_NHD: Tensor,
-        v_NHD: Tensor,
-        bias_HL: Tensor,
-        bias_HC: Tensor | None,
-        offsets_B1: Tensor,
-        time_N: Tensor | None,
-        divisor: float,
-        alpha: float,
-    ) -> Tensor:
-        saved = (q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N)
-        ctx.save_for_backward(*saved)
-        ctx.divisor = divisor
-        ctx.alpha = alpha
+def attention_forward(saved: Saved, divisor: float, alpha: float) -> Tensor:
+    """Returns the output of attention, [N, H, D]; see `hstu_attention_gpu.py`."""
+    _, _, v_NHD, *_ = saved
+    assert v_NHD is not None
+    out_NHD = v_NHD.new_empty(v_NHD.shape)
+    if len(v_NHD):
+        _Call(saved, divisor, alpha).run(_forward, out_NHD, like=out_NHD)
+    return out_NHD
 
-        out_NHD = v_NHD.new_empty(v_NHD.shape)
-        if not len(q_NHD):
-            return out_NHD
 
-        call = _Call(saved, divisor, alpha)
-        torch._assert_async((call.offsets_B1.diff() <= call.longest).all())
-        call.run(_forward, out_NHD, like=out_NHD)
-        return out_NHD
+def attention_backward(
+    saved: Saved, divisor: float, alpha: float, grad_NHD: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of q, k, v and of the biases by distance and by bucket of time."""
+    q_NHD, _, _, bias_HL, bias_HC, *_ = saved
+    assert q_NHD is not None
+    assert bias_HL is not None
+    grad_q, grad_k, grad_v = (q_NHD.new_empty(q_NHD.shape) for _ in range(3))
+    if not len(q_NHD):
+        none_HC = None if bias_HC is None else torch.zeros_like(bias_HC)
+        return grad_q, grad_k, grad_v, torch.zeros_like(bias_HL), none_HC
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # `saved_tensors` is read only once: with checkpointing, each read recomputes the tensors.
-        saved = ctx.saved_tensors
-        q_NHD, _, _, bias_HL, bias_HC, *_ = saved
-        grad_q, grad_k, grad_v = (q_NHD.new_empty(q_NHD.shape) for _ in range(3))
-        grad_bias_HL = torch.zeros_like(bias_HL)
-        grad_bias_HC = None if bias_HC is None else torch.zeros_like(bias_HC)
+    call = _Call(saved, divisor, alpha)
+    grad_NHD = grad_NHD.contiguous()
+    distance_sums = torch.empty(call.heads, call.blocks, call.tokens, device=q_NHD.device)
+    time_sums = distance_sums  # not used without a time bias
+    if call.timed:
+        shape = (call.sequences, call.heads, call.blocks, TIME_BUCKETS)
+        time_sums = torch.zeros(shape, device=q_NHD.device)
 
-        if len(q_NHD):
-            call = _Call(saved, ctx.divisor, ctx.alpha)
-            grad_NHD = grads[0].contiguous()
-            distance_sums = torch.empty(call.heads, call.blocks, call.tokens, device=q_NHD.device)
-            time_sums = distance_sums  # not used without a time bias
-            if call.timed:
-                shape = (call.sequences, call.heads, call.blocks, TIME_BUCKETS)
-                time_sums = torch.zeros(shape, device=q_NHD.device)
+    outputs = (grad_q, distance_sums, time_sums)
+    call.run(
+        _backward_queries,
+        grad_NHD,
+        *outputs,
+        like=grad_NHD,
+        tokens=(call.tokens,),
+        backward=True,
+    )
+    call.run(_backward_keys, grad_NHD, grad_k, grad_v, like=grad_NHD, backward=True)
 
-            outputs = (grad_q, distance_sums, time_sums)
-            call.run(
-                _backward_queries,
-                grad_NHD,
-                *outputs,
-                like=grad_NHD,
-                tokens=(call.tokens,),
-                backward=True,
-            )
-            call.run(_backward_keys, grad_NHD, grad_k, grad_v, like=grad_NHD, backward=True)
-
-            # The parts of the biases' gradients are summed in order.
-            sizes = (call.sequences, call.blocks, call.longest, call.tokens)
-            _sum_distances[(call.blocks, call.heads)](
-                distance_sums, call.offsets_B1, grad_bias_HL, *sizes, BLOCK=BLOCK
-            )
-            if grad_bias_HC is not None:
-                grad_bias_HC = time_sums.sum((0, 2)).to(grad_bias_HC.dtype)
-        return grad_q, grad_k, grad_v, grad_bias_HL, grad_bias_HC, None, None, None, None
+    # The parts of the biases' gradients are summed in order.
+    grad_bias_HL = torch.empty_like(call.bias_HL)
+    sizes = (call.sequences, call.blocks, call.longest, call.tokens)
+    _sum_distances[(call.blocks, call.heads)](
+        distance_sums, call.offsets_B1, grad_bias_HL, *sizes, BLOCK=BLOCK
+    )
+    grad_bias_HC = None
+    if bias_HC is not None:
+        grad_bias_HC = time_sums.sum((0, 2)).to(bias_HC.dtype)
+    return grad_q, grad_k, grad_v, grad_bias_HL, grad_bias_HC

@@ -1,10 +1,11 @@
 """The input of an in-group softmax: positives of queries, and the negatives of their item sets.
 
 Shapes: M positives sorted by query; X item vectors, from which positives are taken; S item sets;
-n negatives in all, one set after another, the shared ones last.
+P queries sorted by item set; n negatives in all, one set after another, the shared ones last.
 """
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class NegativeSets:
             in a set. With shifts of -log(expected copies), the sum over negatives is an unbiased
             estimate of the sum over all eligible items (logQ correction). None adds nothing, as in
             Eq. 7.
+        first_S1: int64, the first negative of each set, and the number of all negatives in sets; on
+            the device of the vectors. None if nobody has copied it there yet.
     """
 
     vectors_nd: Tensor
@@ -32,6 +35,42 @@ class NegativeSets:
     counts_S: list[int]
     shared: int = 0
     shifts_n: Tensor | None = None
+    first_S1: Tensor | None = None
+
+    def on_device(self) -> "NegativeSets":
+        """Returns the same negatives with `first_S1`."""
+        if self.first_S1 is not None:
+            return self
+        first_S1 = torch.tensor(
+            [0, *itertools.accumulate(self.counts_S)], device=self.vectors_nd.device
+        )
+        return replace(self, first_S1=first_S1)
+
+
+@dataclass(frozen=True)
+class QuerySets:
+    """The item sets of queries that are sorted by item set, on the device of the queries.
+
+    Attributes:
+        set_P: int64, the item set of each query.
+        first_S1: int64, the first query of each set; the last entry is P.
+    """
+
+    set_P: Tensor
+    first_S1: Tensor
+
+    @classmethod
+    def of(cls, counts_S: list[int], device: torch.device) -> "QuerySets":
+        """Makes the sets from the number of queries of each set."""
+        first_S1 = torch.tensor([0, *itertools.accumulate(counts_S)], device=device)
+        number_S = torch.arange(len(counts_S), device=device)
+        set_P = torch.repeat_interleave(number_S, first_S1.diff(), output_size=sum(counts_S))
+        return cls(set_P, first_S1)
+
+    def counts(self) -> list[int]:
+        """Returns the number of queries of each set. The host waits for the device."""
+        counts_S: list[int] = self.first_S1.diff().tolist()
+        return counts_S
 
 
 @dataclass(frozen=True)

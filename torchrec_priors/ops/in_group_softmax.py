@@ -19,7 +19,8 @@ computed once, and nothing of size [queries, negatives] is kept. With D_m = e^{s
     d nll_m / d (s_j + shift_j) = e^{s_j + shift_j} / D_m
 
 So all gradients through a query's sum need only one number per query: the sum of weight_m / D_m
-over the query's positives (`by_sum_r1`).
+over the query's positives (`by_sum_r1`). On a GPU, kernels do the same for all item sets at once
+(`SOFTMAX`).
 
 Shapes: P queries sorted by item set; M positives sorted by query; X item vectors, from which
 positives are taken; S item sets; n negatives in all, one set after another, the shared ones last.
@@ -34,8 +35,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrec_priors.ops.gpu_kernel import GpuKernel, has_kernels, kind_of_device, on_gpu
 from torchrec_priors.ops.hidden_negatives import Hidden
-from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, own_copies
+from torchrec_priors.ops.in_group_sets import (
+    NegativeSets,
+    QuerySets,
+    WeighedPositives,
+    own_copies,
+)
 from torchrec_priors.ops.ranges import numbers
 
 # Number of logits in a block. On a CPU, they fit into the caches of two cores.
@@ -51,6 +58,9 @@ _HEAVY = 256.0
 # If all logits are between -60 and 60, their maximum is not subtracted before they are
 # exponentiated, because no exponential can overflow.
 _SAFE = 60.0
+
+# The largest width of queries that the kernels of a GPU compute.
+_MOST_WIDTH = 256
 
 
 def in_group_loss_reference(
@@ -92,7 +102,7 @@ def in_group_loss_reference(
 
 def in_group_loss(
     query_Pd: Tensor,
-    query_counts_S: list[int],
+    query_counts_S: list[int] | QuerySets,
     positives: WeighedPositives,
     negatives: NegativeSets,
     hidden: Hidden | None = None,
@@ -101,7 +111,8 @@ def in_group_loss(
 
     Args:
         query_Pd: queries, sorted by item set; temperature and normalisation are already applied.
-        query_counts_S: number of queries of each set.
+        query_counts_S: number of queries of each set, or their sets on the device. With the latter,
+            the kernels of a GPU compute them without making the host wait.
         positives: see `WeighedPositives`.
         negatives: see `NegativeSets`.
         hidden: negatives that are hidden from queries; None if none are.
@@ -131,50 +142,20 @@ class _InGroupLoss(torch.autograd.Function):
         query_Pd: Tensor,
         item_Xd: Tensor,
         vectors_nd: Tensor,
-        query_counts_S: list[int],
+        query_counts_S: list[int] | QuerySets,
         positives: WeighedPositives,
         negatives: NegativeSets,
         hidden: Hidden | None,
         with_grads: bool,
     ) -> tuple[Tensor, Tensor]:
-        blocks = _Blocks(item_Xd, vectors_nd, negatives, with_grads)
-        counts_S = torch.tensor(query_counts_S, device=query_Pd.device)
-        set_M = numbers(counts_S)[positives.query_M]
-
-        # Copies that are hidden from the query are not in its sum, so they are not subtracted.
-        copies_M = own_copies(positives.id_M, set_M, negatives, query_Pd.dtype)
-        if hidden is not None:
-            copies_M.masked_fill_(hidden.own_M, 0.0)
-
-        heavy_M = copies_M > _HEAVY
-        heavy = torch.nonzero(heavy_M)[:, 0]
-        light: Tensor | slice = slice(None)
-        if len(heavy):
-            light = torch.nonzero(~heavy_M)[:, 0]
-
-        nll_M = query_Pd.new_empty(len(positives))
-        nll_M[light], grad_Pd = blocks.run(
-            query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
+        # What the leaves are here, the arguments are with gradients.
+        positives = replace(positives, item_Xd=item_Xd)
+        negatives = replace(negatives, vectors_nd=vectors_nd)
+        compute = _with_kernels if _have_kernels(query_Pd) else _by_blocks
+        nll_M, *computed = compute(
+            query_Pd, query_counts_S, positives, negatives, hidden, with_grads
         )
-
-        # For a positive with heavy copies (see `_HEAVY`), the query's sum is computed again,
-        # without the copies.
-        if len(heavy):
-            chosen = positives.chosen(heavy)
-            one_a_query = replace(chosen, query_M=torch.arange(len(heavy), device=heavy.device))
-            heavy_counts = torch.bincount(set_M[heavy], minlength=len(query_counts_S)).tolist()
-            heavy_hidden = None if hidden is None else hidden.of(chosen.query_M)
-            nll_M[heavy], grad_Hd = blocks.run(
-                query_Pd.index_select(0, chosen.query_M),
-                heavy_counts,
-                one_a_query,
-                None,
-                heavy_hidden,
-            )
-            if blocks.with_grads:
-                grad_Pd.index_add_(0, chosen.query_M, grad_Hd)
-
-        ctx.grads = (grad_Pd, blocks.grad_item_Xd, blocks.grad_vectors_nd)
+        ctx.grads = computed
         ctx.mark_non_differentiable(nll_M)
         return (positives.weight_M * nll_M).sum(), nll_M
 
@@ -186,6 +167,123 @@ class _InGroupLoss(torch.autograd.Function):
         assert computed is not None, "the gradients can be used only once"
         scaled = [grad.mul_(grads[0]) for grad in computed]
         return *scaled, None, None, None, None, None
+
+
+# The losses [M], and the gradients of queries, items and negatives; these are empty if no gradients
+# are needed.
+_Computed = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _have_kernels(query_Pd: Tensor) -> bool:
+    """Returns whether the kernels of a GPU can compute these queries."""
+    fits = query_Pd.dtype == torch.float32 and query_Pd.shape[1] <= _MOST_WIDTH
+    return fits and has_kernels(query_Pd)
+
+
+def _with_kernels(
+    query_Pd: Tensor,
+    sets: list[int] | QuerySets,
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    hidden: Hidden | None,
+    with_grads: bool,
+) -> _Computed:
+    """Computes losses and gradients of all sets by the kernels of a GPU."""
+    if not isinstance(sets, QuerySets):
+        sets = QuerySets.of(sets, query_Pd.device)
+    query_P1 = torch.arange(len(query_Pd) + 1, device=query_Pd.device)
+    first_positive_P1 = torch.searchsorted(positives.query_M, query_P1)
+    computed: _Computed = SOFTMAX(
+        query_Pd,
+        sets.set_P,
+        sets.first_S1,
+        first_positive_P1,
+        positives,
+        negatives.on_device(),
+        hidden,
+        with_grads,
+    )
+    return computed
+
+
+def _by_blocks(
+    query_Pd: Tensor,
+    sets: list[int] | QuerySets,
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    hidden: Hidden | None,
+    with_grads: bool,
+) -> _Computed:
+    """Computes losses and gradients, one block of queries after another."""
+    query_counts_S = sets.counts() if isinstance(sets, QuerySets) else sets
+    blocks = _Blocks(positives.item_Xd, negatives.vectors_nd, negatives, with_grads)
+    counts_S = torch.tensor(query_counts_S, device=query_Pd.device)
+    set_M = numbers(counts_S)[positives.query_M]
+
+    # Copies that are hidden from the query are not in its sum, so they are not subtracted.
+    copies_M = own_copies(positives.id_M, set_M, negatives, query_Pd.dtype)
+    if hidden is not None:
+        copies_M.masked_fill_(hidden.own_M, 0.0)
+
+    heavy_M = copies_M > _HEAVY
+    heavy = torch.nonzero(heavy_M)[:, 0]
+    light: Tensor | slice = slice(None)
+    if len(heavy):
+        light = torch.nonzero(~heavy_M)[:, 0]
+
+    nll_M = query_Pd.new_empty(len(positives))
+    nll_M[light], grad_Pd = blocks.run(
+        query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
+    )
+
+    # For a positive with heavy copies (see `_HEAVY`), the query's sum is computed again, without
+    # the copies.
+    if len(heavy):
+        chosen = positives.chosen(heavy)
+        one_a_query = replace(chosen, query_M=torch.arange(len(heavy), device=heavy.device))
+        heavy_counts = torch.bincount(set_M[heavy], minlength=len(query_counts_S)).tolist()
+        heavy_hidden = None if hidden is None else hidden.of(chosen.query_M)
+        nll_M[heavy], grad_Hd = blocks.run(
+            query_Pd.index_select(0, chosen.query_M),
+            heavy_counts,
+            one_a_query,
+            None,
+            heavy_hidden,
+        )
+        if blocks.with_grads:
+            grad_Pd.index_add_(0, chosen.query_M, grad_Hd)
+    return nll_M, grad_Pd, blocks.grad_item_Xd, blocks.grad_vectors_nd
+
+
+def _of_sets(
+    query_Pd: Tensor,
+    set_P: Tensor,
+    first_query_S1: Tensor,
+    first_positive_P1: Tensor,
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    hidden: Hidden | None,
+    with_grads: bool,
+) -> _Computed:
+    """The reference of `in_group_softmax` in `in_group_softmax_triton.py`.
+
+    Args:
+        query_Pd: the queries.
+        set_P, first_query_S1: see `QuerySets`.
+        first_positive_P1: the first positive of each query; the last entry is M.
+        positives, negatives: as for `in_group_loss`; `negatives` has `first_S1`.
+        hidden: negatives that are hidden from queries; None if none are.
+        with_grads: whether gradients are needed.
+
+    Returns:
+        The losses of the positives, [M]. The gradients of the weighted sum of the losses with
+        respect to queries, items and negatives; they are empty if they are not needed.
+    """
+    counts_S = first_query_S1.diff().tolist()
+    return _by_blocks(query_Pd, counts_S, positives, negatives, hidden, with_grads)
+
+
+SOFTMAX = GpuKernel("in_group_softmax", "in_group_softmax_triton", 7, _of_sets)
 
 
 @dataclass(frozen=True)
@@ -216,7 +314,7 @@ class _Blocks:
         self.grad_item_Xd = torch.zeros_like(item_Xd if with_grads else item_Xd[:0])
         self.grad_vectors_nd = torch.zeros_like(vectors_nd if with_grads else vectors_nd[:0])
 
-        self.block = BLOCK[vectors_nd.device.type]
+        self.block = BLOCK[kind_of_device(vectors_nd)]
         widest = max(negatives.counts_S) + negatives.shared
         self.scratch = vectors_nd.new_empty(max(self.block, widest))
 
@@ -349,7 +447,7 @@ class _Blocks:
         On a GPU this is not checked, because the host would have to wait for the device. The result
         is then False.
         """
-        if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
+        if on_gpu(query_Pd) or not len(query_Pd) or not len(self.vectors_nd):
             return False
 
         longest_query = float(torch.linalg.vector_norm(query_Pd, dim=1).amax())

@@ -4,13 +4,18 @@ import torch
 from torch import Tensor
 
 
-def numbers(count_S: Tensor) -> Tensor:
+def numbers(count_S: Tensor, size: int | None = None) -> Tensor:
     """Returns the index of each set, repeated `count_S` times.
+
+    Args:
+        count_S: the numbers of repetitions.
+        size: their sum. Without it, a GPU's host waits for the sum.
 
     >>> numbers(torch.tensor([2, 0, 1])).tolist()
     [0, 0, 2]
     """
-    return torch.repeat_interleave(torch.arange(len(count_S), device=count_S.device), count_S)
+    number_S = torch.arange(len(count_S), device=count_S.device)
+    return torch.repeat_interleave(number_S, count_S, output_size=size)
 
 
 def ranges(first_S: Tensor, count_S: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,10 @@ class EventPrior(nn.Module):
         assert targets.event_M is not None, f"prior '{self.name}' needs events"
         return self.groups_of_events(targets.event_M)
 
+    def padded_members(self, targets: Targets) -> Tensor:
+        assert targets.event_M is not None, f"prior '{self.name}' needs events"
+        return self.of_events.padded(targets.event_M)
+
     def groups_of_events(self, event_M: Tensor) -> tuple[Tensor, Tensor]:
         return self.of_events.expand(event_M)
 

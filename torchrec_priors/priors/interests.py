@@ -28,6 +28,10 @@ class Interests(nn.Module):
         interest = torch.arange(len(self.groups), device=index.device)
         return index.repeat_interleave(len(interest)), interest.repeat(len(index))
 
+    def padded_members(self, targets: Targets) -> Tensor:
+        interest = torch.arange(len(self.groups), device=targets.item_M.device)
+        return interest.expand(len(targets.item_M), -1)
+
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("interests restrict no items")
 

@@ -46,6 +46,9 @@ class ItemPrior(nn.Module):
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         return self.labels.expand(targets.item_M)
 
+    def padded_members(self, targets: Targets) -> Tensor:
+        return self.labels.padded(targets.item_M)
+
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         return self.labels.pairs(first_row, last_row)
 

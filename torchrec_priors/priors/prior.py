@@ -60,6 +60,7 @@ class Memberships(nn.Module):
         super().__init__()
         self.register_buffer("starts", starts, persistent=False)
         self.register_buffer("groups", groups, persistent=False)
+        self.most = int(starts.diff().max()) if len(starts) > 1 else 0
 
     @classmethod
     def from_pairs(cls, entity: np.ndarray, group: np.ndarray, entities: int) -> "Memberships":
@@ -83,6 +84,23 @@ class Memberships(nn.Module):
         count_M = self.starts[entity_M + 1] - first_M
         index, position = ranges(first_M, count_M)
         return index, self.groups[position]
+
+    def padded(self, entity_M: Tensor) -> Tensor:
+        """Looks up all groups of some entities.
+
+        Returns:
+            int64 [M, the largest number of groups of an entity], padded with -1.
+
+        >>> labels = Memberships.from_pairs(np.array([0, 0, 2]), np.array([1, 0, 1]), entities=3)
+        >>> labels.padded(torch.tensor([2, 1, 0])).tolist()
+        [[1, -1], [-1, -1], [0, 1]]
+        """
+        if not self.most:
+            return entity_M.new_full((len(entity_M), 1), -1)
+        place_MG = self.starts[entity_M][:, None] + torch.arange(self.most, device=entity_M.device)
+        exists_MG = place_MG < self.starts[entity_M + 1][:, None]
+        group_MG = self.groups[place_MG.clamp_(max=len(self.groups) - 1)]
+        return torch.where(exists_MG, group_MG, -1)
 
     def pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the (entity, group) pairs of entities in [first, last), in ascending order."""
@@ -110,6 +128,9 @@ class Prior(Protocol):
     groups_of_events(event_M): defined if the groups are groups of event types. It returns (index
         into event_M, group), one pair for each group of each event code. With it, a search for
         users whose next event is known uses only the groups of this event.
+    padded_members(targets): defined if the groups of targets are known without a size that depends
+        on them. It returns int64 [M, G], the groups of each target, padded with -1. If all levels
+        have it, a GPU's host waits only once for the positives of a step.
     exclusive: matters only if `restricts_items` is True. It is True if the groups are outcomes that
         exclude each other (events), so a target belongs to exactly one group. It is False, the
         default, if the groups are labels, so an item may belong to several.

@@ -44,6 +44,9 @@ class TemporalPrior(nn.Module):
         every = torch.arange(len(targets.offset_M), device=targets.offset_M.device)
         return every, self.segment_t[targets.offset_M - 1]
 
+    def padded_members(self, targets: Targets) -> Tensor:
+        return self.segment_t[targets.offset_M - 1][:, None]
+
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("a temporal prior restricts no items")
 

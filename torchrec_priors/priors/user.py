@@ -57,6 +57,10 @@ class UserPrior(nn.Module):
         assert targets.user_M is not None, f"prior '{self.name}' needs users"
         return self.of_users.expand(targets.user_M)
 
+    def padded_members(self, targets: Targets) -> Tensor:
+        assert targets.user_M is not None, f"prior '{self.name}' needs users"
+        return self.of_users.padded(targets.user_M)
+
     def groups_of_users(self, user_B: Tensor) -> tuple[Tensor, Tensor]:
         return self.of_users.expand(user_B)
 

@@ -84,7 +84,7 @@ class BestItems:
 
         keys_BW, paths_BW = with_offers(self._keys_Bk, self._path_Bk, user_c, key_c, path_c)
         if not self._offered_once:
-            keys_BW, paths_BW = _without_duplicates(keys_BW, paths_BW)
+            keys_BW, paths_BW = without_duplicates(keys_BW, paths_BW)
         self._keys_Bk, column = keys_BW.topk(self._keys_Bk.shape[1], dim=1)
         self._path_Bk = paths_BW.gather(1, column)
         # For a user with fewer than k items so far, the k-th score is -inf.
@@ -134,7 +134,7 @@ def with_offers(
     return keys_BW, paths_BW
 
 
-def _without_duplicates(keys_BW: Tensor, paths_BW: Tensor) -> tuple[Tensor, Tensor]:
+def without_duplicates(keys_BW: Tensor, paths_BW: Tensor) -> tuple[Tensor, Tensor]:
     """Sorts lists with the best item first, and keeps only the best entry of each item.
 
     The keys of other entries become `NOTHING`.

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.common.splitmix import GOLDEN, mix, unit
 from torchrec_priors.embedding.item_rows import Held
 from torchrec_priors.embedding.item_table import Shard
+from torchrec_priors.ops.best_tiles import TILE as TILE_OF_GPU
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.open_paths import OpenPaths, most_open, open_paths
 
@@ -45,6 +47,23 @@ class Tile:
     first: int
     size: int
     columns: list[tuple[int, Tensor]]
+
+
+@dataclass(frozen=True)
+class TiledSets:
+    """The candidates of all item sets in tiles, on the device (`ops/best_tiles.py`).
+
+    Attributes:
+        row_E, set_t, first_path_S1: see `TiledItems`.
+        item_E: int64, the row id of the candidate at each place; 0 for padding.
+        most_sets: the largest number of sets that a candidate is in.
+    """
+
+    row_E: Tensor
+    set_t: Tensor
+    first_path_S1: Tensor
+    item_E: Tensor
+    most_sets: int
 
 
 class GroupIndex:
@@ -261,6 +280,38 @@ class GroupIndex:
             yield self.item_C[position_n], row_n
             first = last
 
+    def tiled(self) -> TiledSets:
+        """Returns the candidates of all item sets in tiles. They are made at the first call."""
+        # Copies of the index with the same candidates share this list, so tiles are made only once.
+        if not self._tiled:
+            self._tiled.append(self._make_tiled())
+        return self._tiled[0]
+
+    def _make_tiled(self) -> TiledSets:
+        row_parts = []
+        item_parts = []
+        for positions in self._sets:
+            padding = -len(positions) % TILE_OF_GPU
+            row_n = positions if self._row_C is None else self._row_C[positions]
+            row_parts.append(F.pad(row_n, (0, padding), value=-1))
+            item_parts.append(F.pad(self.item_C[positions], (0, padding)))
+
+        device = self.item_C.device
+        set_t = np.repeat(
+            np.arange(len(self._sets)), [len(rows) // TILE_OF_GPU for rows in row_parts]
+        )
+        number_C = torch.zeros(len(self), dtype=torch.int64, device=device)
+        for positions in self._sets:
+            number_C[positions] += 1
+        bounds = [*(paths.start for paths in self.paths_of_set), self.paths_of_set[-1].stop]
+        return TiledSets(
+            row_E=torch.cat(row_parts).int(),
+            set_t=torch.from_numpy(set_t).int().to(device),
+            first_path_S1=torch.tensor(bounds, device=device),
+            item_E=torch.cat(item_parts),
+            most_sets=int(number_C.max()) if len(number_C) else 0,
+        )
+
     def tiles(self) -> Iterator[Tile]:
         """Yields the tiles in order, without tiles in which no item set has candidates."""
         for first in range(0, len(self), TILE):
@@ -279,6 +330,7 @@ class GroupIndex:
     def _set_members(self, sets: list[Tensor]) -> None:
         """Sets the positions of the candidates in each item set."""
         self._sets = sets
+        self._tiled: list[TiledSets] = []
         candidates = len(self)
         device = self.item_C.device
 

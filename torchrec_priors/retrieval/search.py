@@ -20,6 +20,7 @@ on how items are divided among ranks or into pieces.
             _search_own_rows      on each rank, for the users of each rank in turn
                 search_int8       max fusion, with copies of the vectors in 8 bits
                 search_max        max fusion
+                search_tiles      max fusion on a GPU
                 search_fused      any other fusion
                 _with_repeats     adds items of the history, with the scores of the repeat head
         merge_best                the best of all ranks' answers, for this rank's users
@@ -45,6 +46,7 @@ from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 from torchrec_priors.retrieval.max_search import search_max
 from torchrec_priors.retrieval.resident import Resident
 from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries, Repeats
+from torchrec_priors.retrieval.tile_search import can_search, search_tiles
 
 
 def search(
@@ -240,7 +242,9 @@ def _search_own_rows(
         The keys (`keys.py`) and the paths of the items: [B, k] each. If a list has fewer than k
         items, its keys are padded with `NOTHING`.
     """
-    if fusion.kind == "max":
+    if fusion.kind == "max" and can_search(score, queries):
+        keys_Bk, path_Bk = search_tiles(index, score, queries, excluded, k)
+    elif fusion.kind == "max":
         keys_Bk, path_Bk = _search_max(index, score, queries, excluded, k, quantised)
     else:
         open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)

@@ -13,6 +13,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_priors.config import RunConfig
+from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.training.build import Built
 
 
@@ -27,11 +28,16 @@ class Optimizers:
 
     def __init__(self, built: Built, config: RunConfig) -> None:
         settings = config.training
+        # On a GPU, one kernel updates all parameters.
+        fused = on_gpu(built.model.item_set_K) or None
         dense = dict(in_backward_optimizer_filter(built.parallel.named_parameters()))
         adamw = KeyedOptimizerWrapper(
             dense,
             lambda parameters: torch.optim.AdamW(
-                parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+                parameters,
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                fused=fused,
             ),
         )
         self.dense = GradientClippingOptimizer(

@@ -32,6 +32,7 @@ from torch import Tensor
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.model import StartedStep
+from torchrec_priors.ops.pinned import to_device
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.optimizers import Optimizers
 
@@ -120,7 +121,7 @@ def step(
     norms = torch.stack(
         [_dense_norm(optimizers) / model.exchange.ranks, _sum_of_norms(row_gradients)]
     )
-    raised = torch.tensor(flags, dtype=torch.float32, device=loss.device)
+    raised = to_device(list(flags), loss.device, torch.float32)
     totals = model.exchange.total(torch.cat([loss, norms, raised, sums_3K.flatten()]))
 
     numbers = totals[: 3 + len(flags)].tolist()
