@@ -65,7 +65,7 @@ class _Case:
     requests: int
 
 
-_CALIBRATED = {
+_CALIBRATED: dict[str, dict[str, Any]] = {
     "priors": {"composition": "additive"},
     "loss": {"gate": 1.0},
     "evaluation": {"calibrated": True, "fusion": "hierarchical"},

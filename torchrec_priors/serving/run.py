@@ -202,8 +202,10 @@ class LoadedRun:
         ]
         return self._answers(requests)
 
-    def item_list(self, ids: Iterable[ItemId]) -> ItemList:
+    def item_list(self, ids: Iterable[ItemId] | ItemList) -> ItemList:
         """Looks up a list of items once, for many requests that allow or deny it."""
+        if isinstance(ids, ItemList):
+            return ids
         return self.catalogue.item_list(ids)
 
     def warm_up(self) -> None:
