@@ -67,9 +67,9 @@ def recommend(
             Separate several with commas.
         mute: Do not use the heads with this name (see --only). Separate several with commas.
         boost: HEAD=X: Multiply the probabilities of the heads with this name (see --only) by X,
-            which must be above 0. For this, log(X) is added to their scores, which is exact if
-            scores are calibrated (evaluation.calibrated). If a head is boosted several times, the
-            factors are multiplied. Separate several with commas.
+            which must be above 0. This adds log(X) to their scores; it is an exact multiplication
+            only if scores are calibrated (evaluation.calibrated). If a head is boosted several
+            times, the factors are multiplied. Separate several with commas.
         at_least: GROUP=SHARE: Take at least this share of the k items (see -k) from a group, for
             example 'Documentary=0.3'. The best items of the group are taken. Up to 5 groups can
             have a share. Separate several with commas.

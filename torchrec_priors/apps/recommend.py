@@ -122,9 +122,9 @@ def recommend(
         Option(
             metavar="HEAD=X",
             help="Multiply the probabilities of the heads with this name (see --only) by X, which "
-            "must be above 0. For this, log(X) is added to their scores, which is exact if scores "
-            "are calibrated (evaluation.calibrated). If a head is boosted several times, the "
-            "factors are multiplied. Can be repeated.",
+            "must be above 0. This adds log(X) to their scores; it is an exact multiplication only "
+            "if scores are calibrated (evaluation.calibrated). If a head is boosted several times, "
+            "the factors are multiplied. Can be repeated.",
         ),
     ] = None,
     at_least: Annotated[

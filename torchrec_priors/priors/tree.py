@@ -393,7 +393,7 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor:
-        """Counts, for each user and path, the open groups at the levels of users in the path.
+        """Counts, for each user and path, the path's groups of users that are open to the user.
 
         (If the path has several such levels, combinations of their groups are counted.) The heads
         of these groups all estimate the same probability, so their sum is divided by this count to
