@@ -36,8 +36,9 @@ def padded_attention(
     divisor: float,
     alpha: float,
     times: TimeBias | None = None,
+    order_B: Tensor | None = None,
 ) -> Tensor:
-    """Computes `hstu_attention` on one padded batch."""
+    """Computes `hstu_attention` on one padded batch, in which the order of sequences is free."""
     length_B = offsets_B1.diff()
     longest = int(length_B.max())
     position_T = torch.arange(longest)
