@@ -148,8 +148,9 @@ class Recommender(nn.Module):
         self.heads = heads
         self.baseline = baseline
 
-        # A baseline model learns every target once, with a query that it chooses or computes
-        # itself. So its positives come from a tree without priors, which has a single path.
+        # A baseline model is trained on each target once, not once per path, with a query that it
+        # chooses or computes itself. So its positives come from a tree without priors, which has a
+        # single path.
         self.learnt_tree = tree
         if baseline is not None:
             self.learnt_tree = PriorTree([], tree.items)

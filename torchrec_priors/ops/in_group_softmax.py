@@ -556,7 +556,8 @@ def _nll(
     the positive has no negatives other than its copies, both results are 0.
 
     To avoid overflow, all terms are divided by e^{max(score, sum)}. The subtraction loses little
-    accuracy, because copies is at most _HEAVY, and e^score is in the denominator anyway.
+    accuracy: the subtracted term is at most _HEAVY * e^score, and the denominator is at least
+    e^score, so the rounding error is small relative to the denominator.
     """
     top_M = torch.maximum(score_M, sum_M)
     own_M = torch.exp(score_M - top_M)

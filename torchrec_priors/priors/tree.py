@@ -316,8 +316,8 @@ class PriorTree(nn.Module):
         c(i) is the number of the branch's paths that may retrieve item i (with the levels
         `temporal:2` and `genre`, for example, two for each genre of the item), times the number of
         branches with such paths. Dividing by c(i) averages within each branch, and then over the
-        branches. Paths that differ only in the event count as one, because events exclude each
-        other: their probabilities are added up.
+        branches. Paths that differ only in their event are counted as one path, because events
+        exclude each other: their probabilities are added up.
 
         Args:
             first_row, last_row: the items, as a half-open range of row ids.
@@ -393,11 +393,11 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor:
-        """Counts, for each user and path, the path's groups of users that are open to the user.
+        """Counts, for each user and path, the open paths that differ only in the group of users.
 
-        (If the path has several such levels, combinations of their groups are counted.) The heads
-        of these groups all estimate the same probability, so their sum is divided by this count to
-        get a mean.
+        A user may be in several groups of a level of users. The heads of all of them estimate the
+        same probability, so the sum of the estimates is divided by this count to get a mean. (If
+        the path goes through several levels of users, combinations of groups are counted.)
 
         Args:
             user_B, given: the users, as for `allowed_paths`.

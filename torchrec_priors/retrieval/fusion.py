@@ -7,9 +7,10 @@ to the user. s_k(i) is the score of head k (Eq. 3). The fused score is
     max                the maximum of s_k(i)
     mean               the mean of s_k(i)
     hierarchical       the maximum of s_k(i) in each block of heads, then the mean over blocks. In
-                       an additive tree, the heads of one level are a block. In any other tree, the
-                       heads of one segment of time are a block; more generally, those that have the
-                       same groups at all levels that limit neither items nor users
+                       an additive tree, the heads of one level are a block. In any other tree, two
+                       heads are in the same block if their paths have the same groups at every
+                       level that restricts neither items nor users: for example, all heads of one
+                       segment of time are a block
     inverse_variance   sum of s_k(i) / v_k, divided by sum of 1 / v_k, where v_k is the variance of
                        head k's loss in training
 
