@@ -50,8 +50,8 @@ def recommend(
             comma in quotes. With --user, it replaces the history of the user, whose groups are
             kept.
         session: Items that came after the history, written like --history.
-        group: PRIOR=GROUP: A group that the user is in, such as 'gender=F'. It replaces the groups
-            that the data set has of the user for this prior. Separate several with commas.
+        group: PRIOR=GROUP: A group that the user is in, such as 'gender=F'. It replaces the user's
+            groups for this prior in the data set. Separate several with commas.
         strict: Reject users, items and groups that the data set or the run lacks. By default they
             are skipped and counted, and a user without a history gets what is popular.
         users: Users to recommend to: a text file with an original user id on each line, a Parquet

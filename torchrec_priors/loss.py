@@ -112,7 +112,7 @@ class Positives:
         trained_M: bool, whether the heads are trained on a positive; None if they are trained on
             all. The items of the other positives have no vectors of their own, but the gate learns
             their groups.
-        target_T: at each offset, the number of targets; None if only `reach_N` says so.
+        target_T: at each offset, the number of targets; None if it is computed from `reach_N`.
     """
 
     token_P: Tensor
@@ -340,7 +340,8 @@ def gate_loss(
     key = (positives.offset_M * sets + set_M) * tokens + token_M
     is_new = None
     if on_gpu(key):
-        # The host would wait for the number of distinct keys, so repeated keys stay.
+        # `unique` would make the host wait for the number of distinct keys, so duplicates are kept
+        # and masked.
         key = key.sort().values
         is_new = torch.ones_like(key, dtype=torch.bool)
         is_new[1:] = key[1:] != key[:-1]

@@ -392,7 +392,7 @@ class Recommender(nn.Module):
         return Learnt(loss, nll_M, positives.path_M)
 
     def _sets_of(self, path_P: Tensor) -> list[int] | QuerySets:
-        """Returns the number of queries of each item set, or their sets on a GPU.
+        """Returns the number of queries of each item set; on a GPU, a `QuerySets` with their sets.
 
         Args:
             path_P: the path of each query, ascending. So item sets ascend, too.

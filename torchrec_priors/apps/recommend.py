@@ -54,8 +54,8 @@ def recommend(
         list[str] | None,
         Option(
             metavar="PRIOR=GROUP",
-            help="A group that the user is in, such as 'gender=F'. It replaces the groups that the "
-            "data set has of the user for this prior. Can be repeated.",
+            help="A group that the user is in, such as 'gender=F'. It replaces the user's groups "
+            "for this prior in the data set. Can be repeated.",
         ),
     ] = None,
     strict: Annotated[
@@ -216,7 +216,9 @@ def _recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> 
 
     _print_table(user, rows, answer.items, loaded.catalogue)
     if answer.source == "popularity":
-        print("nothing is known of this history: these are the most popular items of each head")
+        print(
+            "the model knows no item of this history: these are the most popular items of each head"
+        )
     _print_unseen(loaded, loaded.unseen(rows))
 
 

@@ -140,8 +140,9 @@ class PriorHeads(nn.Module):
     def every_path(self, state_d: Tensor) -> Tensor:
         """Computes the queries of all paths for one user state, [K, d].
 
-        It has a product for each depth instead of one for each node, so that the time hardly
-        depends on the number of paths. The last bits may differ from those of `forward`.
+        It does one batched matrix product per depth instead of one product per node, so that the
+        time hardly depends on the number of paths. The last bits may differ from those of
+        `forward`.
 
         Args:
             state_d: the user state.
@@ -163,7 +164,7 @@ class PriorHeads(nn.Module):
         return torch.cat(states).index_select(0, self.state_K)
 
     def _register_runs(self, depths: list[Depth], paths: int) -> None:
-        """Registers the runs of a GPU: on each depth, a run is all pairs of a path.
+        """Registers the runs of the GPU's kernels: at each depth, the pairs of a path are a run.
 
         They are the same in every batch, except for the number of their rows.
         """
@@ -181,7 +182,7 @@ class PriorHeads(nn.Module):
         """Computes the queries without making the host wait for the device.
 
         Every pair has a row of its own at every depth. A node that several paths share is computed
-        once for each of them: to find the distinct rows takes longer than these products.
+        once for each of them, because finding the distinct rows would take longer.
         """
         if not self.depth:
             return state_Nd.index_select(0, token_P)

@@ -111,8 +111,8 @@ def in_group_loss(
 
     Args:
         query_Pd: queries, sorted by item set; temperature and normalisation are already applied.
-        query_counts_S: number of queries of each set, or their sets on the device. With the latter,
-            the kernels of a GPU compute them without making the host wait.
+        query_counts_S: number of queries of each set, or a `QuerySets` on the device. With a
+            `QuerySets`, the GPU's kernels run without making the host wait.
         positives: see `WeighedPositives`.
         negatives: see `NegativeSets`.
         hidden: negatives that are hidden from queries; None if none are.
@@ -148,7 +148,8 @@ class _InGroupLoss(torch.autograd.Function):
         hidden: Hidden | None,
         with_grads: bool,
     ) -> tuple[Tensor, Tensor]:
-        # What the leaves are here, the arguments are with gradients.
+        # Only the tensors that autograd passes in are used: those stored in `positives` and
+        # `negatives` still track gradients.
         positives = replace(positives, item_Xd=item_Xd)
         negatives = replace(negatives, vectors_nd=vectors_nd)
         compute = _with_kernels if _have_kernels(query_Pd) else _by_blocks
@@ -175,7 +176,7 @@ _Computed = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _have_kernels(query_Pd: Tensor) -> bool:
-    """Returns whether the kernels of a GPU can compute these queries."""
+    """Returns whether the GPU's kernels support queries of this type and width."""
     fits = query_Pd.dtype == torch.float32 and query_Pd.shape[1] <= _MOST_WIDTH
     return fits and has_kernels(query_Pd)
 

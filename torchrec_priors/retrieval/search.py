@@ -74,8 +74,8 @@ def search(
         fusion: how the scores of an item are combined into one.
         quantised: int8 copies of the index's vectors; None for none. They are used if the fusion is
             max and no score has a bias. The search is then faster, and its results are the same.
-        resident: the packed candidates of the index; then they are searched by a kernel, and
-            `quantised` is not used.
+        resident: the candidates of the index, packed in memory for the search kernel; None for
+            none. If it is given, the kernel searches them, and `quantised` is ignored.
         filters: the items that may be found, for each user or for all; None for all items. If there
             is a filter for each user, all ranks must have the same users.
     """
@@ -206,7 +206,7 @@ def _search_filtered(
     quantised: Quantised | None,
     filters: Filters | None,
 ) -> tuple[Tensor, Tensor]:
-    """Like `_search_own_rows`, with filters: the users of each filter are searched together."""
+    """Like `_search_own_rows`, but with filters: one search serves all users of a filter."""
     if filters is None:
         return _search_own_rows(index, score, queries, excluded, k, fusion, quantised)
 
@@ -284,7 +284,7 @@ def _with_repeats(
 
 
 def _allowed(repeats: Repeats, filters: Filters | None, users: int) -> Repeats:
-    """Leaves out the repeats that the filters of their users leave out."""
+    """Drops the repeats that the user's filter does not allow."""
     if filters is None:
         return repeats
     user_R = repeats.user_R.numpy()
