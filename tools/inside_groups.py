@@ -54,11 +54,7 @@ def inside_groups(
         print(f"{run.name:<32}{''.join(f'{value:>11.4f}' for value in values)}", flush=True)
         if sums.left_out:
             print(f"  left out: {sums.left_out:,} targets that are never recommended")
-    print(f"{sums.targets:,} targets of {min(users, _count(runs[0], split)):,} users")
-
-
-def _count(run: Path, split: Split) -> int:
-    return int(users_of(open_run(run).data, split.value).sum())
+    print(f"{sums.targets:,} targets of {sums.users:,} users")
 
 
 @torch.no_grad()

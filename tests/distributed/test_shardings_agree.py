@@ -84,7 +84,7 @@ def test_one_rank_has_the_same_results_however_its_tables_are_cut(alone):
 
 def test_ids_are_asked_for_once_where_that_was_asked_for(small_data):
     for more, used in (({}, False), (SAME["ids once"], True)):
-        with patch("torchrec_priors.model.once", side_effect=once) as asked, join():
+        with patch("torchrec_priors.embedding.lookup.once", side_effect=once) as asked, join():
             train(small_data, TREE, "dot", {"training.steps": 2, **more})
         assert asked.called == used
 

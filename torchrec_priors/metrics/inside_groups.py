@@ -30,6 +30,7 @@ class InsideGroups:
     Attributes:
         group_I: the group of each item.
         groups: the number of groups.
+        users: the number of users that were added.
         targets: the number of targets that were counted.
         left_out: the number of targets that the model may not recommend, such as seen items.
         bits: the sum of -log2 P(i | user).
@@ -41,6 +42,7 @@ class InsideGroups:
 
     group_I: np.ndarray
     groups: int
+    users: int = 0
     targets: int = 0
     left_out: int = 0
     bits: float = 0.0
@@ -70,6 +72,7 @@ class InsideGroups:
             users: the users with their targets.
             found: all items that may be recommended to each user, best first.
         """
+        self.users += len(users)
         row_Bk = found.row_Bk.numpy()
         score_Bk = found.score_Bk.numpy().astype(np.float64)
         bounds = np.cumsum(users.target_lengths)
