@@ -41,7 +41,7 @@ def recommend(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Recommends items for one user, to many users, or for a given history.
+    """Recommends items for one user, for many users, or for a given history.
 
     Args:
         run: Folder of a trained run.

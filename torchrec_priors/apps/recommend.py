@@ -143,7 +143,7 @@ def recommend(
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
-    """Recommends items for one user, to many users, or for a given history."""
+    """Recommends items for one user, for many users, or for a given history."""
     _check_options(user, history or session, users, out, as_json)
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
@@ -217,7 +217,8 @@ def _recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> 
     _print_table(user, rows, answer.items, loaded.catalogue)
     if answer.source == "popularity":
         print(
-            "the model knows no item of this history: these are the most popular items of each head"
+            "nothing is known about this user (no history, or the model has seen none of its items): "
+            "these are popular items"
         )
     _print_unseen(loaded, loaded.unseen(rows))
 
@@ -263,7 +264,7 @@ def _check_options(
     user: str | None, history: str | None, users: str | None, out: Path | None, as_json: bool
 ) -> None:
     if (user is None and history is None) == (users is None):
-        raise UserError("give one of --user ID, --history ID,ID,... and --users FILE")
+        raise UserError("give either --users FILE, or --user ID, --history ID,ID,... or both")
     if users is None:
         if out is not None:
             raise UserError("--out needs --users: without it, recommendations are printed")

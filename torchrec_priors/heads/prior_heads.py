@@ -164,9 +164,10 @@ class PriorHeads(nn.Module):
         return torch.cat(states).index_select(0, self.state_K)
 
     def _register_runs(self, depths: list[Depth], paths: int) -> None:
-        """Registers the runs of the GPU's kernels: at each depth, the pairs of a path are a run.
+        """Registers the runs of rows that the GPU kernels process.
 
-        They are the same in every batch, except for the number of their rows.
+        At each depth, the pairs of one path are a run, because they use the same adapter. Runs are
+        the same in every batch, except for the number of their rows.
         """
         self.register_buffer("path_K1", torch.arange(paths + 1), persistent=False)
         for number, depth in enumerate(depths, 1):
@@ -279,9 +280,10 @@ class PriorHeads(nn.Module):
 
 
 def _states(depths: list[Depth], last_K: Tensor) -> Tensor:
-    """Returns the last state of each path, numbered through all depths: int64 [K].
+    """Returns the number of each path's last state: int64 [K].
 
-    State 0 is the user state; the states of each depth's nodes follow.
+    State 0 is the user state; the states of the first depth's nodes follow, then those of the
+    second depth, and so on.
 
     Args:
         depths: the nodes with adapters.

@@ -59,7 +59,7 @@ _HEAVY = 256.0
 # exponentiated, because no exponential can overflow.
 _SAFE = 60.0
 
-# The largest width of queries that the kernels of a GPU compute.
+# The largest width of queries that the GPU kernels support.
 _MOST_WIDTH = 256
 
 

@@ -150,9 +150,9 @@ class GroupSampler:
         self.rank = rank
         self.seed = seed
 
+        self._rows_WS = sizes_WS2[..., 0]
         # The position at which each rank's piece of each set's line begins. An additional last row
         # has the lengths of the lines.
-        self._rows_WS = sizes_WS2[..., 0]
         self._first_WS = np.zeros((len(sizes_WS2) + 1, len(own.rows)), np.int64)
         np.cumsum(sizes_WS2[..., 1], axis=0, out=self._first_WS[1:])
 
