@@ -217,8 +217,8 @@ def _recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> 
     _print_table(user, rows, answer.items, loaded.catalogue)
     if answer.source == "popularity":
         print(
-            "nothing is known about this user (no history, or the model has seen none of its items): "
-            "these are popular items"
+            "nothing is known about this user (no history, or only items that the model has not "
+            "seen): these are popular items"
         )
     _print_unseen(loaded, loaded.unseen(rows))
 
