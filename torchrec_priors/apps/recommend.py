@@ -264,7 +264,7 @@ def _check_options(
     user: str | None, history: str | None, users: str | None, out: Path | None, as_json: bool
 ) -> None:
     if (user is None and history is None) == (users is None):
-        raise UserError("give either --users FILE, or --user ID, --history ID,ID,... or both")
+        raise UserError("give either --users FILE, or --user ID and/or --history ID,ID,...")
     if users is None:
         if out is not None:
             raise UserError("--out needs --users: without it, recommendations are printed")

@@ -299,8 +299,8 @@ class PriorTree(nn.Module):
     def decided(self) -> np.ndarray:
         """Returns bool [S]: whether the gate must estimate P(the target is in an item set).
 
-        This is False for the item set of a path through levels that do not restrict items, because
-        every target is in it.
+        This is False for the item set of a path if none of its levels restricts items, because
+        every target is in this set.
         """
         decided_S = np.ones(self.item_sets, bool)
         for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
@@ -393,9 +393,9 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor:
-        """Counts, for each user and path, the open paths that differ only in the group of users.
+        """Counts, for each user and path, the open paths that are the same but for groups of users.
 
-        A user may be in several groups of a level of users. The heads of all of them estimate the
+        The path itself is counted, too. A user may be in several groups of a level of users. The heads of all of them estimate the
         same probability, so the sum of the estimates is divided by this count to get a mean. (If
         the path goes through several levels of users, combinations of groups are counted.)
 

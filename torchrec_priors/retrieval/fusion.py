@@ -27,13 +27,14 @@ fusions that take a mean take the mean of probabilities. `mean` is then the loga
 
 Each head that may retrieve item i estimates P(i | user), and c(i) turns the sum of their estimates
 into a mean: it is the number of such heads in the branch of head k, times the number of branches
-with such heads (`PriorTree.alternatives`). Heads of different events are an exception. Each of them
+with such heads (`PriorTree.alternatives`). A branch contains the paths that combine the same levels
+(`priors/branch.py`): an additive tree has one for each level, and any other tree has only one. Heads of different events are an exception. Each of them
 estimates the probability of item i with its own event, and `mean` adds these probabilities up; the
 other fusions treat them like estimates of P(i | user).
 
 A tile contains the items whose scores are in memory at the same time (`group_index.py`).
 
-Shapes: B users, K paths, T items of a tile, R branches (`priors/branch.py`), p paths of one item
+Shapes: B users, K paths, T items of a tile, R branches, p paths of one item
 set, n some items of the set, c paths of one block.
 """
 
