@@ -112,7 +112,7 @@ def in_group_loss(
     Args:
         query_Pd: queries, sorted by item set; temperature and normalisation are already applied.
         query_counts_S: number of queries of each set, or a `QuerySets` on the device. With a
-            `QuerySets`, the GPU's kernels run without making the host wait.
+            `QuerySets`, the GPU kernels run without making the host wait.
         positives: see `WeighedPositives`.
         negatives: see `NegativeSets`.
         hidden: negatives that are hidden from queries; None if none are.
@@ -176,7 +176,7 @@ _Computed = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _have_kernels(query_Pd: Tensor) -> bool:
-    """Returns whether the GPU's kernels support queries of this type and width."""
+    """Returns whether the GPU kernels support queries of this type and width."""
     fits = query_Pd.dtype == torch.float32 and query_Pd.shape[1] <= _MOST_WIDTH
     return fits and has_kernels(query_Pd)
 
@@ -189,7 +189,7 @@ def _with_kernels(
     hidden: Hidden | None,
     with_grads: bool,
 ) -> _Computed:
-    """Computes losses and gradients of all sets by the kernels of a GPU."""
+    """Computes losses and gradients of all sets with the GPU kernels."""
     if not isinstance(sets, QuerySets):
         sets = QuerySets.of(sets, query_Pd.device)
     query_P1 = torch.arange(len(query_Pd) + 1, device=query_Pd.device)

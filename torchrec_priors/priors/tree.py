@@ -45,7 +45,7 @@ from torchrec_priors.priors.paths import (
 from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, needs_of
 from torchrec_priors.settings.priors import Composition
 
-# Groups of users that a request gives, by the index of a level of users: bool [B, G].
+# The user groups given in requests, by the index of their level in the tree: bool [B, G].
 GivenGroups = Mapping[int, Tensor]
 
 # Items whose row ids are not consecutive are looked up in blocks of this many row ids.
@@ -311,11 +311,11 @@ class PriorTree(nn.Module):
     def alternatives(
         self, first_row: int, last_row: int, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Returns c(i), the number by which fusion divides the sum of a branch's probabilities.
+        """Returns c_k(i), the number by which fusion divides the sum of a branch's probabilities.
 
-        c(i) is the number of the branch's paths that may retrieve item i (with the levels
+        c_k(i) is the number of the branch's paths that may retrieve item i (with the levels
         `temporal:2` and `genre`, for example, two for each genre of the item), times the number of
-        branches with such paths. Dividing by c(i) averages within each branch, and then over the
+        branches with such paths. Dividing by c_k(i) averages within each branch, and then over the
         branches. Paths that differ only in their event are counted as one path, because events
         exclude each other: their probabilities are added up.
 
@@ -393,11 +393,12 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor:
-        """Counts, for each user and path, the open paths that are the same but for groups of users.
+        """Counts, for each user and path, the open paths that differ at most in the group of users.
 
-        The path itself is counted, too. A user may be in several groups of a level of users. The heads of all of them estimate the
-        same probability, so the sum of the estimates is divided by this count to get a mean. (If
-        the path goes through several levels of users, combinations of groups are counted.)
+        This includes the path itself. A user may be in several groups of a level of users. The
+        heads of all of them estimate the same probability, so the sum of the estimates is divided
+        by this count to get a mean. (If the path goes through several levels of users, combinations
+        of groups are counted.)
 
         Args:
             user_B, given: the users, as for `allowed_paths`.

@@ -23,14 +23,15 @@ log-probabilities:
 Here group k is the item set of head k, i.e. the items that it may retrieve. With calibrated scores,
 fusions that take a mean take the mean of probabilities. `mean` is then the logarithm of
 
-    sum over k of exp(L_k(i)) / c(i)
+    sum over k of exp(L_k(i)) / c_k(i)
 
-Each head that may retrieve item i estimates P(i | user), and c(i) turns the sum of their estimates
-into a mean: it is the number of such heads in the branch of head k, times the number of branches
-with such heads (`PriorTree.alternatives`). A branch contains the paths that combine the same levels
-(`priors/branch.py`): an additive tree has one for each level, and any other tree has only one. Heads of different events are an exception. Each of them
-estimates the probability of item i with its own event, and `mean` adds these probabilities up; the
-other fusions treat them like estimates of P(i | user).
+Each head that may retrieve item i estimates P(i | user). Dividing by c_k(i) turns the sum of their
+estimates into a mean: c_k(i) is the number of such heads in the branch of head k, times the number
+of branches with such heads (`PriorTree.alternatives`). A branch contains the paths that combine the
+same levels (`priors/branch.py`): an additive tree has one for each level, and any other tree has
+only one. Heads of different events are an exception. Each of them estimates the probability of item
+i with its own event, and `mean` adds these probabilities up; the other fusions treat them like
+estimates of P(i | user).
 
 A tile contains the items whose scores are in memory at the same time (`group_index.py`).
 
@@ -76,7 +77,7 @@ class Fusion:
 
         Args:
             users: the number of users.
-            log_alternatives_RT: log c(i) of each item of the tile, in each branch.
+            log_alternatives_RT: log c_k(i) of each item of the tile, in each branch.
         """
         assert self.kind != "max"
         if self.kind == "hierarchical":
@@ -235,7 +236,7 @@ class _Means:
             weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
 
         if self.calibrated:
-            # Weights are divided by c(i). With `mean`, the weights of heads that estimate the same
+            # Weights are divided by c_k(i). With `mean`, the weights of heads that estimate the same
             # probability then add up to 1.
             branch_Bp = torch.zeros_like(path_Bp)
             if self.branch_K is not None:
@@ -262,7 +263,7 @@ class _Means:
         if not self.calibrated:
             fused = self.sum / self.weight
         elif self.weight_K is None:
-            # `add` has already divided by c(i), so the sum is not divided by the weights. (If there
+            # `add` has already divided by c_k(i), so the sum is not divided by the weights. (If there
             # are heads of different events, the weights add up to more than 1, because the
             # probabilities of events are added up.)
             fused = self.sum
@@ -276,7 +277,7 @@ def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> t
 
     Args:
         score_K: the scores of all paths; -inf if a path may not retrieve the item.
-        alternatives_K: c(i) of the item, in the branch of each path.
+        alternatives_K: c_k(i) of the item, in the branch of each path.
         fusion: the kind of fusion, and what it needs.
 
     Returns:

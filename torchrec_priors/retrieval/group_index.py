@@ -120,9 +120,9 @@ class GroupIndex:
 
     @property
     def log_alternatives_RT(self) -> Tensor:
-        """The logarithm of c(i) of each candidate in each branch: [R, C].
+        """The logarithm of c_k(i) of each candidate in each branch: [R, C].
 
-        c(i) is the number of paths that estimate the same probability (`PriorTree.alternatives`).
+        c_k(i) is the number of paths that estimate the same probability (`PriorTree.alternatives`).
         """
         return self._log_alternatives()
 
@@ -348,7 +348,7 @@ class GroupIndex:
     def _counted_once(
         self, tree: PriorTree, branches: list[int] | None = None
     ) -> Callable[[], Tensor]:
-        """Returns a function that computes log c(i) at its first call, and then remembers it.
+        """Returns a function that computes log c_k(i) at its first call, and then remembers it.
 
         It is not computed earlier, as max fusion never needs it.
 
@@ -359,7 +359,7 @@ class GroupIndex:
         items = self._item_C
         device = self.item_C.device
 
-        # Copies of the index share this function, so c(i) is computed only once for all of them. It
+        # Copies of the index share this function, so c_k(i) is computed only once for all of them. It
         # refers to no index, which would keep that index's rows in memory.
         @functools.cache
         def log_alternatives() -> Tensor:

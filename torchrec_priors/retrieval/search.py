@@ -5,9 +5,9 @@ For a user, the score of item i by head k is
     s_k(i) = q_k . e_i + b_k if i is in Omega_k (Eq. 3), otherwise -inf
 
 Here q_k is the query of head k for this user, e_i the vector of the item, and Omega_k the set of
-items that head k may retrieve. The bias b_k depends on the user and the head. A bias of -inf closes
-the path of the head to the user, i.e. the head is not used. `fusion.py` defines how the scores that
-an item gets from several heads become one score.
+items that head k may retrieve. The bias b_k depends on the user and the head. With a bias of -inf
+the head is not used for this user: its path is closed. `fusion.py` defines how the scores that an
+item gets from several heads become one score.
 
 Every rank scores the items in its own rows of the table for the users of all ranks, and keeps the
 best items of each user. Then the lists of all ranks are merged (`across_ranks.py`). Items are
@@ -160,7 +160,7 @@ def search_reference(
         table_Vd: the vectors that scores are computed with.
         eligible_KV: bool, whether a path may retrieve an item.
         queries, excluded, k, fusion: as for `search`.
-        alternatives_KV: for each path and item, the number c(i) by which a fusion of calibrated
+        alternatives_KV: for each path and item, the number c_k(i) by which a fusion of calibrated
             scores divides (see `fusion.py`); 1 by default.
     """
     score_BKV = queries.vector_BKd @ table_Vd.T + queries.bias_BK[..., None]
