@@ -33,8 +33,8 @@ class EventGiven:
         """
         self.finder = finder
         self.open_EK = paths_of_events(finder.model.tree, events)
-        # Calibrated fusion divides by c_k(i), the number of heads that estimate the same probability.
-        # Here it must count only the branches (`PriorTree.branch_K`) with open paths.
+        # Calibrated fusion divides by c_k(i), the number of heads that estimate the same
+        # probability. Here it must count only the branches (`PriorTree.branch_K`) with open paths.
         branches = finder.model.tree.branch_K[self.open_EK.any(0).cpu()]
         self.index = finder.index.among(finder.model.tree, branches.unique().tolist())
 

@@ -236,8 +236,8 @@ class _Means:
             weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
 
         if self.calibrated:
-            # Weights are divided by c_k(i). With `mean`, the weights of heads that estimate the same
-            # probability then add up to 1.
+            # Weights are divided by c_k(i). With `mean`, the weights of heads that estimate the
+            # same probability then add up to 1.
             branch_Bp = torch.zeros_like(path_Bp)
             if self.branch_K is not None:
                 branch_Bp = self.branch_K.to(path_Bp.device)[path_Bp]
@@ -263,8 +263,8 @@ class _Means:
         if not self.calibrated:
             fused = self.sum / self.weight
         elif self.weight_K is None:
-            # `add` has already divided by c_k(i), so the sum is not divided by the weights. (If there
-            # are heads of different events, the weights add up to more than 1, because the
+            # `add` has already divided by c_k(i), so the sum is not divided by the weights. (If
+            # there are heads of different events, the weights add up to more than 1, because the
             # probabilities of events are added up.)
             fused = self.sum
         else:

@@ -359,8 +359,8 @@ class GroupIndex:
         items = self._item_C
         device = self.item_C.device
 
-        # Copies of the index share this function, so c_k(i) is computed only once for all of them. It
-        # refers to no index, which would keep that index's rows in memory.
+        # Copies of the index share this function, so c_k(i) is computed only once for all of them.
+        # It refers to no index, which would keep that index's rows in memory.
         @functools.cache
         def log_alternatives() -> Tensor:
             # If an item has no path in a branch, the count is 0. The maximum makes it 1, so that
