@@ -253,7 +253,7 @@ class Recommender(nn.Module):
         return Counts(trained_T, target_T)
 
     def forward(self, step: StartedStep, number: int) -> tuple[Tensor, Tensor]:
-        """Returns a part's share of the loss, and sums over each head's losses in the part.
+        """Returns a part's share of the loss, and three sums for each head.
 
         The sums are those of `Certainty.sums`, [3, K].
 
@@ -392,7 +392,7 @@ class Recommender(nn.Module):
         return Learnt(loss, nll_M, positives.path_M)
 
     def _sets_of(self, path_P: Tensor) -> list[int] | QuerySets:
-        """Returns the number of queries of each item set; on a GPU, a `QuerySets` with their sets.
+        """Returns the number of queries of each item set; on a GPU, the item set of each query.
 
         Args:
             path_P: the path of each query, ascending. So item sets ascend, too.

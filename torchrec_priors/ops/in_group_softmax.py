@@ -148,7 +148,7 @@ class _InGroupLoss(torch.autograd.Function):
         hidden: Hidden | None,
         with_grads: bool,
     ) -> tuple[Tensor, Tensor]:
-        # Only the tensors that autograd passes in are used: those stored in `positives` and
+        # Use only the tensors that autograd passes in, because the ones stored in `positives` and
         # `negatives` still track gradients.
         positives = replace(positives, item_Xd=item_Xd)
         negatives = replace(negatives, vectors_nd=vectors_nd)
