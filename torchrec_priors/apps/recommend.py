@@ -344,19 +344,19 @@ def _escaped(value: object) -> str:
 
 
 def _print_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:
-    """Prints the number of unseen items, which are never recommended, if there are any.
+    """Prints the number of items not seen in training, which are never recommended.
 
     Args:
         loaded: the loaded run.
-        of_history: the number of unseen items in the history; None to leave it out.
+        of_history: the number of these items in the history; None to leave it out.
     """
     if loaded.never_found:
         in_history = ""
         if of_history is not None:
             in_history = f" {of_history:,} of this history,"
         print(
-            f"unseen items, which are never recommended:{in_history} {loaded.never_found:,} of the "
-            "catalogue"
+            f"items not seen in training, which are never recommended:{in_history} "
+            f"{loaded.never_found:,} of the catalogue"
         )
 
 

@@ -280,7 +280,7 @@ class PriorHeads(nn.Module):
 
 
 def _states(depths: list[Depth], last_K: Tensor) -> Tensor:
-    """Returns the number of each path's last state: int64 [K].
+    """Returns the index of each path's last state: int64 [K].
 
     State 0 is the user state; the states of the first depth's nodes follow, then those of the
     second depth, and so on.

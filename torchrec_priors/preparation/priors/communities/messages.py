@@ -65,8 +65,8 @@ def _about_remainder(settings: GraphPrior | UserPrior, log: LogGraph, partition:
         "without an edge": apart,
         f"in {where} of fewer than {settings.min_size:,}": small,
     }
-    counts = [f"{why}: {int(which.sum()):,}" for why, which in reasons.items() if which.any()]
-    return f"remainder: {int(others.sum()):,} {things(settings)} ({'; '.join(counts)})"
+    counts = [f"{int(which.sum()):,} {why}" for why, which in reasons.items() if which.any()]
+    return f"remainder: {int(others.sum()):,} {things(settings)} ({', '.join(counts)})"
 
 
 def _about_quality(settings: GraphPrior | UserPrior, partition: Partition, quality: Quality) -> str:
