@@ -123,7 +123,10 @@ def test_mistakes_in_python(loaded, call, says):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--user", "9", "--users", "ids", "--out", "out"], ["give either --users FILE", "--user ID"]),
+        (
+            ["--user", "9", "--users", "ids", "--out", "out"],
+            ["give either --users FILE", "--user ID"],
+        ),
         (["--users", "ids"], ["--users needs --out"]),
         (["--user", "9", "--out", "out"], ["--out needs --users"]),
         (["--users", "ids", "--out", "out", "--json"], ["--json cannot be combined with --users"]),

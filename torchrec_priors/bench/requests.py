@@ -9,6 +9,7 @@ A run is trained for one step, as the values of its weights do not matter here.
 import argparse
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,11 @@ def make_run(case: _Case, folder: Path) -> None:
 def time_requests(case: _Case, variant: str, folder: Path, repeats: int) -> Timed:
     """Times all requests of a case, `repeats` times after a warm-up."""
     before = peak_bytes()
-    by_operations = patch("torchrec_priors.retrieval.resident.load_native", lambda _: None)
-    if variant == "one at a time, by operations":
-        by_operations.start()
-    with load_run(folder / "run") as run:
+    with ExitStack() as opened:
+        if variant == "one at a time, by operations":
+            without_kernel = patch("torchrec_priors.retrieval.resident.load_native", lambda _: None)
+            opened.enter_context(without_kernel)
+        run = opened.enter_context(load_run(folder / "run"))
         run.warm_up()
         users = run.data.user_texts().to_pylist()[: case.requests]
         requests = [Request(UserContext(user=user), _K) for user in users]

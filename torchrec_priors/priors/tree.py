@@ -393,10 +393,10 @@ class PriorTree(nn.Module):
         return allowed_BK
 
     def open_groups(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor:
-        """Counts, for each user and path, the open paths that differ at most in groups of users.
+        """Counts the open paths that differ from a path at most in groups of users.
 
-        That is, it counts the path itself, if it is open, and those that go through the same groups
-        on all levels except levels of users. A user may be in several groups of a level of users.
+        For each user and path, these are the path itself, if it is open, and the paths that go
+        through the same groups on all levels except levels of users. A user may be in several groups of a level of users.
         The heads of all of them estimate the same probability, so the sum of the estimates is
         divided by this count to get a mean. (If the path goes through several levels of users,
         combinations of groups are counted.)
