@@ -396,10 +396,10 @@ class PriorTree(nn.Module):
         """Counts the open paths that differ from a path at most in groups of users.
 
         For each user and path, these are the path itself, if it is open, and the paths that go
-        through the same groups on all levels except levels of users. A user may be in several groups of a level of users.
-        The heads of all of them estimate the same probability, so the sum of the estimates is
-        divided by this count to get a mean. (If the path goes through several levels of users,
-        combinations of groups are counted.)
+        through the same groups on all levels except levels of users. A user may be in several
+        groups of a level of users. The heads of all of them estimate the same probability, so the
+        sum of the estimates is divided by this count to get a mean. (If the path goes through
+        several levels of users, combinations of groups are counted.)
 
         Args:
             user_B, given: the users, as for `allowed_paths`.
