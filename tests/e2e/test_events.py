@@ -33,6 +33,7 @@ def run(request, small_data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_both_ways_are_what_the_raw_files_and_predictions_say(run, small_raw):
     metrics = json.loads((run / "eval/test/metrics.json").read_text())
     unknown, told = (

@@ -62,6 +62,7 @@ def test_broken_numbers_of_ranks_are_told_before_anything_is_planned():
     assert told == []
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_the_least_lack_is_explained(points):
     check_any_fits(points)
     with pytest.raises(UserError, match=r"10B x 256 on 64 h200 does not fit.*--ranks 88"):

@@ -107,6 +107,7 @@ def _shuffled(raw: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["validation", "test", "order"])
 def test_held_out_interactions_change_no_byte_of_any_prior(change, small_raw, data, tmp_path):
     if change == "order":
@@ -159,6 +160,7 @@ def test_groups_do_not_depend_on_how_rows_are_numbered(small_raw, data, tmp_path
     assert read_manifest(tmp_path / "prepared").priors == read_manifest(data).priors
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result_and_settings_matter(small_data):
     first, again = _make(GRAPH, small_data), _make(GRAPH, small_data)
     assert first == again

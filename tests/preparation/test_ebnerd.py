@@ -130,6 +130,7 @@ def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_users_are_grouped_by_what_most_of_their_impressions_say(raw, tmp_path):
     prepare(Settings("ebnerd", raw, options=(f"min_history={LEAST}", *FAST)), tmp_path / "data")
     users = sequences(tmp_path / "data").keys()
@@ -154,6 +155,7 @@ def test_users_are_grouped_by_what_most_of_their_impressions_say(raw, tmp_path):
         assert labels(tmp_path / "data", prior) == expected
 
 
+@pytest.mark.slow
 def test_communities_and_crowds_are_found(raw, tmp_path):
     options = (f"min_history={LEAST}", "communities=5", "crowds=3", "neighbours=10", "last=40")
     prepare(Settings("ebnerd", raw, options=options), tmp_path / "data")

@@ -64,6 +64,7 @@ def test_finished_stages_are_not_redone(log, tmp_path, monkeypatch):
     verify(out)
 
 
+@pytest.mark.slow
 def test_ranges_of_users_do_not_change_the_content(log, tmp_path, monkeypatch):
     raw, expected = log
     monkeypatch.setattr(on_duckdb, "_BYTES_A_ROW", 2 * 10**9 // 500)

@@ -160,6 +160,7 @@ def test_tiny_logs_are_exact_and_can_be_prepared(rows, tmp_path):
     assert manifest.events == list(EVENTS)
 
 
+@pytest.mark.slow
 def test_planted_interests_are_not_read(tiny, tmp_path):
     with_truth = prepare(Settings("marketplace", tiny), tmp_path / "with")
     shutil.rmtree(tiny / "truth")

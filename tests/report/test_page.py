@@ -50,6 +50,7 @@ def document(page):
     return Document(page.read_text(encoding="utf8"))
 
 
+@pytest.mark.slow
 def test_every_element_is_closed_every_id_is_there_once_and_every_link_leads_somewhere(document):
     assert not document.wrong
     assert not document.open

@@ -145,6 +145,7 @@ def test_what_is_there(run, out, small_data):
             assert torch.equal(weights.get_tensor(f"encoder.{name}"), value)
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_same_bytes(run, out, tmp_path, monkeypatch):
     run_on_ranks(2, _export, run, tmp_path / "two")
     for file in out.iterdir():

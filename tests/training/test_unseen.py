@@ -55,6 +55,7 @@ def runs(states, tmp_path_factory):
     return {policy: _train(states[0], folder / policy, policy) for policy in POLICIES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_run_is_evaluated_and_serves_on_data_that_has_grown(runs, states, policy):
     then, now = states
