@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.ops.gpu_kernel import GpuKernel
-from torchrec_priors.ops.keyed_dropout import DropoutKeys, hashed_mask, hashed_salt
+from torchrec_priors.ops.keyed_dropout import DropoutKeys, hashed_dropout, hashed_salt
 
 MOST_WIDTH = 4096  # a program has a whole row
 
@@ -94,7 +94,7 @@ def _forward(
     norm_Nd = F.layer_norm(x, x.shape[1:], weight_d, bias_d, eps)
     y_Nd = norm_Nd * u_Nd
     if key_N is not None:
-        y_Nd = y_Nd * hashed_mask(key_N, salt, x.shape[1], p) / (1.0 - p)
+        y_Nd = hashed_dropout(y_Nd, key_N, salt, p)
     return y_Nd.to(u_Nd.dtype), torch.stack([mean_N, deviation_N])
 
 
@@ -116,7 +116,7 @@ def _backward(
     """
     grad = grad_Nd.float()
     if key_N is not None:
-        grad = grad * hashed_mask(key_N, salt, grad.shape[1], p) / (1.0 - p)
+        grad = hashed_dropout(grad, key_N, salt, p)
     mean_N1, deviation_N1 = moments_2N[:, :, None]
     unit_Nd = (x_Nd.float() - mean_N1) * deviation_N1
 

@@ -30,7 +30,7 @@ def longest_first(offsets_B1: Tensor) -> Tensor | None:
     """Returns the sequences in the order in which a GPU starts them, int64 [B]; else None."""
     if not has_kernels(offsets_B1):
         return None
-    return torch.argsort(offsets_B1.diff(), descending=True, stable=True)
+    return _longest_first(offsets_B1.diff())
 
 
 def hstu_attention_gpu(
@@ -52,12 +52,16 @@ def hstu_attention_gpu(
     if order_B is None:
         lengths_B = offsets_B1.diff()
         torch._assert_async((lengths_B <= bias_HL.shape[1]).all())
-        order_B = torch.argsort(lengths_B, descending=True, stable=True)
+        order_B = _longest_first(lengths_B)
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
     out_NHD: Tensor = _Attention.apply(
         q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, order_B, time_N, divisor, alpha
     )
     return out_NHD
+
+
+def _longest_first(lengths_B: Tensor) -> Tensor:
+    return torch.argsort(lengths_B, descending=True, stable=True)
 
 
 class _Attention(torch.autograd.Function):

@@ -153,9 +153,9 @@ def _shifted(bits: Tensor, places: int) -> Tensor:
     return (bits >> places) & ((1 << 64 - places) - 1)
 
 
-def _drop(x_ND: Tensor, key_N: Tensor, salt: int, p: float) -> Tensor:
-    """The reference of `drop` in `gated_norm_triton.py`."""
+def hashed_dropout(x_ND: Tensor, key_N: Tensor, salt: int, p: float) -> Tensor:
+    """The reference of `drop` in `gated_norm_triton.py`: dropout with `hashed_mask`."""
     return x_ND * hashed_mask(key_N, salt, x_ND.shape[1], p) / (1.0 - p)
 
 
-DROP = GpuKernel("drop", "gated_norm_triton", 1, _drop)
+DROP = GpuKernel("drop", "gated_norm_triton", 1, hashed_dropout)
