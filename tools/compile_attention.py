@@ -7,17 +7,9 @@ the width of a head, the type, warps, bytes of shared memory, registers per thre
 stack, where registers are spilled.
 """
 
-import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
-from typing import NamedTuple
 
-import triton
-from triton.backends import nvidia
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from kernel_resources import Taken, compile_kernel
 
 from torchrec_priors.ops import hstu_attention_triton as attention
 
@@ -33,45 +25,14 @@ _INTEGERS = {"offsets", "order", "times"}
 _FLOATS = {"bias", "time_bias", "distance_sums", "time_sums"}
 
 
-class Taken(NamedTuple):
-    """The resources of a compiled kernel, see the top of the file."""
-
-    warps: int
-    shared: int
-    registers: int
-    stack: int
-
-
-def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Taken:
+def compile_attention(name: str, width: int, dtype: str, timed: bool = False) -> Taken:
     """Compiles a kernel for a width of heads and a type of rows, and returns its resources."""
     kernel = getattr(attention, name)
     constants = {"TIMED": timed, "WIDTH": width, "BLOCK": attention.BLOCK, "PRECISION": "tf32x3"}
-    names = kernel.arg_names
-    types = {argument: _type(argument, dtype, constants) for argument in names}
-    aligned = [argument for argument in names if _is_aligned(argument)]
-    source = ASTSource(
-        fn=kernel,
-        signature=types,
-        constexprs=constants,
-        attrs={(names.index(argument),): [["tt.divisibility", 16]] for argument in aligned},
-    )
+    types = {argument: _type(argument, dtype, constants) for argument in kernel.arg_names}
+    aligned = filter(_is_aligned, types)
     options = attention.launch(width, KERNELS[name])
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-
-    # Without a device, only a tool of CUDA reports these resources. Triton contains it.
-    folder = Path(nvidia.__file__).parent / "bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [folder / "cuobjdump", "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    counts = dict(re.findall(r"(REG|STACK):(\d+)", usage))
-    return Taken(
-        warps=options["num_warps"],
-        shared=compiled.metadata.shared,
-        registers=int(counts["REG"]),
-        stack=int(counts["STACK"]),
-    )
+    return compile_kernel(kernel, types, constants, aligned, options, 90)
 
 
 def _is_aligned(argument: str) -> bool:
@@ -100,7 +61,7 @@ def main() -> None:
     print("kernel width type", *Taken._fields)
     for width in map(int, widths):
         for name in KERNELS:
-            print(name[1:], width, dtype, *compile_kernel(name, width, dtype), flush=True)
+            print(name[1:], width, dtype, *compile_attention(name, width, dtype), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,10 @@ and bytes of stack, where registers are spilled. `compile_attention.py` does the
 """
 
 import importlib
-import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import triton
-from triton.backends import nvidia
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from kernel_resources import Taken, compile_kernel
 
 from torchrec_priors.ops import (
     best_tiles,
@@ -92,30 +85,14 @@ def kernels(width: int) -> list[tuple[str, str, dict[str, Any], dict[str, int]]]
     ]
 
 
-def compile_kernel(
+def compile_one(
     module: str, name: str, constants: dict[str, Any], options: dict[str, int], capability: int
-) -> tuple[int, int, int, int]:
-    """Compiles a kernel. Returns warps, bytes of shared memory, registers and bytes of stack."""
+) -> Taken:
+    """Compiles a kernel of a module of `torchrec_priors.ops`, and returns its resources."""
     kernel = getattr(importlib.import_module(f"torchrec_priors.ops.{module}"), name)
     types = {name: _type(name, module, constants) for name in kernel.arg_names}
-    aligned = [number for number, kind in enumerate(types.values()) if kind.startswith("*")]
-    source = ASTSource(
-        fn=kernel,
-        signature=types,
-        constexprs=constants,
-        attrs={(number,): [["tt.divisibility", 16]] for number in aligned},
-    )
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-
-    # Without a device, only a tool of CUDA reports these resources. Triton contains it.
-    folder = Path(nvidia.__file__).parent / "bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [folder / "cuobjdump", "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    counts = dict(re.findall(r"(REG|STACK):(\d+)", usage))
-    return options["num_warps"], compiled.metadata.shared, int(counts["REG"]), int(counts["STACK"])
+    aligned = [argument for argument, kind in types.items() if kind.startswith("*")]
+    return compile_kernel(kernel, types, constants, aligned, options, capability)
 
 
 def _type(argument: str, module: str, constants: dict[str, Any]) -> str:
@@ -138,7 +115,7 @@ def main() -> None:
     print("module kernel width warps shared registers stack")
     for width in map(int, widths):
         for module, name, constants, options in kernels(width):
-            taken = compile_kernel(module, name, constants, options, int(target[3:]))
+            taken = compile_one(module, name, constants, options, int(target[3:]))
             print(module, name, width, *taken, flush=True)
 
 
