@@ -1,0 +1,1 @@
+"""The online service: answers requests for recommendations over HTTP."""
