@@ -1,0 +1,1 @@
+"""What users did since the data set was prepared: stores of their newest events."""
