@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition, Thread
 
 from torchrec_priors.errors import OutsideError, UserError
@@ -68,7 +69,7 @@ class Counts:
         requests: requests in these batches.
         late: requests whose deadline passed before an answer was there.
         dropped: requests whose client went away before they were computed.
-        failed: requests that ended with an unexpected error.
+        failed: requests that ended with an error which is not theirs.
         refused: requests that came while the queue was full.
     """
 
@@ -264,37 +265,40 @@ class Batcher:
         started = time.monotonic()
         wanted = []
         for call in calls:
-            if call.deadline is not None and started >= call.deadline:
-                call.loop.call_soon_threadsafe(self._is_late, call)
-            elif call.future.cancelled():
+            if call.future.cancelled():
                 self.counts.dropped += len(call.requests)
+            elif call.deadline is not None and started >= call.deadline:
+                _call_soon(call.loop, partial(self._is_late, call))
             elif not call.future.done():
                 wanted.append(call)
-        if not wanted:
-            return
+        if wanted:
+            self._answer_calls(wanted)
 
-        requests = [request for call in wanted for request in call.requests]
+    def _answer_calls(self, calls: list[_Call]) -> None:
+        """Answers calls together; raises errors in their callers."""
+        requests = [request for call in calls for request in call.requests]
+        started = time.monotonic()
         try:
             with self._versions.lease() as served:
                 outcomes = self._answer(served.run, requests)
         except NotReadyError as error:
-            self._fail(wanted, error)
-            return
+            self._fail(calls, error)
         except OutsideError as error:
-            self.counts.failed += len(requests)
-            self._fail(wanted, error)
+            self._fail(calls, error)
             if self._on_lost is not None:
                 self._on_lost(error)
-            return
         except Exception as error:
-            log.exception("a batch of %d requests could not be answered", len(requests))
-            self.counts.failed += len(requests)
-            self._fail(wanted, error)
-            return
-
-        took = time.monotonic() - started
-        self._measure(len(requests), took)
-        self._give(wanted, outcomes, served, started, took)
+            if len(calls) > 1:
+                # Perhaps one request has the error: the others are answered without it.
+                for call in calls:
+                    self._answer_calls([call])
+                return
+            log.exception("%d requests could not be answered", len(requests))
+            self._fail(calls, error)
+        else:
+            took = time.monotonic() - started
+            self._measure(len(requests), took)
+            self._give(calls, outcomes, served, started, took)
 
     def _measure(self, count: int, took: float) -> None:
         """Notes how long a batch took."""
@@ -326,12 +330,13 @@ class Batcher:
             first = last
         # One call into the event loop for all: each of them interrupts it.
         for loop, pairs in given.items():
-            _call_soon(loop, lambda pairs=pairs: _resolve(pairs))
+            _call_soon(loop, partial(_resolve, pairs))
 
     def _fail(self, calls: list[_Call], error: Exception) -> None:
         """Raises an error in the callers."""
         for call in calls:
-            _call_soon(call.loop, lambda call=call: _reject(call, error))
+            self.counts.failed += len(call.requests)
+            _call_soon(call.loop, partial(_reject, call, error))
 
     def _is_late(self, call: _Call) -> None:
         """Answers a caller whose deadline has passed. The event loop calls it."""
