@@ -1,0 +1,242 @@
+"""The bodies of requests: their fields and limits.
+
+Bodies are read from bytes by pydantic. It is strict: "5" is not a number, and an unknown field is
+an error. `read_body` says in one line what is wrong, and what to do about it.
+"""
+
+import json
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from torchrec_priors.errors import nearest, shown
+from torchrec_priors.service.problem import Problem
+
+MOST_REQUESTS = 256
+MOST_EVENTS = 1_000
+
+# Null characters are in no id, and databases disagree about them.
+_NO_NULL = r"^[^\x00]*$"
+
+# Milliseconds since 1970: from 1973 to 2103. Seconds are smaller, and microseconds are larger.
+_FIRST_TIME = 100_000_000_000
+_LAST_TIME = 4_200_000_000_000
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=_NO_NULL)]
+Whole = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+Id = Whole | Text
+Time = Annotated[int, Field(ge=_FIRST_TIME, le=_LAST_TIME)]
+Names = Annotated[list[Text], Field(max_length=1_000)]
+Count = Annotated[int, Field(ge=1, le=1_000)]
+Milliseconds = Annotated[int, Field(ge=1, le=60_000)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """A JSON object without unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class EventBody(Body):
+    """An interaction in a history or a session, if its time or its event type is known."""
+
+    item: Id = Field(description="Original id of the item.")
+    time: Time | None = Field(None, description="Milliseconds since 1970.")
+    event: Text | None = Field(None, description="Event type, as in the data set.")
+
+
+Entries = Annotated[list[Id | EventBody], Field(max_length=10_000)]
+Ids = Annotated[list[Id], Field(max_length=100_000)]
+
+
+class LeversBody(Body):
+    """How heads are used."""
+
+    only: Names | None = Field(None, description="Only these heads may answer.")
+    mute: Names = Field([], description="These heads may not answer.")
+    boost: Annotated[dict[Text, Factor], Field(max_length=100)] = Field(
+        {}, description="Factors for the probabilities of heads."
+    )
+    at_least: Annotated[dict[Text, Share], Field(max_length=5)] = Field(
+        {}, description="Shares of the list that groups must have."
+    )
+
+
+class AskedBody(Body):
+    """A request for recommendations to one user."""
+
+    user: Id | None = Field(
+        None, description="Original id of a user: of the data set, or of events that were posted."
+    )
+    history: Entries | None = Field(
+        None,
+        description="The history, oldest first. It replaces all that is known of the user, except "
+        "for the user's groups.",
+    )
+    session: Entries = Field([], description="What came after the history, oldest first.")
+    groups: Annotated[dict[Text, Text | Names], Field(max_length=100)] = Field(
+        {}, description="For a prior of users, the group or groups of the user."
+    )
+    levers: LeversBody | None = Field(None, description="How heads are used.")
+    k: Count = Field(10, description="Number of items.")
+    allow: Ids | None = Field(None, description="The only items that may be recommended.")
+    deny: Ids | None = Field(None, description="Items that must not be recommended.")
+    strict: bool = Field(
+        False, description="Whether unknown things are errors. Otherwise they are skipped."
+    )
+    explain: bool = Field(False, description="Whether items have the scores of all their heads.")
+
+
+class RecommendBody(AskedBody):
+    """A request for recommendations to one user, and how long the client waits."""
+
+    timeout_ms: Milliseconds | None = Field(
+        None, description="Milliseconds after which nobody waits for the answer."
+    )
+
+
+class ManyBody(Body):
+    """Several requests, which are answered together."""
+
+    requests: Annotated[list[AskedBody], Field(min_length=1, max_length=MOST_REQUESTS)]
+    timeout_ms: Milliseconds | None = Field(
+        None, description="Milliseconds after which nobody waits for the answers."
+    )
+
+
+class UserEventBody(Body):
+    """An event of a user, to be stored."""
+
+    event_id: Text = Field(description="Id of the event. It may be posted again without effect.")
+    user: Id
+    item: Id
+    time: Time = Field(description="Milliseconds since 1970.")
+    event: Text | None = Field(None, description="Event type, as in the data set.")
+
+
+class EventsBody(Body):
+    """Events of users, to be stored."""
+
+    events: Annotated[list[UserEventBody], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+B = TypeVar("B", bound=Body)
+
+
+def read_body(model: type[B], raw: bytes) -> B:
+    """Reads a body.
+
+    Raises:
+        Problem: it is not JSON, or not what the model describes (422).
+    """
+    try:
+        body = model.model_validate_json(raw)
+    except ValidationError as error:
+        raise Problem(422, _described(error, model)) from None
+    _check_keys(raw)
+    return body
+
+
+def read_recommend(raw: bytes) -> RecommendBody | ManyBody:
+    """Reads the body of a request for recommendations: to one user, or to many.
+
+    Raises:
+        Problem: it is invalid (422).
+    """
+    # Only the field `requests` tells the two apart. It is rarely the text of anything else.
+    if b'"requests"' in raw:
+        try:
+            body = ManyBody.model_validate_json(raw)
+        except ValidationError as error:
+            if _has_field(error, "requests", "missing"):
+                return read_body(RecommendBody, raw)
+            raise Problem(422, _described(error, ManyBody)) from None
+        _check_keys(raw)
+        return body
+    return read_body(RecommendBody, raw)
+
+
+def _has_field(error: ValidationError, field: str, kind: str) -> bool:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return any(one["loc"] == (field,) and one["type"] == kind for one in found)
+
+
+def _check_keys(raw: bytes) -> None:
+    """Raises Problem if an object of a valid body has a key twice: either value may be meant."""
+    json.loads(raw.decode(), object_pairs_hook=_check_pairs)
+
+
+def _check_pairs(pairs: list[tuple[str, object]]) -> None:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Problem(422, f"body: {shown(twice)} is given twice: give it once")
+
+
+# Where several types are allowed, pydantic reports an error for each of them. These say only that
+# another type was tried.
+_OTHER_TYPES = {"int_type", "string_type", "model_type", "list_type"}
+
+# Pydantic names the types that it tried in the place of an error.
+_TYPES = {
+    "constrained-int",
+    "constrained-str",
+    "int",
+    "str",
+    "list[constrained-str]",
+    EventBody.__name__,
+}
+
+
+def _described(error: ValidationError, model: type[Body]) -> str:
+    """Returns one line about the first error of a body: its field, the cause and the remedy."""
+    found = error.errors(include_url=False, include_input=False)
+    precise = [one for one in found if one["type"] not in _OTHER_TYPES]
+    chosen = (precise or found)[0]
+
+    at = chosen["loc"]
+    parts = [str(part) for number, part in enumerate(at) if not number or part not in _TYPES]
+    place = shown(".".join(parts))[1:-1] or "body"
+    kind = chosen["type"]
+    tried = {str(one["type"]) for one in found if one["loc"][:-1] == at[:-1]} & _OTHER_TYPES
+    if kind == "json_invalid":
+        return f"body: {chosen['msg']}: send JSON in UTF-8"
+    if kind == "extra_forbidden":
+        return f"{place}: there is no such field: {nearest(str(at[-1]), _fields(model, at))}"
+    if kind == "missing":
+        return f"{place}: it is missing: give it"
+    if kind == "string_pattern_mismatch":
+        return f"{place}: it has a null character: leave it out"
+    if kind in _OTHER_TYPES and "int_type" in tried and "string_type" in tried:
+        return f"{place}: an id must be an integer or a text"
+    return f"{place}: {_LIMITS.get(kind, chosen['msg'])}".format(**chosen.get("ctx", {}))
+
+
+_LIMITS = {
+    "int_type": "it must be an integer",
+    "string_type": "it must be a text",
+    "bool_type": "it must be true or false",
+    "float_type": "it must be a number",
+    "list_type": "it must be a list",
+    "dict_type": "it must be an object",
+    "model_type": "it must be an object",
+    "finite_number": "it must be a finite number",
+    "too_long": "it has more than {max_length} entries: give fewer",
+    "too_short": "it has fewer than {min_length} entries: give more",
+    "string_too_long": "it has more than {max_length} characters: give fewer",
+    "string_too_short": "it is empty: give a text",
+    "greater_than": "it must be greater than {gt}",
+    "greater_than_equal": "it must be {ge} or more",
+    "less_than_equal": "it must be {le} or less",
+}
+
+
+def _fields(model: type[Body], at: tuple[int | str, ...]) -> list[str]:
+    """Returns the names of the fields that the object at a place may have."""
+    names: dict[str, type[Body]] = {"levers": LeversBody, "requests": AskedBody}
+    names |= {"events": UserEventBody, EventBody.__name__: EventBody}
+    for part in at[:-1]:
+        model = names.get(str(part), model)
+    return list(model.model_fields)

@@ -1,0 +1,167 @@
+"""Counters and histograms of the service, in Prometheus' format."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from torchrec_priors.service.parts import Parts
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The metrics of a service.
+
+    Attributes:
+        queue_seconds: the time that requests waited for their batch.
+        in_flight: the requests that are being answered.
+        events_accepted, events_duplicate: events of users that were stored, or already were.
+        state_unavailable: requests that were answered without the events of their user, as the
+            store could not be read in time.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "torchrec_priors_requests",
+            "Requests by route and status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "torchrec_priors_request_seconds",
+            "Time from the first line of a request to its response.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "torchrec_priors_queue_seconds",
+            "Time that a request waited for its batch.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._compute_seconds = Histogram(
+            "torchrec_priors_compute_seconds",
+            "Time in which a batch was answered.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batch_size = Histogram(
+            "torchrec_priors_batch_size",
+            "Requests in a batch.",
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "torchrec_priors_requests_in_flight",
+            "Requests that are being answered.",
+            registry=self.registry,
+        )
+        events = Counter(
+            "torchrec_priors_events",
+            "Events of users that were posted, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.events_accepted = events.labels("accepted")
+        self.events_duplicate = events.labels("duplicate")
+        self.state_unavailable = Counter(
+            "torchrec_priors_state_unavailable",
+            "Requests that were answered without the stored events of their user.",
+            registry=self.registry,
+        )
+        self._swaps = Counter(
+            "torchrec_priors_swaps",
+            "Changes of the version of the model, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        # Looking up a child by its labels takes longer than counting.
+        self._of_route: dict[str, Histogram] = {}
+        self._of_status: dict[tuple[str, int], Counter] = {}
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Counts a request.
+
+        Args:
+            route: its route, such as "/v1/recommend".
+            status: the status of the response; 499 if the client went away before.
+            seconds: the time from its first line to the response.
+        """
+        counter = self._of_status.get((route, status))
+        if counter is None:
+            counter = self._requests.labels(route, str(status))
+            self._of_status[route, status] = counter
+        histogram = self._of_route.get(route)
+        if histogram is None:
+            histogram = self._seconds.labels(route)
+            self._of_route[route] = histogram
+        counter.inc()
+        histogram.observe(seconds)
+
+    def batch(self, size: int, seconds: float) -> None:
+        """Notes a batch: the number of its requests, and the seconds that they took."""
+        self._batch_size.observe(size)
+        self._compute_seconds.observe(seconds)
+
+    def swap(self, outcome: str) -> None:
+        """Counts a change of the version, such as "swapped", "refused" or "rolled_back"."""
+        self._swaps.labels(outcome).inc()
+
+    def watch(self, parts: "Parts") -> None:
+        """Adds what the parts of the service count themselves."""
+        self.registry.register(_OfParts(parts))
+
+    def text(self) -> bytes:
+        """Returns all metrics in Prometheus' format."""
+        return generate_latest(self.registry)
+
+
+class _OfParts(Collector):
+    """Reads the counters of the parts when the metrics are asked for."""
+
+    def __init__(self, parts: "Parts") -> None:
+        self._parts = parts
+
+    def describe(self) -> Iterable[Metric]:
+        """Returns nothing: the names do not clash with those of other collectors."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields the metrics."""
+        parts = self._parts
+        yield GaugeMetricFamily(
+            "torchrec_priors_queue_length", "Requests that wait.", value=parts.batcher.waiting
+        )
+        yield GaugeMetricFamily(
+            "torchrec_priors_ready",
+            "Whether the service answers requests: 1 or 0.",
+            value=float(parts.unready is None),
+        )
+        model = GaugeMetricFamily(
+            "torchrec_priors_model_info", "The version that answers.", labels=["model", "version"]
+        )
+        served = parts.versions.current
+        if served is not None:
+            model.add_metric([parts.model_name, served.name], 1.0)
+        yield model
+
+        counts = CounterMetricFamily(
+            "torchrec_priors_answers", "Requests to the model, by outcome.", labels=["outcome"]
+        )
+        of_batcher = parts.batcher.counts
+        for outcome in ("late", "dropped", "failed", "refused"):
+            counts.add_metric([outcome], getattr(of_batcher, outcome))
+        counts.add_metric(["computed"], of_batcher.requests)
+        yield counts
+        yield CounterMetricFamily(
+            "torchrec_priors_log_lines_dropped",
+            "Lines of the log that were dropped, as stderr was read too slowly.",
+            value=parts.log.lines.dropped,
+        )

@@ -1,0 +1,60 @@
+"""Routes that read their bodies themselves, for calls that must cost little."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from torchrec_priors.service.guard import BODY, STARTED
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class RawRoute(APIRoute):
+    """A route whose function gets the request as it is, and returns the response.
+
+    FastAPI describes it in the OpenAPI document, but neither reads nor writes its bodies.
+
+    Attributes:
+        bodies: the models of its body; the first one is the usual one.
+    """
+
+    def __init__(
+        self, path: str, endpoint: Endpoint, *, bodies: tuple[type[BaseModel], ...], **more: Any
+    ) -> None:
+        """
+        Args:
+            path: the path.
+            endpoint: the function.
+            bodies: the models of its body.
+            more: what `APIRoute` takes.
+        """
+        super().__init__(path, endpoint, methods=["POST"], **more)
+        self.bodies = bodies
+        self.app = _called(endpoint)
+
+
+def _called(endpoint: Endpoint) -> ASGIApp:
+    """Returns the ASGI application of a function."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
+
+
+def body_of(request: Request) -> bytes:
+    """Returns the body of a request, which the guard has read."""
+    body: bytes = request.scope[BODY]
+    return body
+
+
+def started_at(request: Request) -> float:
+    """Returns the value of `time.monotonic()` when a request came."""
+    started: float = request.scope[STARTED]
+    return started
