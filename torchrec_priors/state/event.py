@@ -66,4 +66,4 @@ def _check_text(name: str, text: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"{name} {ascii(text[:40])}: it is not valid Unicode") from error
+            raise UserError(f"{name} {text[:40]!a}: it is not valid Unicode") from error
