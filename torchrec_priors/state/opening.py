@@ -35,7 +35,7 @@ def open_store(uri: str | None, run: Path, *, most: int = MOST) -> UserStore | N
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in _SCHEMES:
         raise UserError(
-            f"store {shown(_public(uri))} is not supported: {nearest(scheme, _SCHEMES)}; "
+            f"{shown(scheme + colon)} is not a kind of store: {nearest(scheme, _SCHEMES)}; "
             "write for example sqlite:users.sqlite, redis://localhost:6379/0 or none:"
         )
     if scheme == "none":
@@ -59,11 +59,3 @@ def _path(rest: str) -> Path:
     if not rest or rest == ":memory:" or (rest.startswith("//") and not rest.startswith("///")):
         raise UserError(f"store 'sqlite:{rest}' has no path: write sqlite:PATH")
     return Path(rest).expanduser()
-
-
-def _public(uri: str) -> str:
-    """Returns a URI without its user and password."""
-    head, at, tail = uri.rpartition("@")
-    if not at:
-        return uri
-    return f"{head.partition('://')[0]}://...@{tail}"
