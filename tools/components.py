@@ -56,6 +56,7 @@ RESOURCES = {
     "prior": Resources(gpu=None),
     "recommend": Resources(j="1x1"),
     "report": Resources(gpu=None),
+    "serve": Resources(j="1x1"),
     "train": Resources(j="1x2", restarts=3),
 }
 EXAMPLES = {
@@ -68,6 +69,7 @@ EXAMPLES = {
     "prior": ["--data DATA --name NAME graph", "--data DATA --name NAME --from_file FILE item"],
     "recommend": ["--run RUN --user ID", "-j 1x4 --run RUN --users all --out PARQUET"],
     "report": ["--runs RUNS --out FOLDER [DIR ...]"],
+    "serve": ["--run RUN --host 0.0.0.0 --token_file FILE"],
     "train": ["--config FILE --data DATA --run RUN [KEY=X ...]"],
 }
 

@@ -1,0 +1,197 @@
+"""The app `serve` as a process: it starts, answers, and ends."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+import tiny
+from running import call, service
+
+from torchrec_priors import Request, UserContext, load_run
+from torchrec_priors.apps import command, serve
+from torchrec_priors.config import parse
+
+SETTINGS = tiny.settings(
+    model={"context": 20},
+    priors={"tree": ["temporal:2", "genre"]},
+    negatives={"per_set": 10},
+    table={"init_std": 1.0},
+    training={"batch": 8, "steps": 2},
+)
+BODIES = [
+    {"user": 9},
+    {"user": 9, "session": [5, {"item": 7, "time": 891_000_000_000}], "k": 3},
+    {"history": [5, 50, 7], "levers": {"mute": ["Drama"], "boost": {"Comedy": 2.5}}},
+    {"user": "nobody", "deny": [1, 2, 3]},
+    {"user": 12, "levers": {"at_least": {"Comedy": 0.3}}, "k": 5, "explain": True},
+]
+REQUESTS = {"requests": [*BODIES, {"user": 9, "k": 100_000 // 100}]}
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained(parse(SETTINGS))
+
+
+def _refused(capsys, *arguments):
+    """What the app prints about a mistake."""
+    with pytest.raises(SystemExit) as ended:
+        command.run(serve.serve, [str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give --run"),
+        (["--run", "nowhere"], "nowhere"),
+        (["--run", "r", "--host", "0.0.0.0"], "--token-file FILE, or --open"),
+        (["--run", "r", "--host", "0.0.0.0", "--token-file", "nowhere"], "there is no file"),
+        (["--run", "r", "--queue", "0"], "--queue must be at least 1"),
+        (["--run", "r", "--batch", "0"], "--batch must be at least 1"),
+        (["--run", "r", "--wait-ms", "-1"], "--wait-ms must be at least 0"),
+        (["--run", "r", "--deadline-ms", "0"], "--deadline-ms must be at least 1"),
+        (["--run", "r", "--drain-s", "-1"], "--drain-s must be at least 0"),
+        (["--run", "r", "--max-body", "0"], "--max-body must be at least 1"),
+        (["--run", "r", "--threads", "0"], "--threads must be in [1, "),
+        (["--run", "r", "--cors", "shop.example"], "--cors: 'shop.example'"),
+        (["--run", "r", "--cors", "*"], "--cors: '*'"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, says, capsys):
+    assert says in _refused(capsys, *arguments)
+
+
+@pytest.mark.slow
+def test_an_address_or_a_store_that_cannot_be_used_is_one_line(run, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"--port: {port} is in use" in _refused(capsys, "--run", run, "--port", port)
+    wrong = _refused(capsys, "--run", run, "--port", 0, "--state", "mysql://localhost")
+    assert "mysql" in wrong
+
+
+def _shown(answer):
+    """An answer as the service shows it."""
+    return [
+        {"item_id": item.item_id, "title": item.title, "score": item.score, "head": item.head}
+        for item in answer
+    ]
+
+
+def _expected(run):
+    """What a loaded run answers to `BODIES`."""
+    from torchrec_priors.service.bodies import AskedBody
+    from torchrec_priors.service.context import _asked
+
+    bodies = [AskedBody.model_validate_json(json.dumps(body)) for body in BODIES]
+    requests = [_asked(body, None, "none", time.monotonic() + 60).request for body in bodies]
+    with load_run(run) as loaded:
+        assert loaded.answer([Request(UserContext(9))])
+        return [_shown(answer) for answer in loaded.answer(requests)]
+
+
+def _answers(port):
+    """What a service answers to `BODIES`, one by one and together."""
+    alone = [call(port, "POST", "/v1/recommend", body) for body in BODIES]
+    status, together = call(port, "POST", "/v1/recommend", REQUESTS)
+    assert [status, *(status for status, _ in alone)] == [200] * (len(BODIES) + 1)
+    *answers, error = together["answers"]
+    assert "k = 1,000" in error["error"]["message"]
+    for (_, one), other in zip(alone, answers, strict=True):
+        assert one["items"] == other["items"]
+    for item in answers[-1]["items"]:
+        assert item.pop("head_scores")
+    return [answer["items"] for answer in answers]
+
+
+@pytest.mark.slow
+def test_a_service_answers_as_the_loaded_run_until_it_is_told_to_end(run, tmp_path):
+    with service("--run", run, "--state", f"sqlite:{tmp_path / 'users'}") as started:
+        port = started.port
+        assert call(port, "GET", "/health/ready") == (200, {"status": "ready"})
+        assert _answers(port) == _expected(run)
+        assert call(port, "GET", "/health/ready", Host="shop.example")[0] == 403
+
+        event = {"event_id": "1", "user": 9, "item": 5, "time": 891_000_000_000}
+        assert call(port, "POST", "/v1/events", {"events": [event]})[0] == 200
+        _, answer = call(port, "POST", "/v1/recommend", {"user": 9})
+        assert answer["state"] == "current"
+
+        started.end()
+        assert started.codes() == [0]
+        with pytest.raises(ConnectionRefusedError):
+            call(port, "GET", "/health/live")
+        for line in started.err().splitlines():
+            assert json.loads(line)["level"] in ("info", "warning")
+
+
+@pytest.mark.slow
+def test_a_client_never_gets_half_an_answer_from_a_service_that_ends(run):
+    statuses = []
+
+    def ask(port):
+        try:
+            while True:
+                statuses.append(call(port, "POST", "/v1/recommend", {"user": 9, "k": 50})[0])
+        except (ConnectionRefusedError, ConnectionResetError, http.client.RemoteDisconnected):
+            # There is no answer at all: the client may ask another service.
+            pass
+        except BaseException as error:
+            statuses.append(error)
+
+    with service("--run", run, "--state", "none:") as started:
+        threads = [threading.Thread(target=ask, args=(started.port,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        while len(statuses) < 50:
+            time.sleep(0.01)
+        started.end()
+        for thread in threads:
+            thread.join(60)
+        assert started.codes() == [0]
+    assert set(statuses) <= {200, 503}
+
+
+@pytest.mark.slow
+def test_a_silent_client_does_not_keep_a_service_alive(run):
+    with service("--run", run, "--state", "none:", "--drain-s", 1) as started:
+        port = started.port
+        with socket.create_connection(("127.0.0.1", port)) as silent:
+            silent.sendall(
+                b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+            )
+            call(port, "GET", "/health/live")
+            began = time.monotonic()
+            started.end()
+            assert started.codes() == [0]
+        assert time.monotonic() - began < 20
+
+
+@pytest.mark.slow
+def test_two_ranks_answer_as_one_process(run):
+    with service("--run", run, "--state", "none:", ranks=2) as started:
+        assert _answers(started.port) == _expected(run)
+        started.end()
+        assert started.codes() == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_dead_rank_ends_the_service(run):
+    with service("--run", run, "--state", "none:", ranks=2) as started:
+        port = started.port
+        assert call(port, "POST", "/v1/recommend", BODIES[0])[0] == 200
+        os.kill(started.processes[1].pid, signal.SIGKILL)
+        assert started.codes() == [1, -signal.SIGKILL]
+        errors = [line for line in started.err().splitlines() if line.startswith("error: ")]
+        assert errors == ["error: rank 1 was lost in recommendations: start it again"]

@@ -1,0 +1,140 @@
+"""The app `serve`: answers requests for recommendations over HTTP."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.apps.command import TRUST
+from torchrec_priors.errors import UserError
+
+_MOST_THREADS = 4_096
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
+
+
+def serve(
+    run: Annotated[Path | None, Option(help="Folder of a trained run.")] = None,
+    host: Annotated[
+        str,
+        Option(
+            help="Address to listen on. By default only this machine can reach the service. Other "
+            "addresses need --token-file or --open."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(help="Port to listen on; 0 for any free port.")] = 8000,
+    state: Annotated[
+        str | None,
+        Option(
+            metavar="URI",
+            help="Where events of users are kept: sqlite:PATH, redis://HOST:PORT/NUMBER, or none: "
+            "for nowhere. [state/users.sqlite in the folder of the run]",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        Option(help="File with the token that every call must carry."),
+    ] = None,
+    open: Annotated[
+        bool, Option("--open", help="Let everybody who can reach the address call the service.")
+    ] = False,
+    cors: Annotated[
+        list[str] | None,
+        Option(
+            metavar="ORIGIN",
+            help="Let pages of this origin call the service, such as https://shop.example. "
+            "Can be repeated.",
+        ),
+    ] = None,
+    queue: Annotated[
+        int, Option(help="The most requests that wait. Further ones are refused (429).")
+    ] = 512,
+    batch: Annotated[int, Option(help="The most requests that are answered together.")] = 64,
+    wait_ms: Annotated[
+        float, Option(help="The most milliseconds that a request waits for others.")
+    ] = 2.0,
+    deadline_ms: Annotated[
+        int,
+        Option(help="Milliseconds in which a request is answered, unless it says timeout_ms."),
+    ] = 1000,
+    drain_s: Annotated[
+        float,
+        Option(help="The most seconds that requests in flight get when the service is ended."),
+    ] = 20.0,
+    max_body: Annotated[int, Option(help="The most bytes of a request's body.")] = 1_000_000,
+    name: Annotated[
+        str | None, Option(help="Name of the model in answers. [name of the folder]")
+    ] = None,
+    data: Annotated[
+        str | None,
+        Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
+    ] = None,
+    trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
+    threads: Annotated[
+        int | None,
+        Option(help="The most threads that answer requests. [cores, or OMP_NUM_THREADS]"),
+    ] = None,
+) -> None:
+    """Answers requests for recommendations over HTTP, until it is ended.
+
+    Several processes serve one model that is too large for one: the first of them speaks HTTP.
+    """
+    if run is None:
+        raise UserError("give --run, the folder of a trained run")
+    _check_least("--queue", queue, 1)
+    _check_least("--batch", batch, 1)
+    _check_least("--wait-ms", wait_ms, 0)
+    _check_least("--deadline-ms", deadline_ms, 1)
+    _check_least("--drain-s", drain_s, 0)
+    _check_least("--max-body", max_body, 1)
+    for origin in cors or ():
+        if not _ORIGIN.fullmatch(origin):
+            raise UserError(
+                f"--cors: '{origin}' is no origin: write it as browsers do, such as "
+                "https://shop.example or http://localhost:3000"
+            )
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UserError(f"--threads must be in [1, {_MOST_THREADS}], not {threads}")
+
+    # These modules import torch, which takes seconds and which --help does not need.
+    from torchrec_priors.service.listening import check_safe, read_token
+    from torchrec_priors.service.parts import Limits
+    from torchrec_priors.service.server import Settings
+    from torchrec_priors.service.server import serve as serve_until_ended
+
+    token = None if token_file is None else read_token(token_file)
+    check_safe(host, token, is_open=open)
+    serve_until_ended(
+        Settings(
+            run=run,
+            data=data,
+            trust=trust,
+            threads=threads,
+            name=name or run.absolute().name,
+            host=host,
+            port=port,
+            token=token,
+            origins=tuple(cors or ()),
+            state=state,
+            queue=queue,
+            batch=batch,
+            wait_s=wait_ms / 1e3,
+            drain_s=drain_s,
+            limits=Limits(body_bytes=max_body, deadline_s=deadline_ms / 1e3),
+        ),
+        on_ready=lambda url: print(f"Served at {url}", flush=True),
+    )
+
+
+def _check_least(option: str, value: float, least: int) -> None:
+    if value < least:
+        raise UserError(f"{option} must be at least {least}, not {value}")
+
+
+def main() -> None:
+    command.run(serve)
+
+
+if __name__ == "__main__":
+    main()
