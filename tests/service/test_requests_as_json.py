@@ -1,6 +1,6 @@
 """What rank 0 tells the other ranks is the same request."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.service.requests_as_json import requests_of, text_of
@@ -36,7 +36,8 @@ requests = st.builds(
 )
 
 
-@given(st.lists(requests, max_size=4))
+@settings(max_examples=30, deadline=None)
+@given(st.lists(requests, max_size=3))
 def test_requests_come_back_as_they_were(sent):
     received = requests_of(text_of(sent))
     assert received == sent

@@ -123,10 +123,8 @@ def test_a_service_answers_as_the_loaded_run_until_it_is_told_to_end(run, tmp_pa
         assert _answers(port) == _expected(run)
         assert call(port, "GET", "/health/ready", Host="shop.example")[0] == 403
 
-        event = {"event_id": "1", "user": 9, "item": 5, "time": 891_000_000_000}
-        assert call(port, "POST", "/v1/events", {"events": [event]})[0] == 200
-        _, answer = call(port, "POST", "/v1/recommend", {"user": 9})
-        assert answer["state"] == "current"
+        assert call(port, "GET", "/v1/model")[1]["keeps_events"]
+        assert (tmp_path / "users").is_file()
 
         started.end()
         assert started.codes() == [0]
