@@ -81,17 +81,21 @@ def test_a_server_that_is_killed_and_comes_back(
     late.close()
 
 
-def test_calls_to_a_server_that_hangs_fail_soon_and_then_at_once(server: RedisServer) -> None:
+def test_calls_to_a_server_that_hangs_fail_soon_and_then_at_once(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = opened(server)
+    resting = opened(server)
     server.signal(signal.SIGSTOP)
     check_gone(store, server)
-    with pytest.raises(StoreGoneError, match="just now"):
-        for _ in range(3):
-            try:
-                store.last("ann", 1)
-            except StoreGoneError as error:
-                if "just now" in str(error):
-                    raise
+
+    monkeypatch.setattr("torchrec_priors.state.redis._REST_S", 1000.0)
+    with pytest.raises(StoreGoneError, match="Timeout"):
+        resting.last("ann", 1)
+    with pytest.raises(StoreGoneError, match="did not answer just now"):
+        resting.last("ann", 1)
+    monkeypatch.undo()
+
     server.signal(signal.SIGCONT)
     until_it_answers(store)
     # What was sent while the server hung may have arrived: repeating it is safe.
@@ -104,7 +108,7 @@ def test_a_full_server_stores_nothing_of_a_call(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction")
     server.start()
     store = opened(server)
-    with pytest.raises(StoreGoneError, match="cannot be used now.*maxmemory"):
+    with pytest.raises(StoreGoneError, match="maxmemory"):
         store.append([click("a"), click("b")])
     assert (store.count("ann"), store.last("ann", 5).version) == (0, 0)
     with pytest.raises(StoreGoneError):

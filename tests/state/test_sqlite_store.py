@@ -21,6 +21,8 @@ from torchrec_priors.state.sqlite import SqliteStore
 from torchrec_priors.state.sqlite_file import StoreFile
 from torchrec_priors.state.store import Appended, StoreGoneError
 
+# An item id that takes much of a page.
+BIG = "x" * 900
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,6 +31,16 @@ def clicks(user: str, first: int, count: int, item: str = "50") -> list[UserEven
         UserEvent(f"{number}", user, item, number, "click")
         for number in range(first, first + count)
     ]
+
+
+def fill(store: SqliteStore) -> tuple[int, StoreGoneError]:
+    """Appends events of ann until it fails; returns how many were acknowledged, and the error."""
+    for stored in range(0, 10_000, 20):
+        try:
+            store.append(clicks("ann", stored, 20, BIG))
+        except StoreGoneError as error:
+            return stored, error
+    raise AssertionError("it was never full")
 
 
 def check_line(error: BaseException, file: Path, *words: str) -> None:
@@ -166,20 +178,15 @@ def test_a_full_file_is_one_line_and_nothing_is_half_done(tmp_path: Path) -> Non
         )
 
     limit(60)
-    stored = 0
-    big = "x" * 900
-    with pytest.raises(StoreGoneError) as found:
-        while stored < 1000:
-            store.append(clicks("ann", stored, 20, big))
-            stored += 20
-    check_line(found.value, file, "full", "make room")
-    assert 0 < stored < 1000
+    stored, error = fill(store)
+    check_line(error, file, "full", "make room")
+    assert stored > 0
     kept = store.last("ann", 1000)
     assert [event.time for event in kept.events] == list(range(stored))
 
     # There is room again: the same call succeeds.
     limit(10_000)
-    assert store.append(clicks("ann", stored, 20, big)) == Appended(20, 0)
+    assert store.append(clicks("ann", stored, 20, BIG)) == Appended(20, 0)
     assert store.last("ann", 1000).version == kept.version + 1
     store.close()
     assert _integrity(file) == "ok"
@@ -355,21 +362,16 @@ def _store_on_small_disks(folder: Path) -> list[str]:
     disk = Disk(folder / "disk")
     file = disk.folder / "users.sqlite"
     store = SqliteStore(file)
-    stored = 0
     disk.leave(400_000)
-    try:
-        while stored < 10_000:
-            store.append(clicks("ann", stored, 20, "x" * 900))
-            stored += 20
-    except StoreGoneError as error:
-        said.append(str(error))
+    stored, error = fill(store)
+    said.append(str(error))
     assert len(store.last("ann", 10_000).events) == stored
     try:
-        store.append(clicks("ann", stored, 500, "x" * 900))
+        store.append(clicks("ann", stored, 500, BIG))
     except StoreGoneError as error:
         said.append(str(error))
     disk.make_room()
-    assert store.append(clicks("ann", stored, 20, "x" * 900)) == Appended(20, 0)
+    assert store.append(clicks("ann", stored, 20, BIG)) == Appended(20, 0)
     store.check()
     store.close()
     assert _integrity(file) == "ok"

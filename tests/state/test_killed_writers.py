@@ -1,0 +1,164 @@
+"""Every acknowledged event is stored exactly once, whenever the client or the server is killed."""
+
+import os
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from appending_client import LARGEST, THREADS, event_of_stream, numbers_of_thread
+from redis_server import RedisServer
+
+from torchrec_priors.state.event import UserEvent
+from torchrec_priors.state.opening import open_store
+
+ROOT = Path(__file__).parents[2]
+CLIENT = Path(__file__).with_name("appending_client.py")
+TOTAL = 50_000
+KILLS = 20
+
+
+class Client:
+    """The client process, and how many events of each of its threads were acknowledged."""
+
+    def __init__(self, uri: str, total: int) -> None:
+        self._uri = uri
+        self._total = total
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unread = b""
+        self.acknowledged = [0] * THREADS
+
+    def start(self) -> None:
+        """Starts the client, which repeats what was not acknowledged."""
+        command = [sys.executable, str(CLIENT), self._uri, str(self._total)]
+        command += [str(stored) for stored in self.acknowledged]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, bufsize=0
+        )
+
+    def run_until(self, enough: int) -> bool:
+        """Reads acknowledgements until so many events have one, or the process ends; whether it runs."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while sum(self.acknowledged) < enough:
+            read = self._process.stdout.read(4096)
+            self._take(read)
+            if not read:
+                assert self._process.wait() == 0
+                return False
+        return True
+
+    def kill(self) -> None:
+        """Kills the process, and reads what it had acknowledged by then."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        while read := self._process.stdout.read(4096):
+            self._take(read)
+        self._unread = b""
+        self._process.stdout.close()
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _take(self, read: bytes) -> None:
+        *lines, self._unread = (self._unread + read).split(b"\n")
+        for line in lines:
+            thread, stored = line.split()
+            self.acknowledged[int(thread)] = int(stored)
+
+
+def check_stored(uri: str, total: int, acknowledged: list[int]) -> None:
+    """All acknowledged events are there once, and beside them at most one call of each thread."""
+    sure: dict[str, set[UserEvent]] = defaultdict(set)
+    possible: dict[str, set[UserEvent]] = defaultdict(set)
+    for thread, stored in enumerate(acknowledged):
+        numbers = numbers_of_thread(thread, total)
+        for nth, number in enumerate(numbers[: stored + LARGEST]):
+            event = event_of_stream(number)
+            possible[event.user].add(event)
+            if nth < stored:
+                sure[event.user].add(event)
+
+    store = open_store(uri, Path())
+    assert store is not None
+    for user in sorted(possible):
+        kept = store.last(user, 2 * total)
+        found = set(kept.events)
+        assert len(found) == len(kept.events) == store.count(user)
+        assert sure[user] <= found <= possible[user]
+        times = [event.time for event in kept.events]
+        assert times == sorted(times)
+        assert kept.trimmed == 0
+    store.close()
+
+
+def campaign(
+    client: Client, uri: str, total: int, kills: int, kill_server: Callable[[], None] | None
+) -> None:
+    """Kills the client, and the server if there is one, at random times of the stream."""
+    draws = random.Random(7)
+    client.start()
+    for enough in sorted(draws.sample(range(total * 9 // 10), kills)):
+        assert client.run_until(enough)
+        if kill_server is not None:
+            kill_server()
+            # The same client continues; it repeats the calls that failed.
+            assert client.run_until(min(enough + total // (4 * kills), total * 19 // 20))
+        client.kill()
+        check_stored(uri, total, client.acknowledged)
+        client.start()
+
+    assert not client.run_until(total + 1)
+    assert sum(client.acknowledged) == total
+    check_stored(uri, total, client.acknowledged)
+
+
+@pytest.fixture
+def clients() -> Iterator[list[Client]]:
+    """Clients that are killed at the end of the test."""
+    clients: list[Client] = []
+    yield clients
+    for client in clients:
+        client.close()
+
+
+SIZES = [
+    pytest.param(3_000, 2, marks=pytest.mark.slow, id="short"),
+    pytest.param(TOTAL, KILLS, marks=[pytest.mark.campaign, pytest.mark.timeout(3600)], id="long"),
+]
+
+
+@pytest.mark.parametrize(("total", "kills"), SIZES)
+def test_a_sqlite_store_keeps_what_it_acknowledged(
+    tmp_path: Path, clients: list[Client], total: int, kills: int
+) -> None:
+    uri = f"sqlite:{tmp_path / 'users.sqlite'}"
+    clients.append(Client(uri, total))
+    campaign(clients[0], uri, total, kills, kill_server=None)
+
+
+@pytest.mark.parametrize(("total", "kills"), SIZES)
+def test_a_redis_store_keeps_what_it_acknowledged(
+    tmp_path: Path, clients: list[Client], total: int, kills: int
+) -> None:
+    """The client is killed, and the server, too, which reads its log when it starts again."""
+    server = RedisServer(tmp_path)
+    server.start()
+
+    def kill_server() -> None:
+        server.kill()
+        server.start()
+
+    clients.append(Client(server.uri, total))
+    try:
+        campaign(clients[0], server.uri, total, kills, kill_server)
+    finally:
+        server.close()
