@@ -22,8 +22,8 @@ def click(event_id: str) -> UserEvent:
     return UserEvent(event_id, "ann", "50", 1, "click")
 
 
-def opened(server: RedisServer) -> UserStore:
-    store = open_store(server.uri, Path())
+def opened(server: RedisServer, options: str = "") -> UserStore:
+    store = open_store(server.uri + options, Path())
     assert store is not None
     return store
 
@@ -84,8 +84,8 @@ def test_a_server_that_is_killed_and_comes_back(
 def test_calls_to_a_server_that_hangs_fail_soon_and_then_at_once(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = opened(server)
-    resting = opened(server)
+    store = opened(server, "?socket_timeout=0.1")
+    resting = opened(server, "?socket_timeout=0.1")
     server.signal(signal.SIGSTOP)
     check_gone(store, server)
 
