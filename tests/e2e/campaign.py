@@ -21,7 +21,7 @@ BUDGET = (
     "training.steps=4", "training.evaluate_every=2", "training.batch=8", "negatives.per_set=8", "model.dim=8",
     "encoder.layers=1", "training.checkpoint_async=false",
 )  # fmt: skip
-_ITS_OWN = r"seconds|time\b|waiting|raw_seen|\.metadata|^sha256$"  # keys of JSON that differ from run to run
+_ITS_OWN = r"seconds|time\b|waiting|raw_seen|\.metadata|^sha256$|^created$|^published$"  # keys of JSON that differ from run to run
 _GROWING = re.compile(
     r"(.*/)?(metrics\.jsonl|events/.*|best\.json|logs/.*|results\.(md|parquet))|(.*/)?step-\d+\.partial(/.*)?"
 )
@@ -140,6 +140,7 @@ SCENARIOS = (
         ),
     ),
     Scenario("export", ("export", "--run", "{base}/run", "--out", "plain")),
+    Scenario("publish", ("publish", "--run", "{base}/run", "--to", "models", "--version", "one")),
     Scenario("report", ("report", "--runs", "{base}/run", "--out", "page")),
     Scenario(
         "plan --plot",

@@ -37,6 +37,7 @@ APPS = (
     "plan",
     "bench",
     "export",
+    "publish",
     "report",
 )
 
@@ -181,6 +182,7 @@ class Ground:
             "plan": ["--items", "1M", "--dim", "64", "--ranks", "2", "--ranks-per-node", "2"],
             "bench": ["--shape", "merec", "--repeats", "1"],
             "export": [*run, "--out", self.new()],
+            "publish": [*run, "--to", self.new()],
             "report": ["--runs", str(self.run), "--out", self.new()],
         }[app]
 

@@ -130,6 +130,15 @@ def write_whole(file: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
+def sync_folder(folder: Path) -> None:
+    """Writes the names in a folder to the disk; fsync of the files does not do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """Writes an object as JSON with a checksum of its content; creates the folder if necessary.
 

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from torchrec_priors.common.files import json_text, remove_leftover
+from torchrec_priors.common.files import json_text, remove_leftover, sync_folder
 from torchrec_priors.training.checkpoint.keys import (
     DCP_METADATA,
     FILES,
@@ -94,10 +94,10 @@ class Writer(FileSystemWriter):
         # The order matters: the files and their names must be on the disk before the folder gets
         # the name that makes it a checkpoint. A folder of the same step exists if an earlier
         # attempt failed after it was renamed.
-        _sync_folder(self.partial)
+        sync_folder(self.partial)
         remove_leftover(self.place)
         self.partial.replace(self.place)
-        _sync_folder(self.place.parent)
+        sync_folder(self.place.parent)
         self._when_whole()
 
     def _write_manifest(self, files: dict[str, Checksum]) -> None:
@@ -202,12 +202,3 @@ class _HashedFile(io.IOBase):
 
     def close(self) -> None:
         self.file.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Writes the names in a folder to the disk; fsync of the files does not do that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Publishes versions of a trained model into a folder that services follow."""
