@@ -12,11 +12,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from torchrec_priors.service.context import Contexts
+from torchrec_priors.service.direct import Direct
 from torchrec_priors.service.guard import Guard
 from torchrec_priors.service.openapi import describe
 from torchrec_priors.service.parts import Parts
 from torchrec_priors.service.problem import Problem
 from torchrec_priors.service.routes import health, model, recommend
+from torchrec_priors.service.routes.raw import RawRoute
 
 _DESCRIPTION = "Recommendations of a trained model, and the heads that explain them."
 _MESSAGES = {404: "there is no such path", 405: "the path has no such method"}
@@ -61,6 +63,8 @@ def make_app(parts: Parts) -> FastAPI:
     health.add(app, parts)
     describe(app)
 
+    raw = [route for route in app.routes if isinstance(route, RawRoute)]
+    app.add_middleware(Direct, routes=raw)
     app.add_middleware(Guard, parts=parts)
     if parts.origins:
         app.add_middleware(

@@ -15,6 +15,7 @@ from torchrec_priors.ranks.variables import read_launch
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.service.app import make_app
 from torchrec_priors.service.batcher import Batcher
+from torchrec_priors.service.direct import Entry
 from torchrec_priors.service.http_server import HttpServer
 from torchrec_priors.service.listening import hosts_of, open_socket, url_of
 from torchrec_priors.service.logs import JsonHandler, Lines, RequestLog
@@ -146,7 +147,7 @@ class _Service:
             metrics=metrics,
             log=RequestLog(name=settings.name),
         )
-        self._http = HttpServer(make_app(self._parts), settings.drain_s, self._begin_to_end)
+        self._http = HttpServer(Entry(make_app(self._parts)), settings.drain_s, self._begin_to_end)
 
     def run(self) -> None:
         """Serves until a signal ends it.
