@@ -16,7 +16,7 @@ from torchrec_priors.service.direct import Direct
 from torchrec_priors.service.guard import Guard
 from torchrec_priors.service.openapi import describe
 from torchrec_priors.service.parts import Parts
-from torchrec_priors.service.problem import Problem
+from torchrec_priors.service.problem import ProblemError
 from torchrec_priors.service.routes import health, model, recommend
 from torchrec_priors.service.routes.raw import RawRoute
 
@@ -82,7 +82,7 @@ async def _http_error(_: Request, error: Exception) -> NoReturn:
     """Turns an error of the routing into a problem, which the guard sends."""
     assert isinstance(error, HTTPException)
     message = _MESSAGES.get(error.status_code, str(error.detail))
-    raise Problem(error.status_code, message, headers=error.headers)
+    raise ProblemError(error.status_code, message, headers=error.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> NoReturn:
@@ -90,4 +90,4 @@ async def _invalid(_: Request, error: Exception) -> NoReturn:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = str(first["loc"][-1])
-    raise Problem(422, f"{name}: {first['msg']}")
+    raise ProblemError(422, f"{name}: {first['msg']}")

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from torchrec_priors.errors import nearest, shown
-from torchrec_priors.service.problem import Problem
+from torchrec_priors.service.problem import ProblemError
 
 MOST_REQUESTS = 256
 MOST_EVENTS = 1_000
@@ -129,12 +129,12 @@ def read_body(model: type[B], raw: bytes) -> B:
     """Reads a body.
 
     Raises:
-        Problem: it is not JSON, or not what the model describes (422).
+        ProblemError: it is not JSON, or not what the model describes (422).
     """
     try:
         body = model.model_validate_json(raw)
     except ValidationError as error:
-        raise Problem(422, _described(error, model)) from None
+        raise ProblemError(422, _described(error, model)) from None
     _check_keys(raw)
     return body
 
@@ -143,7 +143,7 @@ def read_recommend(raw: bytes) -> RecommendBody | ManyBody:
     """Reads the body of a request for recommendations: to one user, or to many.
 
     Raises:
-        Problem: it is invalid (422).
+        ProblemError: it is invalid (422).
     """
     # Only the field `requests` tells the two apart. It is rarely the text of anything else.
     if b'"requests"' in raw:
@@ -152,7 +152,7 @@ def read_recommend(raw: bytes) -> RecommendBody | ManyBody:
         except ValidationError as error:
             if _has_field(error, "requests", "missing"):
                 return read_body(RecommendBody, raw)
-            raise Problem(422, _described(error, ManyBody)) from None
+            raise ProblemError(422, _described(error, ManyBody)) from None
         _check_keys(raw)
         return body
     return read_body(RecommendBody, raw)
@@ -164,7 +164,7 @@ def _has_field(error: ValidationError, field: str, kind: str) -> bool:
 
 
 def _check_keys(raw: bytes) -> None:
-    """Raises Problem if an object of a valid body has a key twice: either value may be meant."""
+    """Raises ProblemError if an object of a valid body has a key twice: either value may be meant."""
     json.loads(raw.decode(), object_pairs_hook=_check_pairs)
 
 
@@ -172,7 +172,7 @@ def _check_pairs(pairs: list[tuple[str, object]]) -> None:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise Problem(422, f"body: {shown(twice)} is given twice: give it once")
+        raise ProblemError(422, f"body: {shown(twice)} is given twice: give it once")
 
 
 # Where several types are allowed, pydantic reports an error for each of them. These say only that

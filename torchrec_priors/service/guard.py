@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchrec_priors.service.problem import Problem, problem_of
+from torchrec_priors.service.problem import ProblemError, problem_of
 
 if TYPE_CHECKING:
     from torchrec_priors.service.parts import Parts
@@ -80,20 +80,20 @@ class Guard:
             problem = problem_of(error)
             if problem is None:
                 call.trace = "".join(traceback.format_exception(error))
-                problem = Problem(
+                problem = ProblemError(
                     500, "an unexpected error: the log of the service has it under this request id"
                 )
             await call.fail(problem)
 
     def _check(self, headers: dict[bytes, bytes], scope: Scope) -> None:
-        """Raises Problem if the client may not make this request."""
+        """Raises ProblemError if the client may not make this request."""
         host = headers.get(b"host", b"").decode("latin-1")
         hosts = self._parts.hosts
         if hosts is not None and _without_port(host) not in hosts:
-            raise Problem(403, f"Host: the service has another name: call it {_listed(hosts)}")
+            raise ProblemError(403, f"Host: the service has another name: call it {_listed(hosts)}")
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and origin not in self._parts.origins and urlsplit(origin).netloc != host:
-            raise Problem(
+            raise ProblemError(
                 403, "Origin: pages of this origin may not call: start the service with --cors"
             )
 
@@ -103,7 +103,7 @@ class Guard:
         given = headers.get(b"authorization", b"")
         kind, _, token = given.partition(b" ")
         if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            raise Problem(
+            raise ProblemError(
                 401,
                 "Authorization: send 'Bearer TOKEN' with the token of the service",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -131,15 +131,15 @@ class Guard:
                     if not message.get("more_body", False):
                         break
         except TimeoutError:
-            raise Problem(
+            raise ProblemError(
                 408,
                 f"body: it did not come within {limits.body_s:g} s: send it faster",
                 headers={"Connection": "close"},
             ) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _too_large(self) -> Problem:
-        return Problem(
+    def _too_large(self) -> ProblemError:
+        return ProblemError(
             413,
             f"body: it has more than {self._parts.limits.body_bytes:,} bytes: send less at once",
             headers={"Connection": "close"},
@@ -180,7 +180,7 @@ class _Call:
             self._sent += len(message.get("body", b""))
         await self._send(message)
 
-    async def fail(self, problem: Problem) -> None:
+    async def fail(self, problem: ProblemError) -> None:
         """Sends a problem, if the response has not begun."""
         self._code = problem.code
         if self.status:

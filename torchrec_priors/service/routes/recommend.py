@@ -46,7 +46,7 @@ class Recommending:
             timeout_ms: the milliseconds that the client waits; None for the usual time.
 
         Raises:
-            Problem: the service does not answer now (503).
+            ProblemError: the service does not answer now (503).
             UserError: levers are invalid.
             LateError: the deadline has passed.
             QueueFullError: too many requests wait.
