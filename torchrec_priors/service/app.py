@@ -17,7 +17,7 @@ from torchrec_priors.service.guard import Guard
 from torchrec_priors.service.openapi import describe
 from torchrec_priors.service.parts import Parts
 from torchrec_priors.service.problem import ProblemError
-from torchrec_priors.service.routes import health, model, recommend
+from torchrec_priors.service.routes import health, model, recommend, users, v2
 from torchrec_priors.service.routes.raw import RawRoute
 
 _DESCRIPTION = "Recommendations of a trained model, and the heads that explain them."
@@ -37,10 +37,13 @@ def make_app(parts: Parts) -> FastAPI:
         metrics=parts.metrics,
     )
 
+    calls = users.Calls(parts.store)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         contexts.close()
+        calls.close()
 
     # FastAPI's pages that show the description load scripts from other sites, so they are off.
     app = FastAPI(
@@ -59,11 +62,15 @@ def make_app(parts: Parts) -> FastAPI:
     # Routes are looked at in this order.
     recommending = recommend.Recommending(parts, contexts)
     recommend.add(app, parts, recommending)
+    users.add(app, parts, calls)
+    v2.add(app, parts, recommending)
     model.add(app, parts)
     health.add(app, parts)
     describe(app)
 
-    raw = [route for route in app.routes if isinstance(route, RawRoute)]
+    raw = [
+        route for route in app.routes if isinstance(route, RawRoute) and "{" not in route.path
+    ]
     app.add_middleware(Direct, routes=raw)
     app.add_middleware(Guard, parts=parts)
     if parts.origins:

@@ -55,12 +55,12 @@ class LeversBody(Body):
     """How heads are used."""
 
     only: Names | None = Field(None, description="Only these heads may answer.")
-    mute: Names = Field([], description="These heads may not answer.")
+    mute: Names = Field(default_factory=list, description="These heads may not answer.")
     boost: Annotated[dict[Text, Factor], Field(max_length=100)] = Field(
-        {}, description="Factors for the probabilities of heads."
+        default_factory=dict, description="Factors for the probabilities of heads."
     )
     at_least: Annotated[dict[Text, Share], Field(max_length=5)] = Field(
-        {}, description="Shares of the list that groups must have."
+        default_factory=dict, description="Shares of the list that groups must have."
     )
 
 
@@ -75,9 +75,11 @@ class AskedBody(Body):
         description="The history, oldest first. It replaces all that is known of the user, except "
         "for the user's groups.",
     )
-    session: Entries = Field([], description="What came after the history, oldest first.")
+    session: Entries = Field(
+        default_factory=list, description="What came after the history, oldest first."
+    )
     groups: Annotated[dict[Text, Text | Names], Field(max_length=100)] = Field(
-        {}, description="For a prior of users, the group or groups of the user."
+        default_factory=dict, description="For a prior of users, the group or groups of the user."
     )
     levers: LeversBody | None = Field(None, description="How heads are used.")
     k: Count = Field(10, description="Number of items.")
@@ -164,7 +166,7 @@ def _has_field(error: ValidationError, field: str, kind: str) -> bool:
 
 
 def _check_keys(raw: bytes) -> None:
-    """Raises ProblemError if an object of a valid body has a key twice: either value may be meant."""
+    """Raises ProblemError if an object of a valid body has a key twice: which one is meant?"""
     json.loads(raw.decode(), object_pairs_hook=_check_pairs)
 
 

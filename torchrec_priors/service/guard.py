@@ -6,7 +6,7 @@ It calls the routes directly as ASGI, without the tasks and queues of Starlette'
 
 import asyncio
 import hmac
-import os
+import random
 import re
 import time
 import traceback
@@ -30,8 +30,13 @@ _OPEN = ("/health/", "/v2/health/", "/console/")
 _OPEN_PATHS = {"/", "/health", "/openapi.json", "/favicon.ico"}
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
 _WITH_BODY = {"POST", "PUT", "PATCH", "DELETE"}
 _GONE = 499  # in the log and the metrics: the client went away before the response
+
+# Ids are no secrets. `os.urandom` would call the system for each of them.
+_IDS = random.Random()
 
 
 class ClientGoneError(Exception):
@@ -162,7 +167,9 @@ class _Call:
         self._sent = 0
 
         given = self.headers.get(b"x-request-id", b"")
-        self._id = given if _REQUEST_ID.fullmatch(given) else os.urandom(12).hex().encode()
+        self._id = (
+            given if _REQUEST_ID.fullmatch(given) else f"{_IDS.getrandbits(96):024x}".encode()
+        )
         scope[REQUEST_ID] = self._id.decode()
         scope[STARTED] = self._started
 
@@ -170,12 +177,10 @@ class _Call:
         """Sends a part of the response; adds the headers that every response has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                (b"x-request-id", self._id),
-                (b"x-content-type-options", b"nosniff"),
-                (b"cache-control", b"no-store"),
-            ]
+            headers = [*message.get("headers", ()), (b"x-request-id", self._id), _NO_SNIFF]
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append(_NO_STORE)
+            message["headers"] = headers
         else:
             self._sent += len(message.get("body", b""))
         await self._send(message)

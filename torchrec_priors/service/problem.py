@@ -63,7 +63,9 @@ class ProblemError(Exception):
         return json.dumps({"error": error}).encode()
 
 
-def unavailable(message: str, *, retry_after_s: float = 1.0, code: str | None = None) -> ProblemError:
+def unavailable(
+    message: str, *, retry_after_s: float = 1.0, code: str | None = None
+) -> ProblemError:
     """Returns the problem of a service that cannot answer now: 503."""
     headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
     return ProblemError(503, message, code=code, headers=headers)
