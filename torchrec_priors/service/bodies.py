@@ -202,7 +202,10 @@ def _described(error: ValidationError, model: type[Body]) -> str:
     parts = [str(part) for number, part in enumerate(at) if not number or part not in _TYPES]
     place = shown(".".join(parts))[1:-1] or "body"
     kind = chosen["type"]
-    tried = {str(one["type"]) for one in found if one["loc"][:-1] == at[:-1]} & _OTHER_TYPES
+    # The types that were tried in this place.
+    tried = {one["type"] for one in found if at and one["loc"][:-1] == at[:-1]}
+    if not at or at[-1] not in _TYPES:
+        tried = {kind}
     if kind == "json_invalid":
         return f"body: {chosen['msg']}: send JSON in UTF-8"
     if kind == "extra_forbidden":
@@ -211,10 +214,21 @@ def _described(error: ValidationError, model: type[Body]) -> str:
         return f"{place}: it is missing: give it"
     if kind == "string_pattern_mismatch":
         return f"{place}: it has a null character: leave it out"
-    if kind in _OTHER_TYPES and "int_type" in tried and "string_type" in tried:
-        return f"{place}: an id must be an integer or a text"
-    return f"{place}: {_LIMITS.get(kind, chosen['msg'])}".format(**chosen.get("ctx", {}))
+    if kind in _OTHER_TYPES:
+        for kinds, message in _ONE_OF:
+            if kinds <= tried:
+                return f"{place}: {message}"
+    if kind in _LIMITS:
+        return f"{place}: {_LIMITS[kind].format(**chosen.get('ctx', {}))}{_unit(parts)}"
+    return f"{place}: {chosen['msg']}"
 
+
+# What may stand in a place, by the types that were tried there.
+_ONE_OF = (
+    ({"int_type", "string_type", "model_type"}, "it must be an id or an event"),
+    ({"int_type", "string_type"}, "an id must be an integer or a text"),
+    ({"string_type", "list_type"}, "it must be a text or a list of texts"),
+)
 
 _LIMITS = {
     "int_type": "it must be an integer",
@@ -233,6 +247,11 @@ _LIMITS = {
     "greater_than_equal": "it must be {ge} or more",
     "less_than_equal": "it must be {le} or less",
 }
+
+
+def _unit(parts: list[str]) -> str:
+    """Returns what is added to a message about the field at a place: the unit of times."""
+    return ", in milliseconds since 1970" if parts and parts[-1] == "time" else ""
 
 
 def _fields(model: type[Body], at: tuple[int | str, ...]) -> list[str]:
