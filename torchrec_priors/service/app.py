@@ -68,9 +68,7 @@ def make_app(parts: Parts) -> FastAPI:
     health.add(app, parts)
     describe(app)
 
-    raw = [
-        route for route in app.routes if isinstance(route, RawRoute) and "{" not in route.path
-    ]
+    raw = [route for route in app.routes if isinstance(route, RawRoute) and "{" not in route.path]
     app.add_middleware(Direct, routes=raw)
     app.add_middleware(Guard, parts=parts)
     if parts.origins:
