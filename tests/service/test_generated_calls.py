@@ -43,9 +43,9 @@ def _call_all(service, cases):
         for mode in schemathesis.GenerationMode:
             try:
                 strategy = operation.as_strategy(generation_mode=mode)
-            except Exception as error:
+            except Exception:
                 # An operation without parameters has no wrong calls.
-                assert "negative" in str(error).lower() or "Impossible" in str(error), error
+                assert mode.is_negative
                 continue
 
             @settings(
