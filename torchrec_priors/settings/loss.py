@@ -20,7 +20,8 @@ class LossConfig(Section):
         gamma: the factor by which the weight of a target decreases with each further offset.
         balance: the exponent of the paths' weights. Path k has the weight w_k = (its share of the
             training positives) ^ balance, and all weights are normalised. 1 is the paper's
-            frequency balancing; 0 gives every path the same weight.
+            frequency balancing; 0 gives every path the same weight. A joint softmax has no such
+            weights: every target counts once.
         gate: the weight of the gate's loss, which is added to Eq. 8. The gate learns which groups
             come next. `evaluation.calibrated` needs it. 0 gives a model without a gate.
         softmax: `in_group` (Eq. 7: a positive competes with the items of its own group) or `joint`

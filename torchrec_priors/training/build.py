@@ -435,6 +435,9 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
 
     discount_T = discount(config.loss.gamma, config.model.horizon)
     model.weights.positive_KT.copy_(positive_weights(positives_KT, targets_T, weight_K, discount_T))
+    if model.joint is not None:
+        # All paths have one softmax, so every target counts once, whichever path it belongs to.
+        model.weights.positive_KT.copy_(discount_T.expand_as(model.weights.positive_KT))
     model.weights.decision_T.copy_(decision_weights(positives_KT, weight_K, discount_T))
 
     if model.gate is not None and model.joint is None:
