@@ -30,6 +30,10 @@ from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, ow
 from torchrec_priors.ops.ranges import ranges
 from torchrec_priors.ops.softmax_blocks import HEAVY, Blocks, nll
 
+# A block has this many times as many logits as one of an in-group softmax: its products are for one
+# item set at a time, and are too small otherwise.
+_LARGER = 4
+
 
 @dataclass(frozen=True)
 class RowGroup:
@@ -286,6 +290,7 @@ class _JointBlocks(Blocks):
         self, item_Xd: Tensor, vectors_nd: Tensor, negatives: NegativeSets, with_grads: bool
     ) -> None:
         super().__init__(item_Xd, vectors_nd, negatives, with_grads)
+        self.block *= _LARGER
         self.scratch = vectors_nd.new_empty(max(self.block, len(vectors_nd)))
         self.starts = [0, *itertools.accumulate(negatives.counts_S)]
 
