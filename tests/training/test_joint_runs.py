@@ -7,11 +7,12 @@ import torch
 
 from torchrec_priors.data.histories import history_batches
 from torchrec_priors.errors import UserError
+from torchrec_priors.planning.queries import queries_in
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training.build import build_model
+from torchrec_priors.training.build import build_model, tree_of
 
 COMMUNITIES = """
 import numpy as np
@@ -110,3 +111,15 @@ def test_a_configuration_without_it_has_the_checksum_of_before():
     assert "softmax" not in tiny.config().to_toml_for_checksums()
     assert "softmax" in _config([]).to_toml_for_checksums()
     assert settings == tiny.settings()
+
+
+def test_the_planner_counts_the_queries_of_all_heads(communities, small_data):
+    """Each token with a target needs the query of every head of its softmax."""
+    data = PreparedData(small_data)
+    counted = {}
+    for softmax in ("joint", "in_group"):
+        config = _config([communities], loss={"softmax": softmax})
+        counted[softmax] = queries_in(config, data, tree_of(config, data, None))
+    assert 2.9 < counted["joint"].queries <= 3
+    assert counted["in_group"].queries < counted["joint"].queries
+    assert counted["joint"].positives == counted["in_group"].positives
