@@ -46,6 +46,7 @@ def _other(key: str, value):
         "model.size": ("", "paper-1"),
         "priors.composition": ("hierarchical", "additive"),
         "priors.adapters": ("matrix", "vector"),
+        "loss.softmax": ("in_group", "joint"),
         "encoder.backbone": ("hstu", "/mine.py"),
         "baseline.name": ("", "/mine.py"),
         "plain.name": ("", "ease"),

@@ -190,9 +190,11 @@ class RunConfig(Section):
 
         So the checksum of a configuration is the same as in earlier releases. These had no plain
         baselines and no repeat head, so their sections count only if they are used. The first
-        repeat heads had no time bias, so it counts only if it is set.
+        repeat heads had no time bias, so it counts only if it is set. All softmaxes were in-group.
         """
         settings = with_former_keys(asdict(self))
+        if self.loss.softmax == "in_group":
+            del settings["loss"]["softmax"]
         if not self.plain.name:
             del settings["plain"]
         if not self.repeats.weight:

@@ -11,6 +11,7 @@ A training step first calls `begin`, which looks up all vectors of the batch. Th
                batch --- find_positives ---> positives --- all-reduce ---> counts of targets
     forward    vectors --- encoder ---> state_Nd --- heads ---> query_Pd --- in_group_loss ---> loss
                                         state_Nd --- gate ---> logit_NS --- gate_loss ---> loss
+                   or   state_Nd --- heads, gate ---> query_Pd, bias_P --- joint_loss ---> loss
                                         state_Nd --- repeat_head ---> loss of repeats
     queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
 
@@ -48,6 +49,7 @@ from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.gate import Gate
+from torchrec_priors.heads.joint_rows import JointRows
 from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.heads.repeat_head import RepeatHead, find_repeats
@@ -57,6 +59,8 @@ from torchrec_priors.ops.gpu_kernel import has_kernels
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
+from torchrec_priors.ops.joint_softmax import JointQueries, joint_loss
+from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.exchange import Exchange
 from torchrec_priors.settings.model import ModelConfig
@@ -117,6 +121,7 @@ class Recommender(nn.Module):
         gate_weight: float = 0.0,
         baseline: nn.Module | None = None,
         *,
+        joint: JointPaths | None = None,
         repeat_weight: float = 0.0,
         repeat_time_bias: bool = False,
         item_rows: Rows | None = None,
@@ -133,6 +138,8 @@ class Recommender(nn.Module):
             gate_weight: weight of the gate's loss; 0 for a model without a gate.
             baseline: a baseline model that computes the queries instead of `heads`; None to use
                 `heads`.
+            joint: the paths that compete in one softmax; None if each item set has its own. The
+                gate's logits are then added to scores, if there is a gate.
             repeat_weight: weight of the repeat head's loss; 0 for a model without a repeat head.
             repeat_time_bias: whether the repeat head has a bias for the time since an interaction.
             item_rows: finds the table row of each item; by default, the number of the row is the
@@ -161,6 +168,7 @@ class Recommender(nn.Module):
         if gate_weight:
             self.gate = Gate(config.dim, torch.from_numpy(tree.decided()))
         self.gate_weight = gate_weight
+        self.joint = joint
         self.repeat_head = None
         if repeat_weight:
             self.repeat_head = RepeatHead(config.dim, config.context, repeat_time_bias)
@@ -283,7 +291,7 @@ class Recommender(nn.Module):
 
         learnt = self._learn(looked_up, part, states, positives.trained(), step.counts)
         loss = learnt.loss
-        if self.gate is not None:
+        if self.gate is not None and self.joint is None:
             loss = loss + self.gate_weight * gate_loss(
                 self.gate(states.vector_Nd),
                 self.gate.gated_S,
@@ -380,6 +388,9 @@ class Recommender(nn.Module):
         seen: SeenItems | None,
     ) -> Learnt:
         """Computes Eq. 8 with the prior heads."""
+        if self.joint is not None:
+            return self._learn_jointly(looked_up, state_Nd, positives, weighed, seen, self.joint)
+
         query_Pd = self.heads(state_Nd, positives.token_P, positives.path_P)
         query_Pd = self.score.queries(query_Pd)
 
@@ -390,6 +401,39 @@ class Recommender(nn.Module):
 
         loss, nll_M = in_group_loss(query_Pd, sets, weighed, self._negatives(looked_up), hidden)
         return Learnt(loss, nll_M, positives.path_M)
+
+    def _learn_jointly(
+        self,
+        looked_up: LookedUp,
+        state_Nd: Tensor,
+        positives: Positives,
+        weighed: WeighedPositives,
+        seen: SeenItems | None,
+        joint: JointPaths,
+    ) -> Learnt:
+        """Computes Eq. 8 with one softmax over the items of all heads, instead of Eq. 7."""
+        rows = JointRows.of(
+            joint,
+            self.tree.item_set_K,
+            positives.token_P[positives.query_M],
+            positives.path_M,
+            len(state_Nd),
+        )
+        set_P = self.item_set_K[rows.path_P]
+        query_Pd = self.score.queries(self.heads(state_Nd, rows.token_P, rows.path_P))
+        bias_P = query_Pd.new_zeros(len(query_Pd))
+        if self.gate is not None:
+            bias_P = self.gate(state_Nd)[rows.token_P, set_P]
+
+        weighed = replace(weighed.chosen(rows.order_M), query_M=rows.query_M)
+        queries = JointQueries(query_Pd, bias_P, set_P, rows.groups, rows.row_M)
+        hidden = None
+        if seen is not None:
+            counts_S = torch.bincount(set_P, minlength=self.tree.item_sets).tolist()
+            hidden = seen.hidden(rows.token_P, counts_S, weighed)
+
+        loss, nll_M = joint_loss(queries, weighed, self._negatives(looked_up), hidden)
+        return Learnt(loss, nll_M, positives.path_M[rows.order_M])
 
     def _sets_of(self, path_P: Tensor) -> list[int] | QuerySets:
         """Returns the number of queries of each item set; on a GPU, the item set of each query.
@@ -435,7 +479,10 @@ class Recommender(nn.Module):
         log_group_BK = query_BKd.new_zeros(query_BKd.shape[:2])
         if self.gate is not None:
             last_Bd = states.vector_Nd[states.offsets_B1[1:] - 1]
-            log_group_BK = self.gate.log_probability(last_Bd)[:, self.item_set_K]
+            log_group_BS = self.gate.log_probability(last_Bd)
+            if self.joint is not None:
+                log_group_BS = self.gate(last_Bd)
+            log_group_BK = log_group_BS[:, self.item_set_K]
 
         repeats = None
         if self.repeat_head is not None:

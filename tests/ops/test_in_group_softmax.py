@@ -8,7 +8,7 @@ from histories import random_histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.ops import in_group_softmax
+from torchrec_priors.ops import in_group_softmax, softmax_blocks
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss, in_group_loss_reference
@@ -84,9 +84,9 @@ def test_equals_the_definition_forward_and_gradient(
             id_N, offsets, _, position_P, _ = random_histories(lengths, queries, [], ids, seed)
             hidden = SeenItems(id_N, offsets, pools).hidden(position_P, queries, of)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(in_group_softmax.BLOCK, "cpu", block)
-            patch.setattr(in_group_softmax, "_HEAVY", heavy)
-            patch.setattr(in_group_softmax, "_SAFE", safe)
+            patch.setitem(softmax_blocks.BLOCK, "cpu", block)
+            patch.setattr(in_group_softmax, "HEAVY", heavy)
+            patch.setattr(softmax_blocks, "_SAFE", safe)
             total, each = loss(q, queries, of, pools, hidden)
             (3 * total + 0 * (q.sum() + vectors.sum())).backward()
         results.append([total, each, q.grad, vectors.grad])
@@ -175,8 +175,8 @@ def test_without_gradients_the_losses_are_the_same():
 @pytest.mark.parametrize("spoilt", ["query", "positive", "negative"])
 def test_a_nan_gives_a_nan_like_the_definition(spoilt, heavy, safe, shared, monkeypatch):
     """Or else training would go on from it; what does not see it stays as it was."""
-    monkeypatch.setattr(in_group_softmax, "_HEAVY", heavy)
-    monkeypatch.setattr(in_group_softmax, "_SAFE", safe)
+    monkeypatch.setattr(in_group_softmax, "HEAVY", heavy)
+    monkeypatch.setattr(softmax_blocks, "_SAFE", safe)
     query, positive_id, query_of, id_n, _, table = _case(3, [3, 2], [4, 5], shared, 9, 4, 6)
     vectors = table[id_n].clone()
     of = {"query": query[query_of[0]], "positive": table[positive_id[-1]], "negative": vectors[1]}

@@ -65,6 +65,7 @@ class Model:
     gate: object = None
     certainty: object = None
     repeat_head: object = None
+    joint: object = None
 
 
 @settings(deadline=None, max_examples=80)

@@ -67,6 +67,7 @@ def test_checksums_are_those_of_earlier_releases():
         # Sections that earlier releases did not have count only if they are used.
         for later in ("plain", "repeats"):
             del values[later]
+        del values["loss"]["softmax"]
         text = tomli_w.dumps(values)
         assert config.to_toml_for_checksums() == text
         assert config.sha256() == hashlib.sha256(text.encode()).hexdigest()

@@ -16,11 +16,16 @@ def make_heads(tree: PriorTree, dim: int, config: PriorsConfig, depths: list[Dep
         config: the section `priors` of the configuration.
         depths: the nodes with adapters, as `nodes` returns them.
     """
+    if config.adapters == "none":
+        assert not depths, "heads without adapters have no nodes"
+        return PriorHeads(tree, dim, [])
     return PriorHeads(tree, dim, depths, kind=config.adapters, init_std=config.init_std)
 
 
 def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
     """Counts the parameters of adapters and group embeddings if every node has an adapter."""
+    if config.adapters == "none":
+        return 0
     nodes = sum(tree.nodes_at)
     if config.adapters == "vector":
         return nodes * dim

@@ -6,6 +6,9 @@ Each set has its own decision, because a target may belong to several sets. A se
 every target needs no decision. The gate is trained together with the heads (`gate_loss`). It puts
 the in-group softmaxes of different groups on one scale (`retrieval.fusion`).
 
+With a joint softmax (`ops/joint_softmax.py`), the logit w_s . h + b_s is added to the scores of the
+items in set s, and all sets have one softmax. There are no decisions then.
+
 Shapes: N states, d width, S item sets.
 """
 

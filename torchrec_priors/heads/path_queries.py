@@ -19,8 +19,9 @@ class PathQueries:
 
     Attributes:
         query_BKd: queries, scaled and normalised for scoring.
-        log_group_BK: logarithm of the probability that a target belongs to the path's item set; 0
-            if the model has no gate.
+        log_group_BK: logarithm of the probability that a target belongs to the path's item set.
+            With a joint softmax, it is the logit that is added to the scores of the path. 0 if the
+            model has no gate.
         repeats: the probabilities of repeats; None if the model has no repeat head.
     """
 

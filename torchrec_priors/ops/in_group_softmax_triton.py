@@ -36,7 +36,7 @@ COLUMNS = 64  # negatives of a block
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
 _LARGEST = tl.constexpr(3.4028234663852886e38)
-_HEAVY = tl.constexpr(256.0)  # as in `in_group_softmax.py`
+_HEAVY = tl.constexpr(256.0)  # as in `softmax_blocks.py`
 
 
 @triton.jit

@@ -40,8 +40,8 @@ each position, and 2 d numbers for each of the O occurrences of targets in their
 from dataclasses import dataclass
 
 from torchrec_priors.heads.repeat_head import SCORES
-from torchrec_priors.ops.in_group_softmax import BLOCK, POSITIVES
 from torchrec_priors.ops.padded_chunks import padded_length
+from torchrec_priors.ops.softmax_blocks import BLOCK, POSITIVES
 
 # All of these are numbers of bytes.
 _FLOAT = 4

@@ -1,6 +1,6 @@
 """Counts the queries and positives of a token, in some windows of a data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,10 +10,12 @@ from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.item_table import FEATURE
+from torchrec_priors.heads.joint_rows import JointRows
 from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.heads.repeat_head import RepeatTargets, find_repeats
 from torchrec_priors.loss import Positives, find_positives
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.sampling.group_sampler import Draw
 
@@ -25,7 +27,8 @@ class Queries:
     """Averages over the tokens of some windows.
 
     Attributes:
-        queries: the number of different paths that have a positive.
+        queries: the number of different paths that have a positive; with a joint softmax, of all
+            paths that compete with one.
         positives: the number of positives, over all of these paths.
         above: the number of distinct nodes on these paths, except those at the last depth.
         occurrences: the number of occurrences of the token's targets in the context up to the
@@ -86,9 +89,19 @@ def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Querie
         event_X=batch.event_X,
         user_N=part.user_N,
     )
+    if config.loss.softmax == "joint":
+        positives = _with_all_pairs(positives, tree)
     repeats = None
     if config.repeats.weight:
         repeats = find_repeats(
             batch.item_X, part.context_N, part.end_N, part.offsets_B1, config.model.horizon
         )
     return Queries.of(positives, tree, repeats)
+
+
+def _with_all_pairs(positives: Positives, tree: PriorTree) -> Positives:
+    """Returns the positives with all (token, path) pairs that a joint softmax needs."""
+    token_M = positives.token_P[positives.query_M]
+    tokens = len(positives.reach_N)
+    rows = JointRows.of(JointPaths.of(tree), tree.item_set_K, token_M, positives.path_M, tokens)
+    return replace(positives, token_P=rows.token_P, path_P=rows.path_P)

@@ -16,21 +16,25 @@ _FEW = 32  # ids that are compared one by one
 
 
 class IdIndex:
-    """The places of ids in a list, by their texts."""
+    """The places of ids in a list, by their texts.
+
+    Attributes:
+        texts: the ids as texts.
+    """
 
     def __init__(self, texts: pa.Array) -> None:
         """
         Args:
             texts: the ids as texts, all different, without nulls.
         """
-        self._texts = texts
+        self.texts = texts
         hash_I = text_hashes(texts)
         order = np.argsort(hash_I, kind="stable")
         self._hash = hash_I[order]
         self._place = order.astype(np.int32)
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.texts)
 
     @property
     def nbytes(self) -> int:
@@ -66,8 +70,8 @@ class IdIndex:
         # For a few ids this takes less time than calls of Arrow.
         if len(place) <= _FEW:
             pairs = zip(place.tolist(), number.tolist(), strict=True)
-            return np.array([self._texts[at].equals(wanted[of]) for at, of in pairs], bool)
-        same = pc.equal(self._texts.take(pa.array(place)), wanted.take(pa.array(number)))
+            return np.array([self.texts[at].equals(wanted[of]) for at, of in pairs], bool)
+        same = pc.equal(self.texts.take(pa.array(place)), wanted.take(pa.array(number)))
         is_same: np.ndarray = same.to_numpy(zero_copy_only=False).astype(bool)
         return is_same
 

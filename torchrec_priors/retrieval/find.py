@@ -66,9 +66,8 @@ class Finder:
                 `config.diversify` is above 0, and only then.
         """
         assert (diversifier is not None) == (config.diversify > 0)
-        assert model.gate is not None or not config.calibrated, (
-            "a model without a gate cannot be calibrated"
-        )
+        can_calibrate = model.gate is not None or model.joint is not None
+        assert can_calibrate or not config.calibrated, "a model without a gate cannot be calibrated"
         # With a repeat head, the scores of all heads are log-probabilities.
         self.calibrated = config.calibrated or model.repeat_head is not None
         self.model = model
@@ -196,7 +195,8 @@ class Finder:
         """Returns the queries to search with: those in `asked`, with a bias for each path.
 
         The bias is -inf for a path that is closed to the user. For other paths it is the
-        calibration, or 0 if scores are not calibrated.
+        calibration, or 0 if scores are not calibrated. With a joint softmax, it also has the
+        logits of the gate.
 
         Args:
             users: the users.
@@ -215,6 +215,8 @@ class Finder:
         unknown_B = self._without_history(users)
         if unknown_B is not None:
             queries = queries.within(~unknown_B[:, None].expand_as(queries.bias_BK))
+        if self.model.joint is not None:
+            return self._of_joint_softmax(users, queries, asked)
         if not self.calibrated:
             return queries
 
@@ -234,6 +236,28 @@ class Finder:
         if asked.repeats is None:
             return calibrated
         return self._with_repeats(users, calibrated, asked.repeats)
+
+    def _of_joint_softmax(self, users: Histories, queries: Queries, asked: PathQueries) -> Queries:
+        """Returns queries with the biases of a joint softmax.
+
+        The scores of all heads are on one scale. To turn them into log-probabilities, calibration
+        subtracts the logarithm of the sum over all items of the open paths.
+        """
+        bias_BK = queries.bias_BK + asked.log_group_BK
+        queries = replace(queries, bias_BK=bias_BK)
+        if not self.calibrated:
+            return queries
+
+        seen = self._hidden(users) if self.model.behaviour.hides_seen else None
+        sums_BK = log_normalisers(
+            self._sample, self.model.score, queries, seen, self._resident_sample
+        )
+        total_B1 = torch.logsumexp(sums_BK + bias_BK, 1, keepdim=True)
+        total_B1 = total_B1.masked_fill(torch.isneginf(total_B1), 0.0)
+        queries = replace(queries, bias_BK=bias_BK - total_B1)
+        if asked.repeats is None:
+            return queries
+        return self._with_repeats(users, queries, asked.repeats)
 
     @torch.no_grad()
     def find(

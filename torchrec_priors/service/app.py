@@ -17,7 +17,7 @@ from torchrec_priors.service.guard import Guard
 from torchrec_priors.service.openapi import describe
 from torchrec_priors.service.parts import Parts
 from torchrec_priors.service.problem import ProblemError
-from torchrec_priors.service.routes import health, model, recommend, users, v2
+from torchrec_priors.service.routes import console, health, items, model, recommend, users, v2
 from torchrec_priors.service.routes.raw import RawRoute
 
 _DESCRIPTION = "Recommendations of a trained model, and the heads that explain them."
@@ -66,6 +66,8 @@ def make_app(parts: Parts) -> FastAPI:
     v2.add(app, parts, recommending)
     model.add(app, parts)
     health.add(app, parts)
+    items.add(app, parts)
+    console.add(app)
     describe(app)
 
     raw = [route for route in app.routes if isinstance(route, RawRoute) and "{" not in route.path]

@@ -115,8 +115,11 @@ class PriorShape(Shape):
     """A level of the prior tree."""
 
     name: str
-    groups: list[str]
+    groups: list[str] = Field(description="The groups that have a head.")
     of_users: bool = Field(description="Whether its groups are groups of users.")
+    restricts_items: bool = Field(
+        description="Whether its groups contain items, so that `at_least` may name them."
+    )
 
 
 class LimitsShape(Shape):

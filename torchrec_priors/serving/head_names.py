@@ -81,6 +81,16 @@ class HeadNames:
         match = self._find(name, option)
         return Named(F.pad(match.path_K, (0, 1)), match.restricts_items)
 
+    def groups_with_heads(self, level: int) -> list[str]:
+        """Returns the names of the groups of a level that have a head.
+
+        Args:
+            level: the number of the level.
+        """
+        # `used` may also contain -1, for paths that do not go through the level.
+        used = set(self._group_LK[level].tolist())
+        return [group for number, group in enumerate(self._groups[level]) if number in used]
+
     def _find(self, name: str, option: str) -> Named:
         """Like `find`, for the heads of the tree."""
         # A tree without levels has one head, called "all".
@@ -176,7 +186,7 @@ class HeadNames:
 
     def _hint(self, name: str) -> str:
         """Returns the name that was probably meant, or a list of valid names."""
-        groups_of_levels = [self._with_heads(level) for level in range(len(self._priors))]
+        groups_of_levels = [self.groups_with_heads(level) for level in range(len(self._priors))]
         valid = [group for groups in groups_of_levels for group in groups]
         # A name with " / " is compared with the names of paths, any other name with groups.
         if _BETWEEN in name or not self._priors:
@@ -196,9 +206,3 @@ class HeadNames:
         if self._repeats:
             levels.append(REPEAT)
         return f"valid: {'; '.join(levels)}"
-
-    def _with_heads(self, level: int) -> list[str]:
-        """Returns the names of the groups of a level that have a head."""
-        # `used` may also contain -1, for paths that do not go through the level.
-        used = set(self._group_LK[level].tolist())
-        return [group for number, group in enumerate(self._groups[level]) if number in used]

@@ -21,8 +21,9 @@ class PriorsConfig(Section):
         composition: `hierarchical` (Eq. 4-5: an adapter for every node), `multiplicative` (an
             adapter for every path) or `additive` (an adapter for every group of every prior, which
             are not combined).
-        adapters: `matrix` (z + SiLU(W z), Eq. 2) or `vector` (z + e, which only adds a vector for
-            each group to the user state).
+        adapters: `matrix` (z + SiLU(W z), Eq. 2), `vector` (z + e, which only adds a vector for
+            each group to the user state) or `none` (the query of every head is the user state: with
+            `loss.softmax = "joint"`, heads then differ in the logits of their groups only).
         init_std: standard deviation of the adapters' initial values. With 0, as in the paper, the
             query of every head is the user state at first.
         min_positives: the number of training positives that a path needs to get an adapter. A path
@@ -33,7 +34,7 @@ class PriorsConfig(Section):
 
     tree: list[str] = field(default_factory=list)
     composition: Composition = "hierarchical"
-    adapters: Literal["matrix", "vector"] = "matrix"
+    adapters: Literal["matrix", "vector", "none"] = "matrix"
     init_std: Amount = 0.0
     min_positives: CountOrZero = 1
     max_parameters: Annotated[int, Ge(0), Le(1 << 62)] = 100_000_000

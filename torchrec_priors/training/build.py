@@ -29,6 +29,7 @@ from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
 from torchrec_priors.loss import decision_weights, discount, path_weights, positive_weights
 from torchrec_priors.model import Behaviour, Recommender
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.load import load_tree
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import Ranks
@@ -165,11 +166,15 @@ def build_model(
         UserError: the configuration does not fit the data set, or needs more memory than this
             machine has.
     """
-    if config.evaluation.calibrated and not config.loss.gate:
+    joint = config.loss.softmax == "joint"
+    if joint:
+        _check_joint(config)
+    elif config.evaluation.calibrated and not config.loss.gate:
         raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
 
     parts = _prepare_parts(config, data, ranks, trained, for_training)
-    if config.repeats.weight and not config.loss.gate and bool(parts.tree.decided().any()):
+    decides = bool(parts.tree.decided().any())
+    if config.repeats.weight and not config.loss.gate and decides and not joint:
         raise UserError(
             "repeats.weight: the scores of heads for groups of items are compared with those of "
             "repeats, which needs a gate: set loss.gate=1"
@@ -189,6 +194,24 @@ def build_model(
     return _distribute(config, data, ranks, parts, model, for_training)
 
 
+def _check_joint(config: RunConfig) -> None:
+    """Raises UserError if other settings do not go with a joint softmax."""
+    if config.baseline.name:
+        raise UserError(
+            "loss.softmax=joint is for prior heads, which a baseline model does not have: use "
+            "loss.softmax=in_group, or remove baseline.name"
+        )
+    if not config.negatives.logq:
+        raise UserError(
+            "loss.softmax=joint adds the sums of several item sets, which needs unbiased sums: set "
+            "negatives.logq=true"
+        )
+    if config.negatives.catalogue_share:
+        raise UserError(
+            "loss.softmax=joint already covers the whole catalogue: set negatives.catalogue_share=0"
+        )
+
+
 def _prepare_parts(
     config: RunConfig,
     data: PreparedData,
@@ -198,6 +221,7 @@ def _prepare_parts(
 ) -> _Parts:
     """Prepares the parts of a model. All ranks count what the run has not recorded yet."""
     has_heads = not config.baseline.name
+    has_adapters = has_heads and config.priors.adapters != "none"
     tree = tree_of(config, data, trained)
     if has_heads:
         check_budget(tree, config.model.dim, config.priors)
@@ -226,11 +250,11 @@ def _prepare_parts(
             counted = _count_on_all_ranks(config, data, ranks, tree, rows)
 
     depths = []
-    if has_heads:
+    if has_adapters:
         depths = nodes(tree, counted.positives_K, config.priors.min_positives)
     if for_training:
         tree.say_what_is_left_out()
-        if has_heads:
+        if has_adapters:
             say_backed_off(tree, depths, config.priors.min_positives)
 
     return _Parts(
@@ -280,6 +304,7 @@ def _make_model(
         side_features,
         config.loss.gate,
         load_baseline(config.baseline, dim, context),
+        joint=JointPaths.of(parts.tree) if config.loss.softmax == "joint" else None,
         repeat_weight=config.repeats.weight,
         repeat_time_bias=config.repeats.time_bias,
         item_rows=parts.rows,
@@ -410,9 +435,12 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
 
     discount_T = discount(config.loss.gamma, config.model.horizon)
     model.weights.positive_KT.copy_(positive_weights(positives_KT, targets_T, weight_K, discount_T))
+    if model.joint is not None:
+        # All paths have one softmax, so every target counts once, whichever path it belongs to.
+        model.weights.positive_KT.copy_(discount_T.expand_as(model.weights.positive_KT))
     model.weights.decision_T.copy_(decision_weights(positives_KT, weight_K, discount_T))
 
-    if model.gate is not None:
+    if model.gate is not None and model.joint is None:
         model.gate.start_from(built.positives_S / max(counted.targets, 1))
         if not bool(model.gate.gated_S.any()):
             log.warning(

@@ -51,6 +51,7 @@ def _described(served: Served, parts: Parts) -> ModelAnswer:
     run = served.run
     manifest = run.data.manifest
     levels = run.model.tree.levels
+    names = run.path.levers.names
     previous = parts.versions.previous
     return ModelAnswer(
         model=ModelName(name=parts.model_name, version=served.name),
@@ -63,8 +64,13 @@ def _described(served: Served, parts: Parts) -> ModelAnswer:
         events=list(manifest.events),
         heads=list(run.heads),
         priors=[
-            PriorShape(name=str(level.name), groups=list(level.groups), of_users=is_of_users(level))  # type: ignore[arg-type]
-            for level in levels
+            PriorShape(
+                name=str(level.name),
+                groups=names.groups_with_heads(number),
+                of_users=is_of_users(level),
+                restricts_items=bool(level.restricts_items),
+            )
+            for number, level in enumerate(levels)
         ],
         limits=LimitsShape(
             body_bytes=parts.limits.body_bytes,
