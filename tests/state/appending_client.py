@@ -43,7 +43,7 @@ def send(store: UserStore, thread: int, total: int, stored: int) -> None:
     while stored < len(numbers):
         size = 1 + (stored * 2_654_435_761 >> 7) % LARGEST
         events = [event_of_stream(number) for number in numbers[stored : stored + size]]
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while True:
             try:
                 appended = store.append(events)

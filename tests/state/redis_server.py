@@ -37,7 +37,7 @@ class RedisServer:
         command += ["--save", "", "--appendfsync", "always", *self._options]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "log").read_text()
             assert time.monotonic() < until, "redis-server does not answer"
