@@ -13,6 +13,8 @@ from torchrec_priors.launch.application import application
 
 def serve(
     run: Optional[str] = None,
+    follow: Optional[str] = None,
+    poll_s: float = 5.0,
     host: str = "127.0.0.1",
     port: int = 8000,
     state: Optional[str] = None,
@@ -45,6 +47,9 @@ def serve(
 
     Args:
         run: Folder of a trained run.
+        follow: Folder of published models, in place of --run. The service changes to each version
+            that is published there.
+        poll_s: Seconds between two looks at the folder of --follow.
         host: Address to listen on. By default only this machine can reach the service. Other
             addresses need --token_file or --open.
         port: Port to listen on; 0 for any free port.
@@ -77,6 +82,8 @@ def serve(
     """
     options = dict(
         run=run,
+        follow=follow,
+        poll_s=poll_s,
         host=host,
         port=port,
         state=state,

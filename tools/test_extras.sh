@@ -27,7 +27,7 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     touch $extras/installed
 fi
 
-# `test_browser.py` uses the browser of the system. On Debian, root installs it here.
+# The tests of pages use the browser of the system. On Debian, root installs it here.
 if ! command -v chromium > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
     apt-get update -qq > /dev/null 2>&1 || true
     apt-get install -y -qq chromium > /dev/null 2>&1 || echo "not installed: chromium"
@@ -37,6 +37,7 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/preparation/test_spark.py \
     tests/e2e/test_stores.py \
     tests/report/test_browser.py \
+    tests/service/test_console_browser.py \
     tests/ops/test_best_tiles_triton.py \
     tests/ops/test_gated_norm_triton.py \
     tests/ops/test_gpu_kernels.py \

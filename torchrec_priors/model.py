@@ -496,6 +496,9 @@ class Recommender(nn.Module):
         """Returns the states of all positions, float32 [N, d]."""
         precision = self.behaviour.precision
         reduced = self.training and precision != torch.float32
+        if not reduced and not torch.is_autocast_enabled(histories.vector_Nd.device.type):
+            whole_Nd: Tensor = self.encoder(histories)
+            return whole_Nd.float()
         with torch.autocast(histories.vector_Nd.device.type, precision, enabled=reduced):
             state_Nd: Tensor = self.encoder(histories)
         return state_Nd.float()

@@ -62,3 +62,21 @@ def test_an_index_over_other_vectors_does_not_keep_the_first_ones():
     assert rows() is None
     assert other.log_alternatives_RT.shape == (1, ITEMS)
     assert int(other.in_a_set_C.sum()) == ITEMS - ITEMS // 8
+
+
+def test_lengths_are_computed_once_for_the_same_rows_and_again_for_others(index):
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(ITEMS, 4, generator=random)
+    one = index.over(Shard(rows, 0))
+    assert one.norm_R.equal(torch.linalg.vector_norm(rows, dim=1))
+    assert one.norm_R is one.norm_R
+    assert one.restricted(torch.arange(ITEMS) % 3 == 0).norm_R is one.norm_R
+    assert one.over(Shard(2 * rows, 0)).norm_R.equal(2 * one.norm_R)
+    assert one.with_vectors(3 * rows).norm_R.equal(torch.linalg.vector_norm(3 * rows, dim=1))
+    assert not index.norm_R.any()
+
+
+def test_tiles_are_made_once_for_other_values_and_again_for_other_rows(index):
+    tiled = index.tiled()
+    assert index.over(Shard(torch.ones(ITEMS, 4), 0)).tiled() is tiled
+    assert index.with_vectors(torch.ones(ITEMS, 2)).tiled() is not tiled

@@ -79,7 +79,8 @@ class Service:
 def service(*arguments: Any, ranks: int = 1) -> Iterator[Service]:
     """Runs a service until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
-        given = [str(argument) for argument in ("--port", 0, *arguments)]
+        # Other tests may keep this machine busy.
+        given = [str(part) for part in ("--port", 0, "--deadline-ms", 60_000, *arguments)]
         started = Service(given, Path(folder), ranks)
         try:
             yield started

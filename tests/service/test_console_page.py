@@ -30,12 +30,22 @@ def test_the_policy_allows_nothing_else():
 def test_nothing_is_loaded_from_elsewhere_and_no_handler_is_inline():
     assert not re.findall(r"""(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}""", HTML)
     assert not re.findall(r"<[^>]+\s(?:on[a-z]+|style)=", HTML)
-    assert not re.findall(r"<(?:link|img|iframe|object|embed|base)\s[^>]*(?:src|href)=\"(?!data:)", HTML)
+    assert not re.findall(
+        r"<(?:link|img|iframe|object|embed|base)\s[^>]*(?:src|href)=\"(?!data:)", HTML
+    )
 
 
 @pytest.mark.parametrize(
     "name",
-    ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "srcdoc"],
+    [
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "Function(",
+        "srcdoc",
+    ],
 )
 def test_nothing_can_turn_data_into_html_or_code(name):
     assert name not in HTML

@@ -53,7 +53,9 @@ def _refused(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give --run"),
+        ([], "give either --run"),
+        (["--run", "r", "--follow", "f"], "give either --run"),
+        (["--run", "r", "--poll-s", "0"], "--poll-s must be above 0"),
         (["--run", "nowhere"], "nowhere"),
         (["--run", "r", "--host", "0.0.0.0"], "--token-file FILE, or --open"),
         (["--run", "r", "--host", "0.0.0.0", "--token-file", "nowhere"], "there is no file"),

@@ -16,6 +16,16 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[
 
 def serve(
     run: Annotated[Path | None, Option(help="Folder of a trained run.")] = None,
+    follow: Annotated[
+        Path | None,
+        Option(
+            help="Folder of published models, in place of --run. The service changes to each "
+            "version that is published there."
+        ),
+    ] = None,
+    poll_s: Annotated[
+        float, Option(help="Seconds between two looks at the folder of --follow.")
+    ] = 5.0,
     host: Annotated[
         str,
         Option(
@@ -80,14 +90,20 @@ def serve(
 
     Several processes serve one model that is too large for one: the first of them speaks HTTP.
     """
-    if run is None:
-        raise UserError("give --run, the folder of a trained run")
+    place = run or follow
+    if place is None or (run is not None and follow is not None):
+        raise UserError(
+            "give either --run, the folder of a trained run, or --follow, a folder of published "
+            "models"
+        )
     _check_least("--queue", queue, 1)
     _check_least("--batch", batch, 1)
     _check_least("--wait-ms", wait_ms, 0)
     _check_least("--deadline-ms", deadline_ms, 1)
     _check_least("--drain-s", drain_s, 0)
     _check_least("--max-body", max_body, 1)
+    if poll_s <= 0:
+        raise UserError(f"--poll-s must be above 0, not {poll_s}")
     for origin in cors or ():
         if not _ORIGIN.fullmatch(origin):
             raise UserError(
@@ -99,6 +115,7 @@ def serve(
 
     # These modules import torch, which takes seconds and which --help does not need.
     from torchrec_priors.service.listening import check_safe, read_token
+    from torchrec_priors.service.loading import Loading
     from torchrec_priors.service.parts import Limits
     from torchrec_priors.service.server import Settings
     from torchrec_priors.service.server import serve as serve_until_ended
@@ -108,10 +125,10 @@ def serve(
     serve_until_ended(
         Settings(
             run=run,
-            data=data,
-            trust=trust,
-            threads=threads,
-            name=name or run.absolute().name,
+            follow=follow,
+            poll_s=poll_s,
+            loading=Loading(data, trust, threads),
+            name=name or place.absolute().name,
             host=host,
             port=port,
             token=token,

@@ -7,6 +7,7 @@ any machine.
 import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ALL_BITS = (1 << 64) - 1
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -15,6 +16,14 @@ def mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = x ^ (x >> np.uint64(31))
     return mixed
+
+
+def mix_one(x: int) -> int:
+    """Returns the hash of one number of any size, taken modulo 2^64: the same as `mix`."""
+    x &= _ALL_BITS
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _ALL_BITS
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _ALL_BITS
+    return x ^ (x >> 31)
 
 
 def of_epoch(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:

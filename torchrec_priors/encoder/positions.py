@@ -20,6 +20,10 @@ def positions(offsets_B1: Tensor, tokens: int, context: int) -> Tensor:
     Raises:
         ValueError: a history is longer than the context.
     """
+    # A single history, as that of a request, has all tokens.
+    if len(offsets_B1) == 2 and not on_gpu(offsets_B1) and tokens <= context:
+        return torch.arange(tokens)
+
     lengths_B = offsets_B1.diff()
     if on_gpu(lengths_B):  # checked on the device, so that the host does not wait for it
         torch._assert_async((lengths_B <= context).all())

@@ -40,6 +40,8 @@ class PathQueries:
     @classmethod
     def joined(cls, parts: "list[PathQueries]") -> "PathQueries":
         """Returns the queries of several batches as one batch."""
+        if len(parts) == 1:
+            return parts[0]
         repeats = [part.repeats for part in parts if part.repeats is not None]
         return cls(
             torch.cat([part.query_BKd for part in parts]),

@@ -45,9 +45,11 @@ def hstu_attention_native(
 ) -> Tensor:
     """See `hstu_attention`. Computes in float32."""
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
-    out_NHD: Tensor = _Attention.apply(
-        q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1.contiguous(), time_N, divisor, alpha
-    )
+    saved = (q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1.contiguous(), time_N)
+    # Requests need no gradients. Without autograd, the call of a short history takes half the time.
+    if not torch.is_grad_enabled():
+        return _forward(saved, divisor, alpha)
+    out_NHD: Tensor = _Attention.apply(*saved, divisor, alpha)
     return out_NHD
 
 
@@ -113,7 +115,10 @@ class _Inputs:
 
         # Threads take the longest sequences first, so that none starts a long one at the end.
         self.lengths_B = offsets_B1.diff()
-        self.order_B = torch.argsort(self.lengths_B, descending=True, stable=True)
+        if len(self.lengths_B) == 1:
+            self.order_B = torch.zeros(1, dtype=torch.int64)
+        else:
+            self.order_B = torch.argsort(self.lengths_B, descending=True, stable=True)
 
         self.batch = _Batch(
             self.offsets_B1.data_ptr(),
@@ -141,6 +146,27 @@ def _single(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def _forward(saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> Tensor:
+    """Computes the attention of inputs in the order of `_Inputs`."""
+    inputs = _Inputs(saved, divisor, alpha)
+    distances = inputs.bias_HL.shape[1]
+    if inputs.batch.longest > distances:
+        raise ValueError(
+            f"a sequence of {inputs.batch.longest} tokens is longer than the configured {distances}"
+        )
+
+    v_NHD = saved[2]
+    assert v_NHD is not None
+    out_NHD = torch.empty(v_NHD.shape)
+    _call(
+        "hstu_forward",
+        ctypes.byref(inputs.batch),
+        *inputs.heads(),
+        ctypes.byref(_Heads.of(out_NHD)),
+    )
+    return out_NHD.to(v_NHD.dtype)
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -160,21 +186,7 @@ class _Attention(torch.autograd.Function):
         ctx.divisor = divisor
         ctx.alpha = alpha
 
-        inputs = _Inputs(saved, divisor, alpha)
-        if inputs.batch.longest > bias_HL.shape[1]:
-            longest = inputs.batch.longest
-            raise ValueError(
-                f"a sequence of {longest} tokens is longer than the configured {bias_HL.shape[1]}"
-            )
-
-        out_NHD = torch.empty(v_NHD.shape)
-        _call(
-            "hstu_forward",
-            ctypes.byref(inputs.batch),
-            *inputs.heads(),
-            ctypes.byref(_Heads.of(out_NHD)),
-        )
-        return out_NHD.to(v_NHD.dtype)
+        return _forward(saved, divisor, alpha)
 
     @staticmethod
     @once_differentiable

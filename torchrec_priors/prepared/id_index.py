@@ -4,12 +4,15 @@ The ids are hashed once. The hashes are kept in order, each with its place in th
 an id. An id is found by a binary search for its hash, and then compared itself.
 """
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.common.splitmix import GOLDEN, mix
+from torchrec_priors.common.splitmix import GOLDEN, mix, mix_one
 
+_GOLDEN = int(GOLDEN)
 _AT_ONCE = 1 << 16  # ids that are hashed together
 _WORD = 8  # bytes that are hashed together
 _FEW = 32  # ids that are compared one by one
@@ -31,14 +34,14 @@ class IdIndex:
         hash_I = text_hashes(texts)
         order = np.argsort(hash_I, kind="stable")
         self._hash = hash_I[order]
-        self._place = order.astype(np.int32)
+        self._place_of = order.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def nbytes(self) -> int:
-        return self._hash.nbytes + self._place.nbytes
+        return self._hash.nbytes + self._place_of.nbytes
 
     def places(self, wanted: pa.Array) -> np.ndarray:
         """Returns the place of each of `wanted` in the list, int64; -1 if it is not there.
@@ -46,6 +49,10 @@ class IdIndex:
         >>> IdIndex(pa.array(["a", "b"])).places(pa.array(["b", "x", "b"])).tolist()
         [1, -1, 1]
         """
+        # For a few ids this takes less time than calls of NumPy.
+        if len(wanted) <= _FEW:
+            return np.array([self._place(text) for text in wanted.to_pylist()], np.int64)
+
         found = np.full(len(wanted), -1, np.int64)
         hash_W = text_hashes(wanted)
         at_W = np.searchsorted(self._hash, hash_W)
@@ -59,21 +66,40 @@ class IdIndex:
             if not len(open_W):
                 return found
 
-            place = self._place[at_W[open_W]].astype(np.int64)
+            place = self._place_of[at_W[open_W]].astype(np.int64)
             is_same = self._are(place, wanted, open_W)
             found[open_W[is_same]] = place[is_same]
             open_W = open_W[~is_same]
             at_W[open_W] += 1
 
+    def _place(self, text: str | None) -> int:
+        """Returns the place of one id; -1 if it is not there."""
+        if text is None:
+            return -1
+        hashed = np.uint64(text_hash(text))
+        at = int(self._hash.searchsorted(hashed))
+        while at < len(self._hash) and self._hash[at] == hashed:
+            place = int(self._place_of[at])
+            if self.texts[place].as_py() == text:
+                return place
+            at += 1
+        return -1
+
     def _are(self, place: np.ndarray, wanted: pa.Array, number: np.ndarray) -> np.ndarray:
         """Returns bool, whether the ids at some places are those of `wanted` at some numbers."""
-        # For a few ids this takes less time than calls of Arrow.
-        if len(place) <= _FEW:
-            pairs = zip(place.tolist(), number.tolist(), strict=True)
-            return np.array([self.texts[at].equals(wanted[of]) for at, of in pairs], bool)
         same = pc.equal(self.texts.take(pa.array(place)), wanted.take(pa.array(number)))
         is_same: np.ndarray = same.to_numpy(zero_copy_only=False).astype(bool)
         return is_same
+
+
+def text_hash(text: str) -> int:
+    """Returns the hash of one text: that of `text_hashes`, by Python's integers."""
+    data = text.encode()
+    hashed = len(data)
+    for first in range(0, len(data), _WORD):
+        word = data[first : first + _WORD].ljust(_WORD, b"\0")
+        hashed = mix_one(hashed * _GOLDEN + int.from_bytes(word, sys.byteorder))
+    return mix_one(hashed + _GOLDEN)
 
 
 def text_hashes(texts: pa.Array) -> np.ndarray:

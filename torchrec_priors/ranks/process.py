@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from threading import Lock
 
 import torch
 import torch.distributed as dist
@@ -85,6 +86,7 @@ class Ranks:
 
 
 _inside = 0  # number of open `join` blocks that use the process group of this module
+_counting = Lock()  # one thread may leave a block while another one enters a block
 _attempt = ""  # name of the attempt at which this process group was created
 
 
@@ -111,9 +113,11 @@ def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
         _attempt = _meet(launch, device, timeout)
     attempt = "" if is_callers else _attempt
     if not is_callers:
-        _inside += 1
+        with _counting:
+            _inside += 1
 
     lost = False
+    side: dist.ProcessGroup | None = None
     where = Where()
     meeting = Meeting(dist.get_rank(), dist.get_world_size(), timeout, attempt, where)
     try:
@@ -129,11 +133,17 @@ def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
         lost = True
         raise lost_error from error
     finally:
+        is_last = False
         if not is_callers:
-            _inside -= 1
-            # If ranks are lost, destroying the group would wait for them.
-            if not _inside and not lost:
-                dist.destroy_process_group()
+            with _counting:
+                _inside -= 1
+                is_last = not _inside
+        # If ranks are lost, destroying a group would wait for them. A group has threads and files
+        # of its own, so it must not outlive its block, as the process may run for months.
+        if is_last and not lost:
+            dist.destroy_process_group()
+        elif side is not None and not lost:
+            dist.destroy_process_group(side)
 
 
 def _device(launch: Launch | None) -> torch.device:

@@ -93,7 +93,7 @@ class GroupIndex:
         if held is None:
             held = Held.each_its_own(shard.first, shard.last)
         device = shard.rows.device
-        self.shard = shard
+        self._set_shard(shard)
         self.item_C = torch.from_numpy(held.item_C).to(device)
         self._item_C = held.item_C
 
@@ -135,6 +135,14 @@ class GroupIndex:
         return rows
 
     @property
+    def norm_R(self) -> Tensor:
+        """The length of each row of the shard, which is computed at the first call: [R]."""
+        # The list belongs to this shard: copies of the index with the same rows share it.
+        if not self._norms:
+            self._norms.append(torch.linalg.vector_norm(self.shard.rows, dim=1))
+        return self._norms[0]
+
+    @property
     def in_a_set_C(self) -> Tensor:
         """Whether any path may retrieve the candidate: bool [C]. It must not be changed."""
         return self._in_a_set()
@@ -150,7 +158,7 @@ class GroupIndex:
         Its rows must have the same numbers.
         """
         index = copy.copy(self)
-        index.shard = shard
+        index._set_shard(shard)
         return index
 
     def with_vectors(self, vectors_CX: Tensor) -> "GroupIndex":
@@ -160,6 +168,8 @@ class GroupIndex:
         """
         index = self.over(Shard(vectors_CX, 0))
         index._row_C = None
+        # Tiles name rows, and these are other rows.
+        index._tiled = []
         return index
 
     def open_paths(self, vector_BKd: Tensor, bias_BK: Tensor) -> list[OpenPaths]:
@@ -326,6 +336,11 @@ class GroupIndex:
                     columns.append((number, positions[low:high] - first))
             if columns:
                 yield Tile(first, size, columns)
+
+    def _set_shard(self, shard: Shard) -> None:
+        """Sets the rows, whose lengths are not known yet."""
+        self.shard = shard
+        self._norms: list[Tensor] = []
 
     def _set_members(self, sets: list[Tensor]) -> None:
         """Sets the positions of the candidates in each item set."""

@@ -30,7 +30,7 @@ from torchrec_priors.retrieval.group_index import GroupIndex, Tile
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.item_filter import Filters, of_users
 from torchrec_priors.retrieval.keys import encode
-from torchrec_priors.retrieval.search_types import Exclusions, Queries
+from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries
 
 _SOURCE = Path(__file__).with_name("resident_native.cpp")
 _LANES = 16  # candidates of a block
@@ -164,6 +164,7 @@ class Resident:
         """Use `of` instead, which loads the library."""
         self.index = index
         self._library = library
+        self._rule: _FusionRule | None = None
         candidates = len(index)
         tile = _LARGE_TILE if candidates > _LARGE else _TILE
 
@@ -262,6 +263,23 @@ class Resident:
         k: int,
         fusion: Fusion,
     ) -> tuple[Tensor, Tensor]:
+        """Finds the same as `find`, in the form in which lists are merged.
+
+        Returns:
+            Keys (`keys.py`) and paths (int32): [B, k] each. Shorter lists are padded with `NOTHING`
+            keys.
+        """
+        found = self.find(queries, excluded, filters, k, fusion)
+        return encode(found.score_Bk, found.row_Bk), found.path_Bk.int()
+
+    def find(
+        self,
+        queries: Queries,
+        excluded: Exclusions,
+        filters: Filters | None,
+        k: int,
+        fusion: Fusion,
+    ) -> Found:
         """Finds the k best candidates of each user, without repeats.
 
         Args:
@@ -270,26 +288,22 @@ class Resident:
             filters: the items that may be found, for each user.
             k: the number of items for each user.
             fusion: how the scores of an item are combined into one.
-
-        Returns:
-            Keys (`keys.py`) and paths (int32): [B, k] each. Shorter lists are padded with `NOTHING`
-            keys.
         """
         users = len(queries)
         assert self._bytes is None or fusion.kind == "max"
         score_Bk = torch.empty(users, k)
         item_Bk = torch.empty(users, k, dtype=torch.int64)
         path_Bk = torch.empty(users, k, dtype=torch.int64)
-        rule, held_by_rule = self._rule(fusion)
+        # The rule is held until the call ends, as another thread may replace `_rule`.
+        rule = self._rule_of(fusion)
         given = _Given(self._shape, queries, excluded, filters, k)
         self._library.resident_search(
             ctypes.byref(self._index),
-            ctypes.byref(rule),
+            ctypes.byref(rule.rule),
             ctypes.byref(given.users),
             *(ctypes.c_void_p(out.data_ptr()) for out in (score_Bk, item_Bk, path_Bk)),
         )
-        del held_by_rule
-        return encode(score_Bk, item_Bk), path_Bk.int()
+        return Found(item_Bk, score_Bk, path_Bk)
 
     def log_sums(self, queries: Queries, excluded: Exclusions | None) -> Tensor:
         """Computes log sum exp(q_k . e_i) over the candidates i in Omega_k, in double precision.
@@ -341,24 +355,13 @@ class Resident:
         place = torch.from_numpy(position)
         return self._packed[place // _LANES, :, place % _LANES]
 
-    def _rule(self, fusion: Fusion) -> tuple[_Rule, list[Any]]:
-        """Returns a fusion for the kernel, and the arrays that must live as long as it."""
-        block_K = branch_K = alternatives_RC = weight_K = None
-        blocks = 1
-        if fusion.kind == "hierarchical":
-            assert fusion.block_K is not None
-            block_K = fusion.block_K.int().numpy()
-            blocks = int(block_K.max()) + 1
-        if fusion.kind == "inverse_variance":
-            assert fusion.variance_K is not None
-            weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().numpy()
-        if _KINDS[fusion.kind] == _KINDS["mean"] and fusion.calibrated:
-            alternatives_RC = self.index.log_alternatives_RT.double().contiguous().numpy()
-            if fusion.branch_K is not None:
-                branch_K = fusion.branch_K.numpy()
-        held = [block_K, weight_K, branch_K, alternatives_RC]
-        rule = _Rule(_KINDS[fusion.kind], fusion.calibrated, blocks, *map(_address, held))
-        return rule, held
+    def _rule_of(self, fusion: Fusion) -> "_FusionRule":
+        """Returns a fusion for the kernel. The last one is kept, as all requests have the same."""
+        rule = self._rule
+        if rule is None or rule.fusion is not fusion:
+            rule = _FusionRule(self.index, fusion)
+            self._rule = rule
+        return rule
 
     def _pack(self, lists: list[_List], score: Score) -> Tensor:
         """Copies the vectors of all lists into blocks, [blocks, d, lanes]."""
@@ -410,6 +413,29 @@ class Resident:
             ctypes.c_int64(vectors.shape[1]),
             ctypes.c_void_p(into.data_ptr()),
         )
+
+
+class _FusionRule:
+    """A fusion in the form of the kernel. It holds the arrays of its pointers."""
+
+    def __init__(self, index: GroupIndex, fusion: Fusion) -> None:
+        self.fusion = fusion
+        block_K = branch_K = alternatives_RC = weight_K = None
+        blocks = 1
+        if fusion.kind == "hierarchical":
+            assert fusion.block_K is not None
+            block_K = fusion.block_K.int().numpy()
+            blocks = int(block_K.max()) + 1
+        if fusion.kind == "inverse_variance":
+            assert fusion.variance_K is not None
+            weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().numpy()
+        if _KINDS[fusion.kind] == _KINDS["mean"] and fusion.calibrated:
+            alternatives_RC = index.log_alternatives_RT.double().contiguous().numpy()
+            if fusion.branch_K is not None:
+                branch_K = fusion.branch_K.numpy()
+        self.held = [block_K, weight_K, branch_K, alternatives_RC]
+        addresses = map(_address, self.held)
+        self.rule = _Rule(_KINDS[fusion.kind], fusion.calibrated, blocks, *addresses)
 
 
 class _Given:

@@ -80,6 +80,11 @@ def search(
             is a filter for each user, all ranks must have the same users.
     """
 
+    # On a single rank no lists are merged. The kernel's answer is the result.
+    is_alone = dist.get_world_size() == 1
+    if is_alone and resident is not None and queries.repeats is None:
+        return resident.find(queries, excluded or Exclusions.none(), filters, k, fusion)
+
     def search_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor, Tensor]:
         excluded = excluded or Exclusions.none()
         if resident is None:
@@ -92,7 +97,7 @@ def search(
         paths = queries.bias_BK.shape[1]
         return _with_repeats(index, repeats, paths, keys_Bk, path_Bk)
 
-    if dist.get_world_size() == 1:
+    if is_alone:
         keys_Bk, path_Bk = search_own_rows(queries, excluded)
     else:
         keys_WBk, path_WBk = answers_of_all_ranks(

@@ -33,6 +33,11 @@ class Found:
         self.score_Bk[chosen, :k] = found.score_Bk
         self.path_Bk[chosen, :k] = found.path_Bk.long()
 
+    def of(self, users: Sequence[int]) -> "Found":
+        """Returns the lists of some users, in the given order."""
+        chosen = list(users)
+        return Found(self.row_Bk[chosen], self.score_Bk[chosen], self.path_Bk[chosen])
+
     def first(self, k: int) -> "Found":
         return Found(self.row_Bk[:, :k], self.score_Bk[:, :k], self.path_Bk[:, :k])
 
@@ -73,6 +78,8 @@ class Exclusions:
             The row ids, int64, user after user and ascending for each; and int64 [users + 1], where
             those of each user start.
         """
+        if users == 1:
+            return np.sort(self.row.astype(np.int64)), np.array([0, len(self.row)])
         pairs = np.sort((self.user.astype(np.int64) << 32) + self.row)
         starts = np.searchsorted(pairs, np.arange(users + 1) << 32)
         return pairs & 0xFFFFFFFF, starts

@@ -65,7 +65,7 @@ def search_tiles(
     bias_BK = queries.bias_BK.float()
     users = len(bias_BK)
     tiled = index.tiled()
-    norm_R = torch.linalg.vector_norm(index.shard.rows, dim=1)
+    norm_R = index.norm_R
     scale_R = None
     if score.kind == "cosine":
         # As in `torch.nn.functional.normalize`.

@@ -132,7 +132,9 @@ def _asked(body: AskedBody, kept: "Kept | None", state: State, deadline: float) 
         history = []
     context = UserContext(user, history, session, body.groups)
     levers = _NO_LEVERS if body.levers is None else _levers(body.levers)
-    request = Request(context, body.k, levers, body.allow, body.deny, body.strict, deadline)
+    request = Request(
+        context, body.k, levers, body.allow, body.deny, body.strict, deadline, body.explain
+    )
     return Asked(request, state, body.explain)
 
 

@@ -1,32 +1,29 @@
 """The service as a process: it listens, loads the model, answers, and ends when it is told to."""
 
 import asyncio
-import gc
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
-from torchrec_priors.errors import OutsideError
+from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.ranks.variables import read_launch
-from torchrec_priors.remote.uri import Place
 from torchrec_priors.service.app import make_app
 from torchrec_priors.service.batcher import Batcher
 from torchrec_priors.service.direct import Entry
 from torchrec_priors.service.http_server import HttpServer
 from torchrec_priors.service.listening import hosts_of, open_socket, url_of
+from torchrec_priors.service.loading import Loading, Source
 from torchrec_priors.service.logs import JsonHandler, Lines, RequestLog
 from torchrec_priors.service.metrics import Metrics
 from torchrec_priors.service.on_ranks import Leader, follow
 from torchrec_priors.service.parts import Limits, Parts
-from torchrec_priors.service.versions import Served, Versions
-from torchrec_priors.serving.catalogue import Catalogue
+from torchrec_priors.service.versions import Versions
 from torchrec_priors.serving.run import LoadedRun
 from torchrec_priors.state.opening import open_store
-from torchrec_priors.training.open_run import OpenRun, open_run
+from torchrec_priors.training.open_run import OpenRun
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +36,10 @@ class Settings:
     """What a service is started with.
 
     Attributes:
-        run: the folder of the run.
-        data: the data set of the run, if it has moved since training.
-        trust: whether to run the custom code that the run was trained with.
-        threads: the most threads that answer a batch; None for as many as PyTorch has.
+        run: the folder of the run; None to follow a folder.
+        follow: the folder of published models to follow; None to serve a run.
+        poll_s: the seconds between two looks at this folder.
+        loading: how a model is loaded.
         name: the name of the model.
         host, port: the address of the service.
         token: the token that calls must carry; None for none.
@@ -55,10 +52,10 @@ class Settings:
         limits: what a client may ask.
     """
 
-    run: Path
-    data: Place | str | None
-    trust: bool
-    threads: int | None
+    run: Path | None
+    follow: Path | None
+    poll_s: float
+    loading: Loading
     name: str
     host: str
     port: int
@@ -85,9 +82,15 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """
     launch = read_launch()
     ranks = 1 if launch is None else launch.world
-    opened = open_run(settings.run, settings.data, trust=settings.trust)
+    if ranks > 1 and settings.follow is not None:
+        raise UserError(
+            f"--follow: {ranks} processes serve one run: give --run, or start one process"
+        )
+    opened = None if settings.run is None else settings.loading.open(settings.run)
     if launch is not None and launch.rank:
-        with _loaded(opened, settings) as run:
+        assert opened is not None
+        with settings.loading.load(opened) as run:
+            run.warm_up()
             follow(run)
         return
 
@@ -104,7 +107,7 @@ class _Service:
     def __init__(
         self,
         settings: Settings,
-        opened: OpenRun,
+        opened: OpenRun | None,
         bound: socket,
         ranks: int,
         on_ready: Callable[[str], None],
@@ -112,13 +115,12 @@ class _Service:
         """
         Args:
             settings: what it is started with.
-            opened: the run, which is not loaded yet.
+            opened: the run, which is not loaded yet; None to follow a folder.
             bound: the socket of its address.
             ranks: the number of ranks.
             on_ready: see `serve`.
         """
         self._settings = settings
-        self._opened = opened
         self._bound = bound
         self._on_ready = on_ready
         self._error: BaseException | None = None
@@ -135,10 +137,20 @@ class _Service:
             on_batch=metrics.batch,
             on_lost=self._lost,
         )
+        self._source = Source(
+            settings.loading,
+            versions,
+            opened,
+            settings.follow,
+            settings.poll_s,
+            metrics.swap,
+        )
+        place = settings.run or settings.follow
+        assert place is not None
         self._parts = Parts(
             versions,
             batcher,
-            store=open_store(settings.state, settings.run),
+            store=open_store(settings.state, place),
             model_name=settings.name,
             limits=settings.limits,
             token=settings.token,
@@ -146,6 +158,7 @@ class _Service:
             origins=settings.origins,
             metrics=metrics,
             log=RequestLog(name=settings.name),
+            following=self._source.follower,
         )
         self._http = HttpServer(Entry(make_app(self._parts)), settings.drain_s, self._begin_to_end)
 
@@ -178,18 +191,13 @@ class _Service:
 
     def _load(self) -> None:
         """Loads the model, and lets it answer."""
-        began = time.monotonic()
-        run = LoadedRun(self._opened, Catalogue.of(self._opened.data))
-        _prepare(run, self._settings.threads)
+        self._source.load_first()
+        served = self._parts.versions.current
+        if served is None or self._parts.draining:
+            # The service ends already.
+            return
         if self._leader is not None:
-            self._leader.start(run)
-        # What lives as long as the process is not looked at by the garbage collector any more,
-        # which would stop all requests for that long.
-        gc.collect()
-        gc.freeze()
-
-        self._parts.versions.swap(Served(run.checkpoint, run, time.time()))
-        log.info("loaded %s in %.1f s", run.checkpoint, time.monotonic() - began)
+            self._leader.start(served.run)
         self._on_ready(url_of(self._bound))
 
     def _has_loaded(self, loading: "asyncio.Task[None]") -> None:
@@ -206,10 +214,11 @@ class _Service:
             except OutsideError as error:
                 self._error = error
                 return
-        self._parts.versions.close()
+        self._parts.versions.close(_LAST_BATCH)
 
     def _begin_to_end(self) -> None:
         self._parts.draining = True
+        self._source.stop(0.0)
 
     def _lost(self, error: OutsideError) -> None:
         """Ends the service with an error. Any thread may call it."""
@@ -221,21 +230,6 @@ class _Service:
             self._error = error
         self._http.end()
         self._http.force_exit = True
-
-
-@contextmanager
-def _loaded(opened: OpenRun, settings: Settings) -> Iterator[LoadedRun]:
-    """Loads the run on a rank that does not speak HTTP."""
-    with LoadedRun(opened, Catalogue.of(opened.data)) as run:
-        _prepare(run, settings.threads)
-        yield run
-
-
-def _prepare(run: LoadedRun, threads: int | None) -> None:
-    """Does what would delay the first requests."""
-    if threads is not None:
-        run.path.threads = threads
-    run.warm_up()
 
 
 @contextmanager

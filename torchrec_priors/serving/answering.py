@@ -1,9 +1,11 @@
 """Answers a batch of requests, each with its own user, levers and lists.
 
     prepare       what requests name -> row ids, bits, biases      all requests together
-    ask_known     histories -> queries of all heads                one history after another
+    ask_known     histories -> queries of all heads                one history after another,
+                                                                   if they are not kept
     find          queries -> best items                            all requests in one pass
-    explained     best items -> scores of all heads, names         one user after another
+    explained     best items -> scores of all heads, names         one user after another,
+                                                                   scores only if they are wanted
 
 An answer does not depend on the other requests of the batch, to the last bit on a CPU.
 
@@ -25,10 +27,11 @@ from torchrec_priors.retrieval.head_scores import head_scores
 from torchrec_priors.retrieval.item_filter import EVERYTHING, ItemFilter
 from torchrec_priors.retrieval.search_types import Found, Queries
 from torchrec_priors.serving.explained import Explainer
+from torchrec_priors.serving.kept_queries import KeptQueries, joined, key_of
 from torchrec_priors.serving.known_users import KnownUser
 from torchrec_priors.serving.popular import PopularItems
 from torchrec_priors.serving.queries import ask_known, batch_of
-from torchrec_priors.serving.request import Answer, Recommendation
+from torchrec_priors.serving.request import Answer
 from torchrec_priors.serving.shares import Shares
 
 
@@ -42,6 +45,7 @@ class PreparedRequest:
         item_filter: the items that may be recommended.
         bias_K: added to the scores of each head, the repeat head last; None if nothing is added.
         shares: the shares that groups must have in the list; None without shares.
+        explain: whether the scores of all heads are wanted.
     """
 
     user: KnownUser
@@ -49,6 +53,7 @@ class PreparedRequest:
     item_filter: ItemFilter = EVERYTHING
     bias_K: Tensor | None = None
     shares: Shares | None = None
+    explain: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,13 @@ class Answering:
     every rank must make the same calls, in the same order.
     """
 
-    def __init__(self, finder: Finder, popular: PopularItems, explainer: Explainer) -> None:
+    def __init__(
+        self, finder: Finder, popular: PopularItems, explainer: Explainer, kept: KeptQueries
+    ) -> None:
         self._finder = finder
         self._popular = popular
         self._explainer = explainer
+        self._kept = kept
 
     def answer(self, requests: Sequence[PreparedRequest]) -> list[Answer | UserError]:
         """Answers requests.
@@ -102,32 +110,55 @@ class Answering:
 
     @torch.no_grad()
     def _by_model(self, requests: list[PreparedRequest]) -> list[Answer | UserError]:
-        histories = [request.user.history for request in requests]
-        users, asked = ask_known(self._finder, histories)
-        queries = self._finder.queries(users, asked, self._given_groups(requests))
-
+        users, queries = self._asked([request.user for request in requests])
         listed = self._lists(requests, users, queries, by_model=True)
-        scores = head_scores(self._finder, listed.queries, listed.found)
-        explained = [
-            self._explained(listed.found, number, score_kK)
-            for number, score_kK in enumerate(scores)
-        ]
-        return self._answers(requests, listed, explained, "model")
+
+        # The lookup of vectors is a collective. All ranks want the same explanations.
+        wanted = [number for number, request in enumerate(requests) if request.explain]
+        scores: dict[int, Tensor] = {}
+        if len(wanted) == len(requests):
+            scores = dict(enumerate(head_scores(self._finder, listed.queries, listed.found)))
+        elif wanted:
+            some = head_scores(self._finder, listed.queries.of(wanted), listed.found.of(wanted))
+            scores = dict(zip(wanted, some, strict=True))
+        return self._answers(requests, listed, scores, "model")
+
+    def _asked(self, people: list[KnownUser]) -> tuple[Histories, Queries]:
+        """Returns users with their queries. Those that are kept are not computed again."""
+        if not self._kept.is_on:
+            return self._computed(people)
+
+        keys = [key_of(one) for one in people]
+        queries = self._kept.find(keys)
+        missing = {key: one for key, one in zip(keys, people, strict=True) if key not in queries}
+        if missing:
+            _, computed = self._computed(list(missing.values()))
+            for place, key in enumerate(missing):
+                queries[key] = computed.of([place])
+                self._kept.keep(key, queries[key])
+        users = batch_of(self._finder, [one.history for one in people])
+        return users, joined([queries[key] for key in keys])
+
+    def _computed(self, people: list[KnownUser]) -> tuple[Histories, Queries]:
+        """Computes the queries of users."""
+        users, asked = ask_known(self._finder, [one.history for one in people])
+        return users, self._finder.queries(users, asked, given_groups(self._finder, people))
 
     @torch.no_grad()
     def _by_popularity(self, requests: list[PreparedRequest]) -> list[Answer | UserError]:
-        histories = [request.user.history for request in requests]
-        users = batch_of(self._finder, histories)
-        queries = self._popular.queries(users, self._given_groups(requests))
+        people = [request.user for request in requests]
+        users = batch_of(self._finder, [one.history for one in people])
+        queries = self._popular.queries(users, given_groups(self._finder, people))
 
         listed = self._lists(requests, users, queries, by_model=False)
-        explained = []
-        for number in range(len(requests)):
-            row_k = listed.found.row_Bk[number]
-            rows_k = row_k[row_k >= 0].cpu().numpy()
-            score_kK = self._popular.head_scores(rows_k, listed.queries.bias_BK[number])
-            explained.append(self._explained(listed.found, number, score_kK))
-        return self._answers(requests, listed, explained, "popularity")
+        scores: dict[int, Tensor] = {}
+        for number, request in enumerate(requests):
+            if request.explain:
+                row_k = listed.found.row_Bk[number]
+                rows_k = row_k[row_k >= 0].cpu().numpy()
+                bias_K = listed.queries.bias_BK[number]
+                scores[number] = self._popular.head_scores(rows_k, bias_K)
+        return self._answers(requests, listed, scores, "popularity")
 
     def _lists(
         self,
@@ -140,7 +171,8 @@ class Answering:
         """Finds the lists of a batch of users. A list is empty after the k items of its request."""
         listed = self._lists_of_largest(requests, users, queries, by_model=by_model)
         for number, request in enumerate(requests):
-            listed.found.row_Bk[number, request.k :] = -1
+            if request.k < listed.found.row_Bk.shape[1]:
+                listed.found.row_Bk[number, request.k :] = -1
         return listed
 
     def _lists_of_largest(
@@ -210,43 +242,36 @@ class Answering:
             return False
         return request.bias_K is None or not bool(torch.isneginf(request.bias_K[-1]))
 
-    def _given_groups(self, requests: list[PreparedRequest]) -> GivenGroups | None:
-        return given_groups(self._finder, [request.user for request in requests])
-
-    def _explained(self, found: Found, number: int, score_kK: Tensor) -> list[Recommendation]:
-        """Returns the recommendations of the user with a number in the batch."""
-        count = len(score_kK)
-        return self._explainer.explained(
-            found.row_Bk[number, :count].tolist(),
-            found.score_Bk[number, :count].tolist(),
-            found.path_Bk[number, :count].tolist(),
-            score_kK,
-        )
-
     def _answers(
         self,
         requests: list[PreparedRequest],
         listed: _Listed,
-        explained: list[list[Recommendation]],
+        scores: dict[int, Tensor],
         source: str,
     ) -> list[Answer | UserError]:
-        """Puts answers together."""
+        """Puts answers together.
+
+        Args:
+            requests: the requests.
+            listed: their lists.
+            scores: the scores of all paths for the items of the requests that want them, [k, K].
+            source: see `Answer`.
+        """
         # Without this check, a user with only closed paths would get an empty list, without a
         # reason.
         closed_B = torch.isneginf(listed.queries.bias_BK).all(1).tolist()
+        found = listed.found
+        lists = zip(
+            found.row_Bk.tolist(), found.score_Bk.tolist(), found.path_Bk.tolist(), strict=True
+        )
         answers: list[Answer | UserError] = []
-        for number, request in enumerate(requests):
+        for number, (request, parts) in enumerate(zip(requests, lists, strict=True)):
             if closed_B[number] and request.bias_K is not None and not self._repeats(request):
                 answers.append(_only_closed_heads())
                 continue
-            answers.append(
-                Answer(
-                    explained[number],
-                    source,  # type: ignore[arg-type]
-                    request.user.skipped,
-                    listed.short[number],
-                )
-            )
+            items = self._explainer.explained(*parts, scores.get(number))
+            skipped = request.user.skipped
+            answers.append(Answer(items, source, skipped, listed.short[number]))  # type: ignore[arg-type]
         return answers
 
 

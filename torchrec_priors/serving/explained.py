@@ -41,36 +41,41 @@ class Explainer:
         self._paths_of_set = _paths_of_sets(tree)
 
     def explained(
-        self, rows: list[int], scores: list[float], paths: list[int], score_kK: Tensor
+        self, rows: list[int], scores: list[float], paths: list[int], score_kK: Tensor | None
     ) -> list[Recommendation]:
         """Returns the recommendations of one user.
 
         Args:
-            rows: the row ids of the items, best first.
+            rows: the row ids of the items, best first; -1 after the end of a shorter list.
             scores: their scores.
             paths: for each item, the path that contributed most; K for a repeat.
             score_kK: the scores of all paths; -inf if a path is closed to the user, or excluded by
-                the request.
+                the request. None if nobody wants them.
         """
-        ids = self._catalogue.item_ids(rows)
-        titles = self._catalogue.titles_of(rows)
-        found = []
-        for rank, of_paths in enumerate(score_kK.tolist()):
-            # Only the repeat head gives an item of the history a score.
-            if paths[rank] == self._paths:
-                of_heads = {self._heads[self._paths]: scores[rank]}
-            else:
-                of_heads = {
-                    self._heads[path]: of_paths[path]
-                    for path in self._paths_of(rows[rank])
-                    if of_paths[path] != -math.inf
-                }
-            found.append(
-                Recommendation(
-                    ids[rank], titles[rank], scores[rank], self._heads[paths[rank]], of_heads
-                )
-            )
-        return found
+        if rows and rows[-1] < 0:
+            rows = rows[: rows.index(-1)]
+        of_heads: list[dict[str, float]] = [{} for _ in rows]
+        if score_kK is not None:
+            of_paths = zip(rows, scores, paths, score_kK.tolist(), strict=False)
+            of_heads = [self._by_name(*of_item) for of_item in of_paths]
+
+        heads = [self._heads[path] for path in paths]
+        columns = (self._catalogue.item_ids(rows), self._catalogue.titles_of(rows))
+        parts = zip(*columns, scores, heads, of_heads, strict=False)
+        return list(itertools.starmap(Recommendation, parts))
+
+    def _by_name(
+        self, row: int, score: float, winner: int, of_paths: list[float]
+    ) -> dict[str, float]:
+        """Returns the scores of the paths that may retrieve an item for a user, by name."""
+        # Only the repeat head gives an item of the history a score.
+        if winner == self._paths:
+            return {self._heads[self._paths]: score}
+        return {
+            self._heads[path]: of_paths[path]
+            for path in self._paths_of(row)
+            if of_paths[path] != -math.inf
+        }
 
     def _paths_of(self, row: int) -> list[int]:
         """Returns the numbers of the paths that may retrieve an item, ascending."""

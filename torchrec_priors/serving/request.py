@@ -26,6 +26,8 @@ class Request:
             if there is no history. Otherwise this is skipped and counted.
         deadline: the value of `time.monotonic()` after which nobody waits for the answer any more;
             None if there is none.
+        explain: whether each item comes with the scores of all heads. Otherwise `head_scores` is
+            empty, and the answer takes less time.
     """
 
     context: UserContext
@@ -35,6 +37,7 @@ class Request:
     deny: Iterable[ItemId] | ItemList | None = None
     strict: bool = False
     deadline: float | None = None
+    explain: bool = True
 
 
 class LateError(UserError):
@@ -52,7 +55,8 @@ class Recommendation:
         head: the name of the prior path that gave the score, such as "short-term / Comedy". If
             `evaluation.fusion` is not `max`, it is the path that contributed most to the score.
         head_scores: the scores of the paths that may retrieve the item for this user, by name.
-            Boosts are included. Heads that may not be used in this request are not.
+            Boosts are included. Heads that may not be used in this request are not. It is empty
+            if the request has `explain=False`.
     """
 
     item_id: ItemId

@@ -20,6 +20,7 @@ from torchrec_priors.retrieval.item_filter import EVERYTHING, ItemFilter
 from torchrec_priors.serving.answering import Answering, PreparedRequest
 from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList
 from torchrec_priors.serving.explained import Explainer
+from torchrec_priors.serving.kept_queries import KeptQueries
 from torchrec_priors.serving.known_users import KnownUser, KnownUsers
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.levers_of_run import LeversOfRun
@@ -44,6 +45,7 @@ class RequestPath:
     Attributes:
         stored: the users of the data set.
         levers: the levers of requests, prepared.
+        kept: the queries of users who were answered before; at first, nothing is kept.
         threads: the most threads that answer a batch; at first, as many as PyTorch has.
     """
 
@@ -73,6 +75,7 @@ class RequestPath:
         self.stored = StoredUsers(data, columns)
         self.levers = LeversOfRun(finder, data.items, ranks.total)
         self._users = KnownUsers(data, catalogue, self.stored, tree, columns)
+        self.kept = KeptQueries()
         self._explainer = Explainer(tree, catalogue, head_names(finder.model))
 
         # These take time or memory, so they are made when they are first needed.
@@ -170,17 +173,20 @@ class RequestPath:
         levers = self.levers.prepare(request.levers)
         shares = self.shares(request.levers, request.k, item_filter)
 
-        unknown = replace(
-            user.skipped,
-            allow=0 if allow is None else allow.unknown,
-            deny=0 if deny is None else deny.unknown,
-        )
+        if allow is not None or deny is not None:
+            unknown = replace(
+                user.skipped,
+                allow=0 if allow is None else allow.unknown,
+                deny=0 if deny is None else deny.unknown,
+            )
+            user = replace(user, skipped=unknown)
         return PreparedRequest(
-            replace(user, skipped=unknown),
+            user,
             request.k,
             item_filter or EVERYTHING,
             levers.bias_K,
             shares,
+            request.explain,
         )
 
     def _check_strictly(
@@ -229,7 +235,7 @@ class RequestPath:
                 tree = self._finder.model.tree
                 popularity = Popularity.of(tree, self._data, np.asarray(ends))
                 self._popular = PopularItems(self._finder, popularity)
-                self._answering = Answering(self._finder, self._popular, self._explainer)
+                self._answering = Answering(self._finder, self._popular, self._explainer, self.kept)
             return self._answering
 
     def _workers(self) -> ThreadPoolExecutor:

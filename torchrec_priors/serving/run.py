@@ -21,6 +21,7 @@ from torchrec_priors.prepared.data_set import History
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.retrieval.find import Finder, head_names
 from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList
+from torchrec_priors.serving.kept_queries import KeptQueries
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.request import Answer, LateError, Recommendation, Request
 from torchrec_priors.serving.request_path import RequestPath
@@ -212,6 +213,28 @@ class LoadedRun:
         """Does now what would delay the first requests. Every rank must call it."""
         with self._turns.turn():
             self.path.warm_up()
+
+    def keep_queries(self, limit: int) -> None:
+        """Keeps the queries of users, so that a user's history is encoded once.
+
+        The user is asked for again with the same history, times, events and groups; levers, lists
+        and k may differ. Answers are the same to the last bit. Users who were asked for longest ago
+        are dropped. `kept_queries` counts hits and misses. With several ranks, every rank must call
+        it.
+
+        Args:
+            limit: the most bytes that queries may take; 0, as at first, to keep none. A user takes
+                4 bytes for each head and dimension, and a kilobyte more.
+
+        Raises:
+            UserError: the number is negative.
+        """
+        self.path.kept.set_limit(limit)
+
+    @property
+    def kept_queries(self) -> KeptQueries:
+        """The queries that are kept, with the numbers of hits and misses."""
+        return self.path.kept
 
     def _answers(self, requests: list[Request]) -> list[Answer]:
         """Answers requests of one caller: raises the first error, and logs what was skipped."""

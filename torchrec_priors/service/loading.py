@@ -1,0 +1,114 @@
+"""Loads the model of a service: one run, or whatever is published in a folder."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrec_priors.remote.uri import Place
+from torchrec_priors.service.follow import Follower
+from torchrec_priors.service.versions import Served, Versions
+from torchrec_priors.serving.catalogue import Catalogue
+from torchrec_priors.serving.run import LoadedRun, load_run
+from torchrec_priors.training.open_run import OpenRun, open_run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded.
+
+    Attributes:
+        data: the data set of the run, if it has moved since training.
+        trust: whether to run the custom code that the run was trained with.
+        threads: the most threads that answer a batch; None for as many as PyTorch has.
+    """
+
+    data: Place | str | None
+    trust: bool
+    threads: int | None
+
+    def open(self, run: Path) -> OpenRun:
+        """Checks a run, which takes little time; `load` loads it.
+
+        Raises:
+            UserError: the run cannot be served.
+        """
+        return open_run(run, self.data, trust=self.trust)
+
+    def load(self, run: OpenRun | Path) -> LoadedRun:
+        """Loads a run. Every rank must call it.
+
+        Raises:
+            UserError: the run cannot be loaded.
+        """
+        if isinstance(run, OpenRun):
+            loaded = LoadedRun(run, Catalogue.of(run.data))
+        else:
+            loaded = load_run(run, self.data, trust=self.trust)
+        if self.threads is not None:
+            loaded.path.threads = self.threads
+        return loaded
+
+
+class Source:
+    """Where the versions of a service come from.
+
+    Attributes:
+        follower: follows a folder of published models; None for one run.
+    """
+
+    def __init__(
+        self,
+        loading: Loading,
+        versions: Versions,
+        run: OpenRun | None,
+        folder: Path | None,
+        poll_s: float,
+        on_swap: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            loading: how a model is loaded.
+            versions: gets the loaded versions.
+            run: the run, if there is no folder.
+            folder: the folder of published models, if there is no run.
+            poll_s: the seconds between two looks at the folder.
+            on_swap: see `Follower`.
+        """
+        self._loading = loading
+        self._versions = versions
+        self._run = run
+        self.follower: Follower | None = None
+        if folder is not None:
+            self.follower = Follower(folder, versions, loading.load, poll_s=poll_s, on_swap=on_swap)
+
+    def load_first(self) -> None:
+        """Loads the first version, and lets it answer.
+
+        Raises:
+            UserError: there is none that can be loaded.
+        """
+        # What was imported lives as long as the process. The garbage collector need not look at it
+        # again and again, which would stop all requests for that long.
+        gc.collect()
+        gc.freeze()
+
+        began = time.monotonic()
+        if self.follower is not None:
+            self.follower.load_first()
+            self.follower.start()
+            return
+        assert self._run is not None
+        run = self._loading.load(self._run)
+        run.warm_up()
+        self._versions.swap(Served(run.checkpoint, run, time.time()))
+        log.info("%s answers, after %.1f s of loading", run.checkpoint, time.monotonic() - began)
+
+    def stop(self, timeout: float) -> None:
+        """Loads no further version; waits for one that is being loaded, for at most `timeout`."""
+        if self.follower is not None:
+            self.follower.stop(timeout)
