@@ -33,6 +33,7 @@ requests = st.builds(
     st.none() | st.lists(ids),
     st.none() | st.lists(ids),
     st.booleans(),
+    explain=st.booleans(),
 )
 
 

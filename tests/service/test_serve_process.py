@@ -55,6 +55,7 @@ def _refused(capsys, *arguments):
     [
         ([], "give either --run"),
         (["--run", "r", "--follow", "f"], "give either --run"),
+        (["--run", "r", "--cache-mb", "-1"], "--cache-mb must be at least 0"),
         (["--run", "r", "--poll-s", "0"], "--poll-s must be above 0"),
         (["--run", "nowhere"], "nowhere"),
         (["--run", "r", "--host", "0.0.0.0"], "--token-file FILE, or --open"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from uvicorn._types import ASGI3Application
+from starlette.types import ASGIApp
 
 from torchrec_priors.service.connections import Connection
 
@@ -24,7 +24,7 @@ class HttpServer(uvicorn.Server):
     A second signal ends it without waiting.
     """
 
-    def __init__(self, app: ASGI3Application, drain_s: float, on_end: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, drain_s: float, on_end: Callable[[], None]) -> None:
         """
         Args:
             app: the application.
@@ -58,7 +58,7 @@ class HttpServer(uvicorn.Server):
         self._on_end()
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Lets signals end the server. Uvicorn's own function would then end the process, too."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:

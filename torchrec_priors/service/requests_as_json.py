@@ -39,6 +39,7 @@ def _values(request: Request) -> dict[str, Any]:
         "allow": _ids(request.allow),
         "deny": _ids(request.deny),
         "strict": request.strict,
+        "explain": request.explain,
     }
 
 
@@ -51,7 +52,15 @@ def _request(values: dict[str, Any]) -> Request:
         values["groups"],
     )
     levers = Levers(*values["levers"])
-    return Request(context, values["k"], levers, values["allow"], values["deny"], values["strict"])
+    return Request(
+        context,
+        values["k"],
+        levers,
+        values["allow"],
+        values["deny"],
+        values["strict"],
+        explain=values["explain"],
+    )
 
 
 def _entries(entries: Sequence[ItemId | Event]) -> list[ItemId | list[ItemId | str | int | None]]:
