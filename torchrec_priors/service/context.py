@@ -186,7 +186,7 @@ class _Reader:
         """Lets a thread read what waits, if one is free."""
         if self._reading >= _READERS or not self._waiting:
             return
-        calls = []
+        calls: list[tuple[list[str], asyncio.Future[list[Kept]]]] = []
         count = 0
         while self._waiting and (not calls or count + len(self._waiting[0][0]) <= _MOST_USERS):
             calls.append(self._waiting.pop(0))

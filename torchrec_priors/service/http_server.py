@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socket import socket
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -68,3 +69,10 @@ class HttpServer(uvicorn.Server):
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Ends all connections, and then the application."""
+        await super().shutdown(sockets)
+        # Uvicorn leaves this out if it does not wait, and then reports an application that is cut.
+        if self.force_exit:
+            await self.lifespan.shutdown()
