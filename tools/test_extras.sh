@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the tests that `make test` skips because they need an extra: Spark, S3, a browser, Redis,
-# Schemathesis, Triton's interpreter, Kubernetes or Ray. They run in .venv-extras, an environment on top of .venv.
+# Schemathesis, Triton's interpreter, Kubernetes or Ray. They run in .venv-extras, an environment
+# on top of .venv.
 # An extra that cannot be installed here is reported, and its tests are skipped.
 set -eu
 cd "$(dirname "$0")/.."
@@ -22,7 +23,6 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 's3fs>=2024.6' 'moto[server]>=5'
     install 'triton>=3.4'
     install 'playwright>=1.44'
-    install 'redis>=5'
     install 'schemathesis>=4'
     install 'torchx[kubernetes]>=0.7,<0.8'
     install 'torchx[ray]>=0.7,<0.8'
