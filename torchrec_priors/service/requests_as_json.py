@@ -30,6 +30,7 @@ def _values(request: Request) -> dict[str, Any]:
         "user": context.user,
         "history": None if context.history is None else _entries(context.history),
         "session": _entries(context.session),
+        "posted": _entries(context.posted),
         "groups": {
             prior: groups if isinstance(groups, str) else list(groups)
             for prior, groups in context.groups.items()
@@ -50,6 +51,7 @@ def _request(values: dict[str, Any]) -> Request:
         None if history is None else _parsed(history),
         _parsed(values["session"]),
         values["groups"],
+        [Event(*entry) for entry in values["posted"]],
     )
     levers = Levers(*values["levers"])
     return Request(
