@@ -16,8 +16,8 @@ from torchrec_priors.service.direct import Direct
 from torchrec_priors.service.guard import Guard
 from torchrec_priors.service.openapi import describe
 from torchrec_priors.service.parts import Parts
-from torchrec_priors.service.problem import Problem
-from torchrec_priors.service.routes import console, health, items, model, recommend
+from torchrec_priors.service.problem import ProblemError
+from torchrec_priors.service.routes import console, health, items, model, recommend, users, v2
 from torchrec_priors.service.routes.raw import RawRoute
 
 _DESCRIPTION = "Recommendations of a trained model, and the heads that explain them."
@@ -37,10 +37,13 @@ def make_app(parts: Parts) -> FastAPI:
         metrics=parts.metrics,
     )
 
+    calls = users.Calls(parts.store)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         contexts.close()
+        calls.close()
 
     # FastAPI's pages that show the description load scripts from other sites, so they are off.
     app = FastAPI(
@@ -59,13 +62,15 @@ def make_app(parts: Parts) -> FastAPI:
     # Routes are looked at in this order.
     recommending = recommend.Recommending(parts, contexts)
     recommend.add(app, parts, recommending)
+    users.add(app, parts, calls)
+    v2.add(app, parts, recommending)
     model.add(app, parts)
     health.add(app, parts)
     items.add(app, parts)
     console.add(app)
     describe(app)
 
-    raw = [route for route in app.routes if isinstance(route, RawRoute)]
+    raw = [route for route in app.routes if isinstance(route, RawRoute) and "{" not in route.path]
     app.add_middleware(Direct, routes=raw)
     app.add_middleware(Guard, parts=parts)
     if parts.origins:
@@ -84,7 +89,7 @@ async def _http_error(_: Request, error: Exception) -> NoReturn:
     """Turns an error of the routing into a problem, which the guard sends."""
     assert isinstance(error, HTTPException)
     message = _MESSAGES.get(error.status_code, str(error.detail))
-    raise Problem(error.status_code, message, headers=error.headers)
+    raise ProblemError(error.status_code, message, headers=error.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> NoReturn:
@@ -92,4 +97,4 @@ async def _invalid(_: Request, error: Exception) -> NoReturn:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = str(first["loc"][-1])
-    raise Problem(422, f"{name}: {first['msg']}")
+    raise ProblemError(422, f"{name}: {first['msg']}")

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from torchrec_priors.errors import nearest, shown
-from torchrec_priors.service.problem import Problem
+from torchrec_priors.service.problem import ProblemError
 
 MOST_REQUESTS = 256
 MOST_EVENTS = 1_000
@@ -26,7 +26,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=
 Whole = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
 Id = Whole | Text
 Time = Annotated[int, Field(ge=_FIRST_TIME, le=_LAST_TIME)]
-Names = Annotated[list[Text], Field(max_length=1_000)]
+Names = Annotated[list[Text], Field(max_length=1_000, fail_fast=True)]
 Count = Annotated[int, Field(ge=1, le=1_000)]
 Milliseconds = Annotated[int, Field(ge=1, le=60_000)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -47,20 +47,20 @@ class EventBody(Body):
     event: Text | None = Field(None, description="Event type, as in the data set.")
 
 
-Entries = Annotated[list[Id | EventBody], Field(max_length=10_000)]
-Ids = Annotated[list[Id], Field(max_length=100_000)]
+Entries = Annotated[list[Id | EventBody], Field(max_length=10_000, fail_fast=True)]
+Ids = Annotated[list[Id], Field(max_length=100_000, fail_fast=True)]
 
 
 class LeversBody(Body):
     """How heads are used."""
 
     only: Names | None = Field(None, description="Only these heads may answer.")
-    mute: Names = Field([], description="These heads may not answer.")
+    mute: Names = Field(default_factory=list, description="These heads may not answer.")
     boost: Annotated[dict[Text, Factor], Field(max_length=100)] = Field(
-        {}, description="Factors for the probabilities of heads."
+        default_factory=dict, description="Factors for the probabilities of heads."
     )
     at_least: Annotated[dict[Text, Share], Field(max_length=5)] = Field(
-        {}, description="Shares of the list that groups must have."
+        default_factory=dict, description="Shares of the list that groups must have."
     )
 
 
@@ -75,9 +75,11 @@ class AskedBody(Body):
         description="The history, oldest first. It replaces all that is known of the user, except "
         "for the user's groups.",
     )
-    session: Entries = Field([], description="What came after the history, oldest first.")
+    session: Entries = Field(
+        default_factory=list, description="What came after the history, oldest first."
+    )
     groups: Annotated[dict[Text, Text | Names], Field(max_length=100)] = Field(
-        {}, description="For a prior of users, the group or groups of the user."
+        default_factory=dict, description="For a prior of users, the group or groups of the user."
     )
     levers: LeversBody | None = Field(None, description="How heads are used.")
     k: Count = Field(10, description="Number of items.")
@@ -100,7 +102,9 @@ class RecommendBody(AskedBody):
 class ManyBody(Body):
     """Several requests, which are answered together."""
 
-    requests: Annotated[list[AskedBody], Field(min_length=1, max_length=MOST_REQUESTS)]
+    requests: Annotated[
+        list[AskedBody], Field(min_length=1, max_length=MOST_REQUESTS, fail_fast=True)
+    ]
     timeout_ms: Milliseconds | None = Field(
         None, description="Milliseconds after which nobody waits for the answers."
     )
@@ -119,7 +123,9 @@ class UserEventBody(Body):
 class EventsBody(Body):
     """Events of users, to be stored."""
 
-    events: Annotated[list[UserEventBody], Field(min_length=1, max_length=MOST_EVENTS)]
+    events: Annotated[
+        list[UserEventBody], Field(min_length=1, max_length=MOST_EVENTS, fail_fast=True)
+    ]
 
 
 B = TypeVar("B", bound=Body)
@@ -129,12 +135,12 @@ def read_body(model: type[B], raw: bytes) -> B:
     """Reads a body.
 
     Raises:
-        Problem: it is not JSON, or not what the model describes (422).
+        ProblemError: it is not JSON, or not what the model describes (422).
     """
     try:
         body = model.model_validate_json(raw)
     except ValidationError as error:
-        raise Problem(422, _described(error, model)) from None
+        raise ProblemError(422, _described(error, model)) from None
     _check_keys(raw)
     return body
 
@@ -143,7 +149,7 @@ def read_recommend(raw: bytes) -> RecommendBody | ManyBody:
     """Reads the body of a request for recommendations: to one user, or to many.
 
     Raises:
-        Problem: it is invalid (422).
+        ProblemError: it is invalid (422).
     """
     # Only the field `requests` tells the two apart. It is rarely the text of anything else.
     if b'"requests"' in raw:
@@ -152,19 +158,21 @@ def read_recommend(raw: bytes) -> RecommendBody | ManyBody:
         except ValidationError as error:
             if _has_field(error, "requests", "missing"):
                 return read_body(RecommendBody, raw)
-            raise Problem(422, _described(error, ManyBody)) from None
+            raise ProblemError(422, _described(error, ManyBody)) from None
         _check_keys(raw)
         return body
     return read_body(RecommendBody, raw)
 
 
 def _has_field(error: ValidationError, field: str, kind: str) -> bool:
+    if error.error_count() > _MOST_ERRORS:
+        return False
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return any(one["loc"] == (field,) and one["type"] == kind for one in found)
 
 
 def _check_keys(raw: bytes) -> None:
-    """Raises Problem if an object of a valid body has a key twice: either value may be meant."""
+    """Raises ProblemError if an object of a valid body has a key twice: which one is meant?"""
     json.loads(raw.decode(), object_pairs_hook=_check_pairs)
 
 
@@ -172,8 +180,11 @@ def _check_pairs(pairs: list[tuple[str, object]]) -> None:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise Problem(422, f"body: {shown(twice)} is given twice: give it once")
+        raise ProblemError(422, f"body: {shown(twice)} is given twice: give it once")
 
+
+# Looking at each error of a hostile body would take too long.
+_MOST_ERRORS = 1_000
 
 # Where several types are allowed, pydantic reports an error for each of them. These say only that
 # another type was tried.
@@ -192,6 +203,9 @@ _TYPES = {
 
 def _described(error: ValidationError, model: type[Body]) -> str:
     """Returns one line about the first error of a body: its field, the cause and the remedy."""
+    if error.error_count() > _MOST_ERRORS:
+        return f"body: it has {error.error_count():,} errors: compare it with /openapi.json"
+
     found = error.errors(include_url=False, include_input=False)
     precise = [one for one in found if one["type"] not in _OTHER_TYPES]
     chosen = (precise or found)[0]
@@ -200,7 +214,10 @@ def _described(error: ValidationError, model: type[Body]) -> str:
     parts = [str(part) for number, part in enumerate(at) if not number or part not in _TYPES]
     place = shown(".".join(parts))[1:-1] or "body"
     kind = chosen["type"]
-    tried = {str(one["type"]) for one in found if one["loc"][:-1] == at[:-1]} & _OTHER_TYPES
+    # The types that were tried in this place.
+    tried = {one["type"] for one in found if at and one["loc"][:-1] == at[:-1]}
+    if not at or at[-1] not in _TYPES:
+        tried = {kind}
     if kind == "json_invalid":
         return f"body: {chosen['msg']}: send JSON in UTF-8"
     if kind == "extra_forbidden":
@@ -209,10 +226,21 @@ def _described(error: ValidationError, model: type[Body]) -> str:
         return f"{place}: it is missing: give it"
     if kind == "string_pattern_mismatch":
         return f"{place}: it has a null character: leave it out"
-    if kind in _OTHER_TYPES and "int_type" in tried and "string_type" in tried:
-        return f"{place}: an id must be an integer or a text"
-    return f"{place}: {_LIMITS.get(kind, chosen['msg'])}".format(**chosen.get("ctx", {}))
+    if kind in _OTHER_TYPES:
+        for kinds, message in _ONE_OF:
+            if kinds <= tried:
+                return f"{place}: {message}"
+    if kind in _LIMITS:
+        return f"{place}: {_LIMITS[kind].format(**chosen.get('ctx', {}))}{_unit(parts)}"
+    return f"{place}: {chosen['msg']}"
 
+
+# What may stand in a place, by the types that were tried there.
+_ONE_OF = (
+    ({"int_type", "string_type", "model_type"}, "it must be an id or an event"),
+    ({"int_type", "string_type"}, "an id must be an integer or a text"),
+    ({"string_type", "list_type"}, "it must be a text or a list of texts"),
+)
 
 _LIMITS = {
     "int_type": "it must be an integer",
@@ -231,6 +259,11 @@ _LIMITS = {
     "greater_than_equal": "it must be {ge} or more",
     "less_than_equal": "it must be {le} or less",
 }
+
+
+def _unit(parts: list[str]) -> str:
+    """Returns what is added to a message about the field at a place: the unit of times."""
+    return ", in milliseconds since 1970" if parts and parts[-1] == "time" else ""
 
 
 def _fields(model: type[Body], at: tuple[int | str, ...]) -> list[str]:

@@ -6,7 +6,7 @@ It calls the routes directly as ASGI, without the tasks and queues of Starlette'
 
 import asyncio
 import hmac
-import os
+import random
 import re
 import time
 import traceback
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchrec_priors.service.problem import Problem, problem_of
+from torchrec_priors.service.problem import ProblemError, problem_of
 
 if TYPE_CHECKING:
     from torchrec_priors.service.parts import Parts
@@ -30,8 +30,13 @@ _OPEN = ("/health/", "/v2/health/", "/console/")
 _OPEN_PATHS = {"/", "/health", "/openapi.json", "/favicon.ico"}
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
 _WITH_BODY = {"POST", "PUT", "PATCH", "DELETE"}
 _GONE = 499  # in the log and the metrics: the client went away before the response
+
+# Ids are no secrets. `os.urandom` would call the system for each of them.
+_IDS = random.Random()
 
 
 class ClientGoneError(Exception):
@@ -80,20 +85,20 @@ class Guard:
             problem = problem_of(error)
             if problem is None:
                 call.trace = "".join(traceback.format_exception(error))
-                problem = Problem(
+                problem = ProblemError(
                     500, "an unexpected error: the log of the service has it under this request id"
                 )
             await call.fail(problem)
 
     def _check(self, headers: dict[bytes, bytes], scope: Scope) -> None:
-        """Raises Problem if the client may not make this request."""
+        """Raises ProblemError if the client may not make this request."""
         host = headers.get(b"host", b"").decode("latin-1")
         hosts = self._parts.hosts
         if hosts is not None and _without_port(host) not in hosts:
-            raise Problem(403, f"Host: the service has another name: call it {_listed(hosts)}")
+            raise ProblemError(403, f"Host: the service has another name: call it {_listed(hosts)}")
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and origin not in self._parts.origins and urlsplit(origin).netloc != host:
-            raise Problem(
+            raise ProblemError(
                 403, "Origin: pages of this origin may not call: start the service with --cors"
             )
 
@@ -103,7 +108,7 @@ class Guard:
         given = headers.get(b"authorization", b"")
         kind, _, token = given.partition(b" ")
         if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            raise Problem(
+            raise ProblemError(
                 401,
                 "Authorization: send 'Bearer TOKEN' with the token of the service",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -131,15 +136,15 @@ class Guard:
                     if not message.get("more_body", False):
                         break
         except TimeoutError:
-            raise Problem(
+            raise ProblemError(
                 408,
                 f"body: it did not come within {limits.body_s:g} s: send it faster",
                 headers={"Connection": "close"},
             ) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _too_large(self) -> Problem:
-        return Problem(
+    def _too_large(self) -> ProblemError:
+        return ProblemError(
             413,
             f"body: it has more than {self._parts.limits.body_bytes:,} bytes: send less at once",
             headers={"Connection": "close"},
@@ -162,7 +167,9 @@ class _Call:
         self._sent = 0
 
         given = self.headers.get(b"x-request-id", b"")
-        self._id = given if _REQUEST_ID.fullmatch(given) else os.urandom(12).hex().encode()
+        self._id = (
+            given if _REQUEST_ID.fullmatch(given) else f"{_IDS.getrandbits(96):024x}".encode()
+        )
         scope[REQUEST_ID] = self._id.decode()
         scope[STARTED] = self._started
 
@@ -170,17 +177,15 @@ class _Call:
         """Sends a part of the response; adds the headers that every response has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                (b"x-request-id", self._id),
-                (b"x-content-type-options", b"nosniff"),
-                (b"cache-control", b"no-store"),
-            ]
+            headers = [*message.get("headers", ()), (b"x-request-id", self._id), _NO_SNIFF]
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append(_NO_STORE)
+            message["headers"] = headers
         else:
             self._sent += len(message.get("body", b""))
         await self._send(message)
 
-    async def fail(self, problem: Problem) -> None:
+    async def fail(self, problem: ProblemError) -> None:
         """Sends a problem, if the response has not begun."""
         self._code = problem.code
         if self.status:

@@ -26,7 +26,7 @@ CODES = {
 }
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """A request that is not answered.
 
     Attributes:
@@ -63,26 +63,28 @@ class Problem(Exception):
         return json.dumps({"error": error}).encode()
 
 
-def unavailable(message: str, *, retry_after_s: float = 1.0, code: str | None = None) -> Problem:
+def unavailable(
+    message: str, *, retry_after_s: float = 1.0, code: str | None = None
+) -> ProblemError:
     """Returns the problem of a service that cannot answer now: 503."""
     headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
-    return Problem(503, message, code=code, headers=headers)
+    return ProblemError(503, message, code=code, headers=headers)
 
 
-def problem_of(error: Exception) -> Problem | None:
+def problem_of(error: Exception) -> ProblemError | None:
     """Returns the problem that an error of the service's parts is to a client.
 
     None if the error is unexpected: its message may say what clients must not know.
     """
-    if isinstance(error, Problem):
+    if isinstance(error, ProblemError):
         return error
     if isinstance(error, QueueFullError):
         seconds = max(1, math.ceil(error.retry_after_s))
-        return Problem(429, str(error), headers={"Retry-After": str(seconds)})
+        return ProblemError(429, str(error), headers={"Retry-After": str(seconds)})
     if isinstance(error, LateError):
-        return Problem(504, str(error))
+        return ProblemError(504, str(error))
     if isinstance(error, UserError):
-        return Problem(422, str(error))
+        return ProblemError(422, str(error))
     if isinstance(error, OutsideError):
         return unavailable(str(error))
     return None

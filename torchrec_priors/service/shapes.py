@@ -1,4 +1,7 @@
-"""The bodies of responses, for the OpenAPI document. `answers.py` writes those of recommendations."""
+"""The bodies of responses, for the OpenAPI document.
+
+`answers.py` writes those of recommendations.
+"""
 
 from typing import Literal
 
@@ -146,3 +149,46 @@ class ModelAnswer(Shape):
     following: dict[str, object] | None = Field(
         description="The folder of published models that the service follows."
     )
+
+
+class EventsAnswer(Shape):
+    """What became of posted events."""
+
+    accepted: int = Field(description="Events that are new.")
+    duplicates: int = Field(description="Events that were stored before.")
+    trimmed: int = Field(description="Oldest events that had to make room.")
+    unknown: dict[str, int] = Field(
+        description="Stored `items` and `events` that the model does not know yet: counts."
+    )
+
+
+class ForgottenAnswer(Shape):
+    """A user who was forgotten."""
+
+    user: str
+    forgotten: Literal[True]
+    changed: bool = Field(description="Whether there was anything to forget.")
+
+
+class PastItem(Shape):
+    """An interaction of a user."""
+
+    item_id: int | str
+    title: str
+    time: int | None = Field(description="Milliseconds since 1970.")
+    event: str | None
+    source: Literal["data_set", "events"]
+
+
+class UserAnswer(Shape):
+    """What is known of a user."""
+
+    user: str
+    version: str = Field(description="The version of the model whose data set is shown.")
+    in_data_set: bool
+    forgotten: bool
+    groups: dict[str, list[str]] = Field(description="Groups by the names of their priors.")
+    interactions: int = Field(description="Interactions in the data set.")
+    events: int = Field(description="Posted events that are stored.")
+    state: Literal["current", "none", "unavailable"]
+    history: list[PastItem] = Field(description="Oldest first.")

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from torchrec_priors.priors.prior import is_of_users
 from torchrec_priors.service.bodies import MOST_EVENTS, MOST_REQUESTS
 from torchrec_priors.service.parts import Parts
-from torchrec_priors.service.problem import Problem
+from torchrec_priors.service.problem import ProblemError
 from torchrec_priors.service.routes.documented import errors
 from torchrec_priors.service.shapes import LimitsShape, ModelAnswer, ModelName, PriorShape
 from torchrec_priors.service.versions import NoPreviousError, Served
@@ -33,7 +33,7 @@ def _rollback(parts: Parts) -> str:
     """Goes back to the previous version; returns its name.
 
     Raises:
-        Problem: there is none (409).
+        ProblemError: there is none (409).
     """
     try:
         if parts.following is not None:
@@ -41,7 +41,7 @@ def _rollback(parts: Parts) -> str:
         else:
             version = parts.versions.rollback().name
     except NoPreviousError as error:
-        raise Problem(409, str(error), code="no_previous") from None
+        raise ProblemError(409, str(error), code="no_previous") from None
     parts.metrics.swap("rolled_back")
     return version
 

@@ -46,7 +46,7 @@ class Recommending:
             timeout_ms: the milliseconds that the client waits; None for the usual time.
 
         Raises:
-            Problem: the service does not answer now (503).
+            ProblemError: the service does not answer now (503).
             UserError: levers are invalid.
             LateError: the deadline has passed.
             QueueFullError: too many requests wait.
@@ -72,10 +72,11 @@ class Recommending:
         assert task is not None
         watching = asyncio.create_task(_until_gone(request))
         is_gone = False
+        is_over = False
 
         def stop(_: object) -> None:
             nonlocal is_gone
-            if not watching.cancelled():
+            if not watching.cancelled() and not is_over:
                 is_gone = True
                 task.cancel()
 
@@ -88,7 +89,7 @@ class Recommending:
             task.uncancel()
             raise ClientGoneError from None
         finally:
-            watching.remove_done_callback(stop)
+            is_over = True
             watching.cancel()
 
 
