@@ -4,16 +4,12 @@ import os
 import random
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from appending_client import LARGEST, THREADS, event_of_stream, numbers_of_thread
+from event_stream import THREADS, check_stored
 from redis_server import RedisServer
-
-from torchrec_priors.state.event import UserEvent
-from torchrec_priors.state.opening import open_store
 
 ROOT = Path(__file__).parents[2]
 CLIENT = Path(__file__).with_name("appending_client.py")
@@ -35,7 +31,7 @@ class Client:
         """Starts the client, which repeats what was not acknowledged."""
         command = [sys.executable, str(CLIENT), self._uri, str(self._total)]
         command += [str(stored) for stored in self.acknowledged]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, bufsize=0
         )
@@ -73,31 +69,6 @@ class Client:
         for line in lines:
             thread, stored = line.split()
             self.acknowledged[int(thread)] = int(stored)
-
-
-def check_stored(uri: str, total: int, acknowledged: list[int]) -> None:
-    """All acknowledged events are there once, and beside them at most one call of each thread."""
-    sure: dict[str, set[UserEvent]] = defaultdict(set)
-    possible: dict[str, set[UserEvent]] = defaultdict(set)
-    for thread, stored in enumerate(acknowledged):
-        numbers = numbers_of_thread(thread, total)
-        for nth, number in enumerate(numbers[: stored + LARGEST]):
-            event = event_of_stream(number)
-            possible[event.user].add(event)
-            if nth < stored:
-                sure[event.user].add(event)
-
-    store = open_store(uri, Path())
-    assert store is not None
-    for user in sorted(possible):
-        kept = store.last(user, 2 * total)
-        found = set(kept.events)
-        assert len(found) == len(kept.events) == store.count(user)
-        assert sure[user] <= found <= possible[user]
-        times = [event.time for event in kept.events]
-        assert times == sorted(times)
-        assert kept.trimmed == 0
-    store.close()
 
 
 def campaign(
