@@ -5,11 +5,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from event_stream import THREADS, check_stored
+from event_stream import THREADS, Found, check_stored, event_of_stream
 from redis_server import RedisServer
+
+from torchrec_priors.state.opening import open_store
 
 ROOT = Path(__file__).parents[2]
 CLIENT = Path(__file__).with_name("appending_client.py")
@@ -90,6 +93,27 @@ def campaign(
     assert not client.run_until(total + 1)
     assert sum(client.acknowledged) == total
     check_stored(uri, total, client.acknowledged)
+
+
+def test_what_is_lost_or_was_never_sent_is_noticed(tmp_path: Path) -> None:
+    uri = f"sqlite:{tmp_path / 'users.sqlite'}"
+    store = open_store(uri, tmp_path)
+    assert store is not None
+    events = [event_of_stream(number) for number in range(400)]
+    store.append([event for event in events if event.event_id not in ("event 8", "event 399")])
+
+    with pytest.raises(AssertionError, match="lost=1"):
+        check_stored(uri, 400, [90] * THREADS)
+    store.append(events)
+    assert check_stored(uri, 400, [90] * THREADS) == Found(360, 0, 0, further=40)
+    assert check_stored(uri, 400, [100] * THREADS) == Found(400, 0, 0, further=0)
+    with pytest.raises(AssertionError):
+        check_stored(uri, 400, [10] * THREADS)
+
+    store.append([replace(events[8], user=events[9].user)])
+    with pytest.raises(AssertionError, match="twice=1"):
+        check_stored(uri, 400, [100] * THREADS)
+    store.close()
 
 
 @pytest.fixture
