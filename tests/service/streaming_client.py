@@ -38,6 +38,7 @@ class StreamingClient:
         acknowledged: how many events of each thread were acknowledged.
         counts: `calls` that were made, `answered` with 200, refused as `429` and `503`, and `broken`
             by the end of a connection; `duplicates` are events that a call before had stored.
+        reasons: the messages of the refusals, and how often each came.
     """
 
     def __init__(self, port: int, total: int) -> None:
@@ -49,6 +50,7 @@ class StreamingClient:
         self._error: BaseException | None = None
         self.acknowledged = [0] * THREADS
         self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
         self._threads = [
             threading.Thread(target=self._run, args=(number,)) for number in range(THREADS)
         ]
@@ -138,7 +140,9 @@ class StreamingClient:
                 assert retry_after is not None
                 outcome = str(status)
                 seconds = float(retry_after)
-                failure = str(answer)
+                failure = answer["error"]["message"]
+                with self._changed:
+                    self.reasons[failure] += 1
             assert time.monotonic() < until, failure
             self._count(outcome)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

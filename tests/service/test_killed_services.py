@@ -114,7 +114,7 @@ def test_a_service_keeps_what_it_acknowledged(
     print(
         f"{store}: {total:,} events, {sum(client.acknowledged):,} acknowledged, {kills} kills of the "
         f"service, {redis_kills} of Redis, {retries:,} retries, {dict(client.counts)}, {found}, "
-        f"{time.monotonic() - began:.0f} s"
+        f"{time.monotonic() - began:.0f} s; refusals: {dict(client.reasons)}"
     )
 
 
