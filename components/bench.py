@@ -19,6 +19,9 @@ def bench(
     only: Optional[List[str]] = None,
     json: bool = False,
     profile: Optional[str] = None,
+    run: Optional[str] = None,
+    case: Optional[str] = None,
+    seconds: float = 10.0,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
     cpu: int = 2,
@@ -36,7 +39,7 @@ def bench(
 
     Args:
         shape: What to measure: merrec, pixel8m, ebnerd, retrieval, attention, launches, prepare,
-            reader, requests, scaling, sharding.
+            reader, requests, scaling, serve, sharding.
         repeats: Repeats of each variant; the median counts.
         threads: Threads of each process. [cores of this machine]
         ablations: Also leave out each optimisation in turn (training shapes).
@@ -44,6 +47,10 @@ def bench(
         json: Print one JSON object with `rows` instead of the table.
         profile: Also write a trace of the variant `ours` to this file, for chrome://tracing or
             Perfetto.
+        run: Folder of the trained run to serve (shape serve).
+        case: What to serve instead of a trained run (shape serve): 4 heads, 45 heads, 64 heads, or
+            merrec. [4 heads]
+        seconds: Seconds of each measurement of a service (shape serve).
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
         cpu: Cores.
@@ -61,6 +68,9 @@ def bench(
         only=only,
         json=json,
         profile=profile,
+        run=run,
+        case=case,
+        seconds=seconds,
     )
 
     return application(

@@ -27,6 +27,7 @@ def serve(
     deadline_ms: int = 1000,
     drain_s: float = 20.0,
     max_body: int = 1000000,
+    cache_mb: int = 256,
     name: Optional[str] = None,
     data: Optional[str] = None,
     trust: bool = False,
@@ -65,6 +66,8 @@ def serve(
         deadline_ms: Milliseconds in which a request is answered, unless it says timeout_ms.
         drain_s: The most seconds that requests in flight get when the service is ended.
         max_body: The most bytes of a request's body.
+        cache_mb: The most memory, in MB, for users who were asked for before. While their histories
+            stay the same, they are answered faster.
         name: Name of the model in answers. [name of the folder]
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not
@@ -96,6 +99,7 @@ def serve(
         deadline_ms=deadline_ms,
         drain_s=drain_s,
         max_body=max_body,
+        cache_mb=cache_mb,
         name=name,
         data=data,
         trust=trust,

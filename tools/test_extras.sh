@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs the tests that `make test` skips because they need an extra: Spark, S3, a browser, Triton's
-# interpreter, Kubernetes or Ray. They run in .venv-extras, an environment on top of .venv.
+# Runs the tests that `make test` skips because they need an extra: Spark, S3, a browser, Redis,
+# Schemathesis, Triton's interpreter, Kubernetes or Ray. They run in .venv-extras, an environment
+# on top of .venv.
 # An extra that cannot be installed here is reported, and its tests are skipped.
 set -eu
 cd "$(dirname "$0")/.."
@@ -22,6 +23,7 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 's3fs>=2024.6' 'moto[server]>=5'
     install 'triton>=3.4'
     install 'playwright>=1.44'
+    install 'schemathesis>=4'
     install 'torchx[kubernetes]>=0.7,<0.8'
     install 'torchx[ray]>=0.7,<0.8'
     touch $extras/installed
@@ -33,11 +35,20 @@ if ! command -v chromium > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get
     apt-get install -y -qq chromium > /dev/null 2>&1 || echo "not installed: chromium"
 fi
 
+# Tests of the stores of users' events start this server themselves.
+if ! command -v redis-server > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    apt-get update -qq > /dev/null 2>&1 || true
+    apt-get install -y -qq redis-server > /dev/null 2>&1 || echo "not installed: redis-server"
+fi
+
 OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n 2 --dist worksteal --timeout 900 \
     tests/preparation/test_spark.py \
     tests/e2e/test_stores.py \
     tests/report/test_browser.py \
     tests/service/test_console_browser.py \
+    tests/service/test_generated_calls.py \
+    tests/state/test_redis_store.py \
+    tests/state/test_user_stores.py \
     tests/ops/test_best_tiles_triton.py \
     tests/ops/test_gated_norm_triton.py \
     tests/ops/test_gpu_kernels.py \

@@ -14,6 +14,12 @@ sync_api = pytest.importorskip(
 USER = "#user=1"
 LEVERS = "#user=1&boost=Comedy%3D1.4&mute=Drama&least=Documentary%3D0.2"
 TITLES = "rows => rows.map(row => row.querySelector('.title').firstChild.data)"
+# Notes everything that the page says about problems, also for a moment.
+SAID = """() => {
+  window.said = [];
+  const problem = document.getElementById('problem');
+  new MutationObserver(() => said.push(problem.textContent)).observe(problem, {childList: true});
+}"""
 MOVES = "rows => rows.map(row => row.querySelector('.move').textContent)"
 
 
@@ -163,7 +169,7 @@ def test_of_many_changes_the_latest_wins_and_older_requests_are_aborted(look, se
     for _ in range(6):
         view.keyboard.press("ArrowRight")
     service.takes = 0.0
-    settled(view, "document.getElementById('moves').textContent.includes('up')")
+    settled(view, "document.getElementById('moves').textContent.includes('in')")
     view.wait_for_timeout(1_200)  # the answers of aborted requests do not come back
     last = service.bodies[-1]["levers"]["boost"]["War"]
     assert last == round(2 ** float(slider.input_value()), 3)
@@ -237,9 +243,10 @@ def test_an_id_that_a_number_cannot_hold_is_sent_as_it_is(look, service):
 
 def test_errors_are_shown_in_words_and_a_busy_service_is_asked_again(look, service, wrong):
     view = look(USER)
+    view.evaluate(SAID)
     service.problems += [(429, "too many requests wait: try again")]
     view.get_by_role("button", name="Mute Comedy").click()
-    settled(view, "document.getElementById('problem').textContent.includes('Too many requests')")
+    settled(view, "said.some(words => words.includes('Too many requests'))")
     settled(view, "document.getElementById('problem').hidden")  # it was asked again
     assert titles(view, "with") == expected(service.bodies[-1])
 

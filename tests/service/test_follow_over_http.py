@@ -1,6 +1,7 @@
 """Under load over HTTP, versions are swapped: no request fails, and every answer is the bulk answer of one version."""
 
 import collections
+import gc
 import itertools
 import json
 import os
@@ -47,6 +48,7 @@ def models(trained, tmp_path_factory):
 @contextmanager
 def _serving(folder):
     """A service that follows the folder; yields its address and its follower."""
+    gc.freeze()  # as the service does after its imports
     versions = Versions()
     parts = Parts(versions, Batcher(versions), limits=Limits(deadline_s=60.0))
     follower = Follower(
@@ -68,6 +70,7 @@ def _serving(folder):
         follower.stop(30)
         assert versions.close(30)
         listening.close()
+        gc.unfreeze()
 
 
 def _until(condition, seconds=120):

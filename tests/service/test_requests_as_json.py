@@ -9,7 +9,8 @@ from torchrec_priors.serving.request import Request
 from torchrec_priors.serving.user_context import Event, UserContext
 
 ids = st.integers(-(2**63), 2**64 - 1) | st.text()
-entries = st.lists(ids | st.builds(Event, ids, st.none() | st.integers(), st.none() | st.text()))
+events = st.builds(Event, ids, st.none() | st.integers(), st.none() | st.text())
+entries = st.lists(ids | events)
 names = st.lists(st.text())
 levers = st.builds(
     Levers,
@@ -24,6 +25,7 @@ contexts = st.builds(
     st.none() | entries,
     entries,
     st.dictionaries(st.text(), st.text() | names),
+    st.lists(events, max_size=2),
 )
 requests = st.builds(
     Request,
@@ -33,6 +35,7 @@ requests = st.builds(
     st.none() | st.lists(ids),
     st.none() | st.lists(ids),
     st.booleans(),
+    explain=st.booleans(),
 )
 
 

@@ -55,6 +55,7 @@ def _refused(capsys, *arguments):
     [
         ([], "give either --run"),
         (["--run", "r", "--follow", "f"], "give either --run"),
+        (["--run", "r", "--cache-mb", "-1"], "--cache-mb must be at least 0"),
         (["--run", "r", "--poll-s", "0"], "--poll-s must be above 0"),
         (["--run", "nowhere"], "nowhere"),
         (["--run", "r", "--host", "0.0.0.0"], "--token-file FILE, or --open"),
@@ -164,13 +165,17 @@ def test_a_client_never_gets_half_an_answer_from_a_service_that_ends(run):
 
 
 @pytest.mark.slow
-def test_a_silent_client_does_not_keep_a_service_alive(run):
+def test_silent_and_greedy_clients_do_not_keep_a_service_alive(run):
     with service("--run", run, "--state", "none:", "--drain-s", 1) as started:
         port = started.port
         with socket.create_connection(("127.0.0.1", port)) as silent:
             silent.sendall(
                 b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
             )
+            # Headers without an end are refused, too.
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as greedy:
+                greedy.sendall(b"GET /health/live HTTP/1.1\r\nX: " + b"a" * 100_000)
+                assert greedy.recv(12) == b"HTTP/1.1 400"
             call(port, "GET", "/health/live")
             began = time.monotonic()
             started.end()
@@ -195,3 +200,4 @@ def test_a_dead_rank_ends_the_service(run):
         assert started.codes() == [1, -signal.SIGKILL]
         errors = [line for line in started.err().splitlines() if line.startswith("error: ")]
         assert errors == ["error: rank 1 was lost in recommendations: start it again"]
+        assert "Traceback" not in started.err()

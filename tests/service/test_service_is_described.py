@@ -74,6 +74,7 @@ def test_metrics(service):
     assert "torchrec_priors_requests_in_flight 1.0" in text
     assert 'torchrec_priors_model_info{model="films",version="v1"} 1.0' in text
     assert 'torchrec_priors_answers_total{outcome="computed"} 2.0' in text
+    assert 'torchrec_priors_user_state_cache_total{outcome="hit"} 0.0' in text
     assert "secret" not in text
 
 

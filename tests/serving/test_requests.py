@@ -229,3 +229,22 @@ def test_calls_that_run_are_waited_for_when_a_run_is_closed(run):
     assert all(outcomes == done[0] for outcomes in done)
     with pytest.raises(RuntimeError, match="closed"):
         loaded.answer(requests)
+
+
+def test_posted_events_that_the_data_set_already_has_count_once(loaded):
+    """After the log with the posted events was prepared again, they are in both places."""
+    history = loaded.data.find_user("9", ["timestamps"])
+    ids = loaded.catalogue.item_ids(history.items[-3:].tolist())
+    times = history.columns["timestamps"][-3:].tolist()
+    known = [Event(item, time) for item, time in zip(ids, times, strict=True)]
+    later = Event(ids[0], times[-1] + 1)
+
+    plain = loaded.recommended(Request(UserContext(user=9)))
+    again = loaded.recommended(Request(UserContext(user=9, posted=known)))
+    assert _same(plain, again)
+    assert not again.skipped
+
+    as_session = loaded.recommended(Request(UserContext(user=9, session=[later])))
+    posted = loaded.recommended(Request(UserContext(user=9, posted=[*known, later])))
+    assert _same(as_session, posted)
+    assert not _same(plain, posted)

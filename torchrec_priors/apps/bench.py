@@ -5,7 +5,7 @@ import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -18,6 +18,8 @@ from torchrec_priors.errors import UserError
 
 _MOST_REPEATS = 10_000
 _MOST_THREADS = 4_096
+_MOST_SECONDS = 300
+_CASE = "4 heads"  # of a service, if neither a run nor a case is given
 
 
 def bench(
@@ -44,6 +46,19 @@ def bench(
             "Perfetto."
         ),
     ] = None,
+    run: Annotated[
+        Path | None, Option(help="Folder of the trained run to serve (shape serve).")
+    ] = None,
+    case: Annotated[
+        str | None,
+        Option(
+            help="What to serve instead of a trained run (shape serve): 4 heads, 45 heads, "
+            "64 heads, or merrec. [4 heads]"
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, Option(help="Seconds of each measurement of a service (shape serve).")
+    ] = 10.0,
 ) -> None:
     """Measures a shape: this package, the dense reference and the machine's limit.
 
@@ -59,6 +74,11 @@ def bench(
     check_most("--repeats", repeats, _MOST_REPEATS)
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UserError(f"--threads must be in [1, {_MOST_THREADS}], not {threads}")
+
+    if shape != "serve" and (run is not None or case is not None):
+        raise UserError("--run and --case belong to --shape serve")
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise UserError(f"--seconds must be above 0 and at most {_MOST_SECONDS}, not {seconds}")
 
     cores = threads or len(os.sched_getaffinity(0))
     machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
@@ -76,6 +96,9 @@ def bench(
             )
         if shape == "launches":
             _count_launches(as_json)
+            return
+        if shape == "serve":
+            _measure_service(run, case, seconds, repeats, cores, machine, as_json)
             return
         with stage_bar() as bar:
             measured = _measure_part(shape, repeats, cores, bar.set_description_str)
@@ -113,6 +136,28 @@ def _count_launches(as_json: bool) -> None:
     with stage_bar() as bar:
         rows = launches.count_launches(bar.set_description_str)
     print(launches.as_json(rows) if as_json else launches.table(rows))
+
+
+def _measure_service(
+    run: Path | None,
+    case: str | None,
+    seconds: float,
+    repeats: int,
+    threads: int,
+    machine: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Measures a service, and prints the figures."""
+    from torchrec_priors.bench import serve
+
+    if run is not None and case is not None:
+        raise UserError("give either --run or --case")
+    name = case or _CASE
+    serve.check_case(name)
+    with stage_bar() as bar:
+        report = bar.set_description_str
+        measured = serve.measure(run, name, seconds, repeats, threads, report)
+    print(serve.as_json(measured, machine) if as_json else serve.table(measured))
 
 
 def _measure_part(

@@ -149,15 +149,18 @@ def _ways(run: LoadedRun, requests: list[Request]) -> dict[str, Callable[[], flo
         return sum(_checksum(run.answer(batch)) for batch in batches)
 
     return {
-        "bare arithmetic": _bare(run, requests),
+        "bare arithmetic": bare_arithmetic(run, requests),
         "one at a time, by operations": one_at_a_time,
         "one at a time": one_at_a_time,
         "batches": in_batches,
     }
 
 
-def _bare(run: LoadedRun, requests: list[Request]) -> Callable[[], float]:
-    """Returns the bare arithmetic; the inputs of the encoder are looked up before."""
+def bare_arithmetic(run: LoadedRun, requests: list[Request]) -> Callable[[], float]:
+    """Returns the bare arithmetic of requests, which returns a checksum.
+
+    The inputs of the encoder are looked up before.
+    """
     histories = [run.path.known_user(request.context, strict=True).history for request in requests]
     batches = [batch_of(run.finder, [one], columns=True) for one in histories]
     inputs = [run.finder.histories(batch) for batch in batches]

@@ -139,6 +139,7 @@ PARTS = (
     "reader",
     "requests",
     "scaling",
+    "serve",
     "sharding",
 )
 NAMES = (*SHAPES, *PARTS)

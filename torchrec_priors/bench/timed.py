@@ -94,17 +94,32 @@ def in_a_process(
     Raises:
         RuntimeError: the process failed.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments, "--threads", str(threads)],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", module, *arguments, "--threads", str(threads)]
+    variables = {**with_threads(threads), **(environment or {})}
+    return Timed(**json.loads(last_line(name, command, variables)))
+
+
+def with_threads(threads: int) -> dict[str, str]:
+    """Returns the environment variables of a process with a number of threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+def last_line(name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Runs a command, and returns the last line that it prints.
+
+    Args:
+        name: the name of the measurement, for the error message.
+        command: the command.
+        environment: all environment variables.
+
+    Raises:
+        RuntimeError: the command failed.
+    """
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    # Libraries may print lines before the result, which is the last line.
-    return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
+    # Libraries may print lines before the result.
+    return done.stdout.strip().splitlines()[-1]
 
 
 def results_of_ranks(

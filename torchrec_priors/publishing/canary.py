@@ -107,8 +107,8 @@ class Canary:
     answers: list[list[CanaryItem]]
 
 
-_ONE = TypeAdapter(CanaryRequest)
-_READER = TypeAdapter(Canary)
+_ONE: TypeAdapter[CanaryRequest] = TypeAdapter(CanaryRequest)
+_READER: TypeAdapter[Canary] = TypeAdapter(Canary)
 
 
 def read_requests(file: Path) -> list[CanaryRequest]:

@@ -29,7 +29,7 @@ class Current:
     published: str
 
 
-_READER = TypeAdapter(Current)
+_READER: TypeAdapter[Current] = TypeAdapter(Current)
 
 
 def write_current(folder: Path, current: Current) -> None:

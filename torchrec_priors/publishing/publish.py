@@ -183,7 +183,9 @@ def _make_current(published: PublishedFolder, manifest: Manifest, keep: int) -> 
     previous = _current_name(published)
     write_current(published.path, Current(name, now()))
 
-    kept = [name] if previous in (None, name) else [name, previous]
+    kept = [name]
+    if previous is not None and previous != name:
+        kept.append(previous)
     removed = []
     for old in published.newest_first():
         if old in kept:

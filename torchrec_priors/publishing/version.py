@@ -63,7 +63,7 @@ class Manifest:
         return sum(file.bytes for file in self.files.values())
 
 
-_READER = TypeAdapter(Manifest)
+_READER: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def check_version(name: str, option: str = "--version") -> str:

@@ -123,14 +123,14 @@ def _asked(body: AskedBody, kept: "Kept | None", state: State, deadline: float) 
     user = body.user
     history = None if body.history is None else _entries(body.history)
     session = _entries(body.session)
+    posted: list[Event] = []
     if kept is not None and kept.events:
-        stored = [Event(event.item, event.time, event.event) for event in kept.events]
-        session = [*stored, *session]
+        posted = [Event(event.item, event.time, event.event) for event in kept.events]
     if kept is not None and kept.forgotten:
         # What the data set has of the user must not be used: neither the history nor the groups.
         user = None
         history = []
-    context = UserContext(user, history, session, body.groups)
+    context = UserContext(user, history, session, body.groups, posted)
     levers = _NO_LEVERS if body.levers is None else _levers(body.levers)
     request = Request(
         context, body.k, levers, body.allow, body.deny, body.strict, deadline, body.explain
@@ -186,7 +186,7 @@ class _Reader:
         """Lets a thread read what waits, if one is free."""
         if self._reading >= _READERS or not self._waiting:
             return
-        calls = []
+        calls: list[tuple[list[str], asyncio.Future[list[Kept]]]] = []
         count = 0
         while self._waiting and (not calls or count + len(self._waiting[0][0]) <= _MOST_USERS):
             calls.append(self._waiting.pop(0))

@@ -254,9 +254,10 @@ class Follower:
         served = self._loaded(folder)
         with self._swapping:
             replaced = self._versions.current
-            self._versions.swap(served, keep=self._room.has_spare())
+            keep = self._room.has_spare()
+            self._has_closed = self._versions.previous is not None or not keep
+            self._versions.swap(served, keep=keep)
             self._previous = None if replaced is None else replaced.name
-        self._has_closed = replaced is not None
         self._manifests = {
             loaded: known
             for loaded, known in self._manifests.items()

@@ -205,7 +205,7 @@ class _Call:
         """Counts the request, and writes its line."""
         seconds = time.monotonic() - self._started
         # The path may have the id of a user, and a client may send any number of paths.
-        route = getattr(self._scope.get("route"), "path", "other")
+        route = getattr(self._scope.get("route"), "path", "other").replace(":path}", "}")
         status = self.status or _GONE
         self._parts.metrics.request(route, status, seconds)
         self._parts.log.request(

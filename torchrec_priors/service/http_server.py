@@ -6,9 +6,10 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socket import socket
 
 import uvicorn
-from uvicorn._types import ASGI3Application
+from starlette.types import ASGIApp
 
 from torchrec_priors.service.connections import Connection
 
@@ -24,7 +25,7 @@ class HttpServer(uvicorn.Server):
     A second signal ends it without waiting.
     """
 
-    def __init__(self, app: ASGI3Application, drain_s: float, on_end: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, drain_s: float, on_end: Callable[[], None]) -> None:
         """
         Args:
             app: the application.
@@ -58,7 +59,7 @@ class HttpServer(uvicorn.Server):
         self._on_end()
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Lets signals end the server. Uvicorn's own function would then end the process, too."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
@@ -68,3 +69,10 @@ class HttpServer(uvicorn.Server):
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Ends all connections, and then the application."""
+        await super().shutdown(sockets)
+        # Uvicorn leaves this out if it does not wait, and then reports an application that is cut.
+        if self.force_exit:
+            await self.lifespan.shutdown()

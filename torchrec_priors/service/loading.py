@@ -25,11 +25,13 @@ class Loading:
         data: the data set of the run, if it has moved since training.
         trust: whether to run the custom code that the run was trained with.
         threads: the most threads that answer a batch; None for as many as PyTorch has.
+        cache_bytes: the most memory for the queries of users; 0 to keep none.
     """
 
     data: Place | str | None
     trust: bool
     threads: int | None
+    cache_bytes: int
 
     def open(self, run: Path) -> OpenRun:
         """Checks a run, which takes little time; `load` loads it.
@@ -51,6 +53,7 @@ class Loading:
             loaded = load_run(run, self.data, trust=self.trust)
         if self.threads is not None:
             loaded.path.threads = self.threads
+        loaded.keep_queries(self.cache_bytes)
         return loaded
 
 

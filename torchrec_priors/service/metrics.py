@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from torchrec_priors.service.parts import Parts
+    from torchrec_priors.serving.kept_queries import KeptQueries
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -123,6 +124,21 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+def _of_cache(kept: "KeptQueries") -> Iterable[Metric]:
+    """Yields the metrics of the cache of users' states. It is a version's own."""
+    found = CounterMetricFamily(
+        "torchrec_priors_user_state_cache",
+        "Users whose state was looked up in the cache, by outcome.",
+        labels=["outcome"],
+    )
+    found.add_metric(["hit"], kept.hits)
+    found.add_metric(["miss"], kept.misses)
+    yield found
+    yield GaugeMetricFamily(
+        "torchrec_priors_user_state_cache_bytes", "Memory of the cache.", value=kept.nbytes
+    )
+
+
 class _OfParts(Collector):
     """Reads the counters of the parts when the metrics are asked for."""
 
@@ -151,6 +167,8 @@ class _OfParts(Collector):
         if served is not None:
             model.add_metric([parts.model_name, served.name], 1.0)
         yield model
+        if served is not None:
+            yield from _of_cache(served.run.kept_queries)
 
         counts = CounterMetricFamily(
             "torchrec_priors_answers", "Requests to the model, by outcome.", labels=["outcome"]

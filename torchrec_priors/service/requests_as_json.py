@@ -30,6 +30,7 @@ def _values(request: Request) -> dict[str, Any]:
         "user": context.user,
         "history": None if context.history is None else _entries(context.history),
         "session": _entries(context.session),
+        "posted": _entries(context.posted),
         "groups": {
             prior: groups if isinstance(groups, str) else list(groups)
             for prior, groups in context.groups.items()
@@ -39,6 +40,7 @@ def _values(request: Request) -> dict[str, Any]:
         "allow": _ids(request.allow),
         "deny": _ids(request.deny),
         "strict": request.strict,
+        "explain": request.explain,
     }
 
 
@@ -49,9 +51,18 @@ def _request(values: dict[str, Any]) -> Request:
         None if history is None else _parsed(history),
         _parsed(values["session"]),
         values["groups"],
+        [Event(*entry) for entry in values["posted"]],
     )
     levers = Levers(*values["levers"])
-    return Request(context, values["k"], levers, values["allow"], values["deny"], values["strict"])
+    return Request(
+        context,
+        values["k"],
+        levers,
+        values["allow"],
+        values["deny"],
+        values["strict"],
+        explain=values["explain"],
+    )
 
 
 def _entries(entries: Sequence[ItemId | Event]) -> list[ItemId | list[ItemId | str | int | None]]:

@@ -64,13 +64,10 @@ class Room:
 
 
 def give_back() -> None:
-    """Gives memory that is not used any more back to the system. This stops all threads a while."""
-    # The service has frozen what it loaded first, so that collections need not look at it.
-    was_frozen = gc.get_freeze_count() > 0
-    gc.unfreeze()
+    """Gives memory that is not used any more back to the system."""
+    # This stops all threads, but not for long: the service has frozen what it imported, so only
+    # what it loaded is looked at.
     gc.collect()
-    if was_frozen:
-        gc.freeze()
     # Only glibc has this function.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

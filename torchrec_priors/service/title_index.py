@@ -60,6 +60,7 @@ class TitleIndex:
 
         self._text = b"".join(word + _BETWEEN for word in words)
         self._bytes = np.frombuffer(self._text, np.uint8)
+        self._count_of_byte = np.bincount(self._bytes, minlength=256)
         self._first_byte = _sums(np.array([len(word) + 1 for word in words], np.int64))
 
     @property
@@ -108,9 +109,13 @@ class TitleIndex:
         """Returns the numbers of the words that contain some letters."""
         if len(part) < _LEAST_INSIDE:
             return self._beginning(part)
-        at = np.flatnonzero(self._bytes[: max(len(self._bytes) - len(part), 0)] == part[0])
-        for offset, byte in enumerate(part[1:], start=1):
-            at = at[self._bytes[at + offset] == byte]
+        # The rarest letter leaves the fewest places to look at.
+        offsets = sorted(range(len(part)), key=lambda offset: self._count_of_byte[part[offset]])
+        rarest = offsets[0]
+        starts = max(len(self._bytes) - len(part) + 1, 0)
+        at = np.flatnonzero(self._bytes[rarest : rarest + starts] == part[rarest])
+        for offset in offsets[1:]:
+            at = at[self._bytes[at + offset] == part[offset]]
         return np.unique(np.searchsorted(self._first_byte, at, side="right") - 1)
 
     def _place(self, word: bytes) -> int:

@@ -8,6 +8,7 @@ import torch
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.prepared.data_set import History
 from torchrec_priors.priors.prior import is_of_users
+from torchrec_priors.service.context import State
 from torchrec_priors.service.parts import Parts
 from torchrec_priors.service.problem import ProblemError, unavailable
 from torchrec_priors.service.shapes import PastItem, UserAnswer
@@ -92,7 +93,7 @@ def _read(store: "UserStore", user: str, limit: int) -> tuple[Kept, int]:
     return store.last(user, limit), store.count(user)
 
 
-def _state(parts: Parts, *, is_there: bool) -> str:
+def _state(parts: Parts, *, is_there: bool) -> State:
     if parts.store is None:
         return "none"
     return "current" if is_there else "unavailable"

@@ -27,8 +27,8 @@ _ENTRIES: TypeAdapter[Entries] = TypeAdapter(Entries)
 class InferParameters(Body):
     """Parameters of a call."""
 
-    k: Count = Field(10, description="Number of items.")
-    strict: bool = Field(False, description="Whether unknown things are errors.")
+    k: Count = Field(default=10, description="Number of items.")
+    strict: bool = Field(default=False, description="Whether unknown things are errors.")
 
 
 class InputTensor(Body):

@@ -5,13 +5,15 @@ items.parquet          a row for each item, in the order of the data set:
                        vector, with which scores are computed (null if the item has none);
                        item_sets, the numbers of the item sets that contain it;
                        input, the sum of vector and side features, which the encoder reads (only if
-                       the run has side features)
+                       the run has side features);
+                       alternatives, the numbers c_k(i) of `retrieval/fusion.py`, one for each
+                       branch of the tree (only if the fusion of the run divides by them)
 weights.safetensors    all other weights: encoder, heads, gate, score
 config.toml            the configuration of the run
 trained.parquet        the parts of users' histories that the model was trained on, by hashes of
                        original ids
-export.json            the run, its checkpoint, the runs that it started from, the heads and their
-                       item sets, and checksums of the other files
+export.json            the run, its checkpoint, the runs that it started from, the heads, their item
+                       sets and levels, and checksums of the other files
 
 `load_exported` loads the files into a single process.
 
@@ -36,11 +38,13 @@ from torchrec_priors.common.system_errors import cannot
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.parquet import ParquetWriter
+from torchrec_priors.serving.exported_tree import described
 from torchrec_priors.serving.run import LoadedRun
+from torchrec_priors.settings.evaluation import RetrievalConfig
 from torchrec_priors.training.run.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
 from torchrec_priors.training.run.folder import TRAINED
 
-FORMAT = 1
+FORMAT = 2  # since 2, an export has what levers and fusion need
 ITEMS = "items.parquet"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.toml"
@@ -127,6 +131,7 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
         missing: the number of items without a vector.
     """
     tree = run.model.tree
+    gate = run.model.gate
     return {
         "format": FORMAT,
         "run": str(run.folder.path.absolute()),
@@ -135,12 +140,12 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
         "own_files": {str(file): sha256(file) for file in run.config.own_files()},
         "items": run.data.items,
         "items_without_vectors": missing,
+        "data_set": run.data.manifest.name,
         "event_types": len(run.data.manifest.events),
         "heads": run.heads,
         "item_sets": tree.item_set_names,
-        "item_set_of_head": list(tree.item_set_K),
-        "composition": tree.composition,
-        "groups_of_levels": [len(level.groups) for level in tree.levels],  # type: ignore[arg-type]
+        "gated_item_sets": [] if gate is None else gate.gated_S.tolist(),
+        **described(tree),
         "depths": [_as_json(depth) for depth in run.depths],
     }
 
@@ -227,7 +232,17 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
     if run.model.features is not None:
         feature_Nd = run.model.features(item_N)
         columns["input"] = _vectors(vector_Nd + feature_Nd, has_row, dim)
+    if needs_alternatives(run.config.evaluation):
+        count_RI = run.model.tree.alternatives(int(item[0]), int(item[-1]) + 1)
+        columns["alternatives"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(count_RI.T.ravel()), len(count_RI)
+        )
     return pa.table(columns)
+
+
+def needs_alternatives(config: RetrievalConfig) -> bool:
+    """Returns whether the fusion of a run divides by c_k(i)."""
+    return config.calibrated and config.fusion in ("mean", "inverse_variance")
 
 
 def _vectors(vector_Nd: Tensor, has_row: np.ndarray, dim: int) -> pa.Array:

@@ -3,15 +3,16 @@
     from torchrec_priors.serving.exported import load_exported
 
     exported = load_exported("export")
+    for found in exported.recommend([50, 172, 181], k=5):
+        print(found.title, found.head)
     scores = exported.scores([50, 172, 181])  # [heads, items]
 
-Shapes: I items, K heads, S item sets, N items of a history, d width.
+Shapes: I items, K heads, S item sets, R branches, N items of a history, d width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -30,17 +31,23 @@ from torchrec_priors.common.plugin import own_file
 from torchrec_priors.config import RunConfig
 from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.composition import make_heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.heads.score import Score
 from torchrec_priors.parquet import read_table
-from torchrec_priors.prepared.id_files import places
-from torchrec_priors.prepared.id_texts import id_texts
+from torchrec_priors.prepared.id_texts import id_texts, plain_array
 from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.serving.catalogue import ItemId, texts
+from torchrec_priors.retrieval.item_filter import EVERYTHING
+from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList, texts
 from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIGHTS
+from torchrec_priors.serving.exported_search import Asked, ExportedSearch
+from torchrec_priors.serving.exported_tree import ExportedTree
+from torchrec_priors.serving.levers import Levers
+from torchrec_priors.serving.request import Answer
+from torchrec_priors.serving.user_context import Skipped
 from torchrec_priors.training.run.config_file import read_config
 
 
@@ -122,11 +129,12 @@ class Exported:
     input_Id: Tensor
     has_row_I: Tensor
     eligible_KI: Tensor
-    _texts: pa.Array
     _encoder: Encoder
     _heads: PriorHeads
     _baseline: nn.Module | None
     _score: Score
+    _gate: Gate | None
+    _search: ExportedSearch
 
     @classmethod
     def of(
@@ -142,22 +150,26 @@ class Exported:
         """
         dim = config.model.dim
         encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
-        heads = make_heads(_tree(about), dim, config.priors, _depths(about))
+        tree = ExportedTree.of(about)
+        heads = make_heads(cast(PriorTree, tree), dim, config.priors, _depths(about))
         baseline = load_baseline(config.baseline, dim, config.model.context)
         score = score_of(baseline, config.model.score)
         model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
         if baseline is not None:
             model["baseline"] = baseline
-        # The gate is made because the export has its weights, but scores are not calibrated here.
+        joint = config.loss.softmax == "joint"
+        gate = None
         if config.loss.gate:
-            model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
+            gate = Gate(dim, torch.tensor(about["gated_item_sets"], dtype=torch.bool))
+            model["gate"] = gate
+        certainty = None
+        if any(name.startswith("certainty.") for name in weights):
+            certainty = Certainty(len(tree.paths))
+            model["certainty"] = certainty
 
-        # The weights of `certainty` are not needed, as they are for fusion, which is not done here.
         missing, unexpected = model.load_state_dict(weights, strict=False)
         assert not missing, f"an export lacks {missing}"
-        assert all(name.startswith("certainty.") for name in unexpected), (
-            f"an export has no place for {unexpected}"
-        )
+        assert not unexpected, f"an export has no place for {unexpected}"
         model.eval()
 
         vector_Id, has_row_I = _matrix(items["vector"], dim)
@@ -165,13 +177,25 @@ class Exported:
         if "input" in items.column_names:
             input_Id, _ = _matrix(items["input"], dim)
 
-        sets = items["item_sets"].combine_chunks()
-        set_of_entry = torch.tensor(sets.flatten().to_numpy())
-        item_of_entry = torch.from_numpy(_owners(sets))
-        eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
-        eligible_SI[set_of_entry, item_of_entry] = True
-
+        eligible_KI = _eligible(items["item_sets"], about)
         ids = items["item_id"].combine_chunks()
+        catalogue = Catalogue(
+            about["data_set"],
+            ids,
+            plain_array(items["title"]),
+            id_texts(ids, "items of the export"),
+        )
+        search = ExportedSearch(
+            config=config.evaluation,
+            joint=joint,
+            hides_seen=not config.negatives.seen,
+            tree=tree,
+            catalogue=catalogue,
+            vector_Id=score.items(vector_Id),
+            eligible_KI=eligible_KI,
+            log_alternatives_RI=_log_alternatives(items, tree),
+            variance_K=None if certainty is None else certainty.variance(),
+        )
         return cls(
             config=config,
             heads=about["heads"],
@@ -179,13 +203,65 @@ class Exported:
             vector_Id=vector_Id,
             input_Id=input_Id,
             has_row_I=has_row_I,
-            eligible_KI=eligible_SI[torch.tensor(about["item_set_of_head"])],
-            _texts=id_texts(ids, "items of the export"),
+            eligible_KI=eligible_KI,
             _encoder=encoder,
             _heads=heads,
             _baseline=baseline,
             _score=score,
+            _gate=gate,
+            _search=search,
         )
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        history: Sequence[ItemId],
+        k: int = 10,
+        *,
+        levers: Levers | None = None,
+        allow: Iterable[ItemId] | ItemList | None = None,
+        deny: Iterable[ItemId] | ItemList | None = None,
+    ) -> Answer:
+        """Recommends items as the run does, except for rounding.
+
+        Times, events and the groups of the user are unknown, so the heads of all groups of users
+        are used.
+
+        Args:
+            history: original item ids, oldest first.
+            k: the number of items. Fewer are returned only if fewer may be recommended.
+            levers: how heads are used.
+            allow: original ids of the only items that may be recommended.
+            deny: original ids of items that must not be recommended.
+
+        Returns:
+            The items, best first. Items of the lists that the export lacks are counted in
+            `skipped`.
+
+        Raises:
+            UserError: the history has an unknown item, or no item with a vector; a head is unknown;
+                no item or head is left; k is out of range; or the run diversifies its lists.
+        """
+        catalogue = self._search.catalogue
+        allowed = None if allow is None else catalogue.item_list(allow)
+        denied = None if deny is None else catalogue.item_list(deny)
+        item_filter = catalogue.filter_of(allowed, denied) or EVERYTHING
+        skipped = Skipped(
+            allow=0 if allowed is None else allowed.unknown,
+            deny=0 if denied is None else denied.unknown,
+        )
+
+        rows = self._rows(history)
+        states = self._states(rows)
+        log_group_K = torch.zeros(len(self.heads))
+        if self._gate is not None:
+            last_Bd = states.vector_Nd[-1:]
+            log_group_BS = self._gate.log_probability(last_Bd)
+            if self._search.joint:
+                log_group_BS = self._gate(last_Bd)
+            log_group_K = log_group_BS[0, self._search.tree.item_set_K]
+        asked = Asked(self._asked(states), log_group_K, rows)
+        return self._search.answer(asked, k, levers or Levers(), item_filter, skipped)
 
     @torch.no_grad()
     def queries(self, history: Sequence[ItemId]) -> Tensor:
@@ -197,22 +273,7 @@ class Exported:
         Raises:
             UserError: the history has an unknown item, or no item with a vector.
         """
-        item = places(texts(history), self._texts)
-        if (item < 0).any():
-            raise UserError(
-                f"the history: the export has no item {shown(history[int(np.argmin(item))])}"
-            )
-        # As when a run recommends, items without a row are left out first. The context has the last
-        # items that remain.
-        item_N = torch.from_numpy(item)
-        item_N = item_N[self.has_row_I[item_N]][-self.config.model.context :]
-        if not len(item_N):
-            raise UserError("the history: none of its items has a vector")
-
-        jagged = Jagged(self.input_Id[item_N], torch.tensor([0, len(item_N)]))
-        states = replace(jagged, vector_Nd=self._encoder(jagged))
-        raw_BKd = ask_last(self._heads, self._baseline, states, len(self.heads))
-        return self._score.queries(raw_BKd)[0]
+        return self._asked(self._states(self._rows(history)))
 
     @torch.no_grad()
     def scores(self, history: Sequence[ItemId]) -> Tensor:
@@ -226,9 +287,33 @@ class Exported:
         Raises:
             UserError: the history has an unknown item, or no item with a vector.
         """
-        items_Id = self._score.items(self.vector_Id)
-        score_KI: Tensor = self.queries(history) @ items_Id.T
+        score_KI: Tensor = self.queries(history) @ self._search.vector_Id.T
         return score_KI.masked_fill(~self.eligible_KI, -torch.inf)
+
+    def _rows(self, history: Sequence[ItemId]) -> np.ndarray:
+        """Returns the row ids of a history. See `queries`."""
+        row_N = self._search.catalogue.find(texts(history))
+        if (row_N < 0).any():
+            raise UserError(
+                f"the history: the export has no item {shown(history[int(np.argmin(row_N))])}"
+            )
+        return row_N
+
+    def _states(self, rows: np.ndarray) -> Jagged:
+        """Returns the encoder's states of a history. See `queries`."""
+        # As when a run recommends, items without a row are left out first. The context has the last
+        # items that remain.
+        item_N = torch.from_numpy(rows)
+        item_N = item_N[self.has_row_I[item_N]][-self.config.model.context :]
+        if not len(item_N):
+            raise UserError("the history: none of its items has a vector")
+        jagged = Jagged(self.input_Id[item_N], torch.tensor([0, len(item_N)]))
+        return replace(jagged, vector_Nd=self._encoder(jagged))
+
+    def _asked(self, states: Jagged) -> Tensor:
+        """Returns each head's query at the end of a history."""
+        raw_BKd = ask_last(self._heads, self._baseline, states, len(self.heads))
+        return self._score.queries(raw_BKd)[0]
 
 
 def _custom_code(config: RunConfig) -> list[Path]:
@@ -238,18 +323,6 @@ def _custom_code(config: RunConfig) -> list[Path]:
     """
     files = map(own_file, (config.encoder.backbone, config.baseline.name))
     return [file for file in files if file is not None]
-
-
-def _tree(about: dict[str, Any]) -> PriorTree:
-    """Returns an object that replaces the prior tree when heads are made.
-
-    Heads need only the numbers of paths and groups, and the composition.
-    """
-    groups = [range(groups) for groups in about["groups_of_levels"]]
-    tree = SimpleNamespace(
-        paths=about["heads"], group_names=groups, composition=about["composition"]
-    )
-    return cast(PriorTree, tree)
 
 
 def _depths(about: dict[str, Any]) -> list[Depth]:
@@ -272,6 +345,26 @@ def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
     values_Id = torch.zeros(len(array), dim)
     values_Id[has_row_I] = torch.from_numpy(array.flatten().to_numpy().copy()).view(-1, dim)
     return values_Id, has_row_I
+
+
+def _eligible(item_sets: pa.ChunkedArray, about: dict[str, Any]) -> Tensor:
+    """Returns bool [K, I]: whether a head may retrieve an item."""
+    sets = item_sets.combine_chunks()
+    set_of_entry = torch.tensor(sets.flatten().to_numpy())
+    item_of_entry = torch.from_numpy(_owners(sets))
+    eligible_SI = torch.zeros(len(about["item_sets"]), len(sets), dtype=torch.bool)
+    eligible_SI[set_of_entry, item_of_entry] = True
+    return eligible_SI[torch.tensor(about["item_set_of_head"])]
+
+
+def _log_alternatives(items: pa.Table, tree: ExportedTree) -> Tensor:
+    """Returns log c_k(i): [R, I]; zeros if the fusion does not need it."""
+    if "alternatives" not in items.column_names:
+        return torch.zeros(int(tree.branch_K.max()) + 1, 1).expand(-1, len(items))
+    column = items["alternatives"].combine_chunks()
+    count_IR = column.flatten().to_numpy().reshape(len(items), column.type.list_size)
+    # A branch without a path for an item has the number 0. It is not used.
+    return torch.from_numpy(np.log(np.maximum(count_IR.T, 1)))
 
 
 def _owners(lists: pa.Array) -> np.ndarray:

@@ -14,10 +14,9 @@ from torchrec_priors.prepared.data_set import COLUMN_TYPES, History, PreparedDat
 from torchrec_priors.priors.prior import is_of_users
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import Catalogue, texts
-from torchrec_priors.serving.stored_users import StoredUsers
+from torchrec_priors.serving.stored_users import TIMES, StoredUsers
 from torchrec_priors.serving.user_context import Event, Skipped, UserContext, events_of
 
-TIMES = "timestamps"
 EVENTS = "events"
 
 
@@ -138,6 +137,9 @@ class KnownUsers:
         if number >= 0 and context.history is None:
             stored = self._stored.history(number)
 
+        unknown = int((place_N < 0).sum())
+        if context.posted and len(stored.items):
+            place_N = _without_stored(context, stored, given, place_N)
         kept = np.flatnonzero(place_N >= 0).tolist()
         events = [given[index] for index in kept]
         unknown_events = sum(
@@ -152,7 +154,7 @@ class KnownUsers:
         groups, unknown_groups = self._groups(context)
         skipped = Skipped(
             users=int(context.user is not None and number < 0),
-            items=len(given) - len(kept),
+            items=unknown,
             events=unknown_events,
             groups=unknown_groups,
         )
@@ -247,7 +249,34 @@ def _given(context: UserContext) -> list[Event]:
     for entries in (context.history, context.session):
         if isinstance(entries, str):
             raise UserError(f"'{entries}' is one id: give a list of ids")
-    return [*events_of(context.history or ()), *events_of(context.session)]
+    return [
+        *events_of(context.history or ()),
+        *context.posted,
+        *events_of(context.session),
+    ]
+
+
+def _without_stored(
+    context: UserContext, stored: History, given: list[Event], place_N: np.ndarray
+) -> np.ndarray:
+    """Marks the posted events that the data set already has, by -1 as their item.
+
+    Args:
+        context: what the request says.
+        stored: the history that the data set has.
+        given: the events of the request.
+        place_N: the row ids of their items.
+    """
+    times = stored.columns.get(TIMES)
+    if times is None:
+        return place_N
+    known = set(zip(stored.items.tolist(), times.tolist(), strict=True))
+    first = len(context.history or ())
+    kept_N = place_N.copy()
+    for index in range(first, first + len(context.posted)):
+        if (int(place_N[index]), given[index].time) in known:
+            kept_N[index] = -1
+    return kept_N
 
 
 def _most_frequent_event(data: PreparedData) -> int:

@@ -17,6 +17,8 @@ from torchrec_priors.prepared.id_index import IdIndex
 
 _KEPT_BYTES = 1 << 29  # of row groups
 
+TIMES = "timestamps"
+
 
 class StoredUsers:
     """The users of a data set. Any thread may call it."""
@@ -25,10 +27,12 @@ class StoredUsers:
         """
         Args:
             data: the data set.
-            columns: the columns of the histories in addition to the items.
+            columns: the columns of the histories in addition to the items. If the data set has
+                times, they are read in any case.
         """
         self._data = data
-        self._columns = tuple(columns)
+        times = (TIMES,) if data.manifest.has_times else ()
+        self._columns = tuple(dict.fromkeys((*columns, *times)))
         self._first_users = np.array([group.first_user for group in data.row_groups])
         self._kept: OrderedDict[int, Users] = OrderedDict()
         self._bytes = 0

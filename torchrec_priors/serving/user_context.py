@@ -33,12 +33,16 @@ class UserContext:
             session.
         groups: for a prior of users, the group of the user, or several groups; they replace those
             that the data set has of the user.
+        posted: events that a service has stored, oldest first. They come between the history and
+            the session. Those that the data set's history of the user already has, with the same
+            item and time, are left out: they were in the log when the data set was made.
     """
 
     user: ItemId | None = None
     history: Sequence[ItemId | Event] | None = None
     session: Sequence[ItemId | Event] = ()
     groups: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    posted: Sequence[Event] = ()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from torchrec_priors.service.parts import Parts
 from torchrec_priors.service.problem import unavailable
 from torchrec_priors.service.routes.documented import errors
 from torchrec_priors.service.shapes import Health
+
+_TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 def add(app: FastAPI, parts: Parts) -> None:
@@ -27,8 +29,8 @@ def add(app: FastAPI, parts: Parts) -> None:
 
     @app.get(
         "/metrics",
-        response_class=PlainTextResponse,
-        responses=errors(),
+        response_class=Response,
+        responses={200: _TEXT, **errors()},
         tags=["health"],
     )
     async def metrics() -> Response:

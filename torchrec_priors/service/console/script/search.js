@@ -7,7 +7,7 @@
  * @param keeps whether the field keeps the focus and is emptied, to choose several
  */
 function search(input, { suggest, take, none }) {
-  const list = make("ul", { class: "options", id: `${input.id}-options`, role: "listbox", hidden: true });
+  const list = make("ul", { class: "options", id: `${input.id}-options`, role: "listbox", hidden: true, tabIndex: -1 });
   list.setAttribute("aria-label", input.labels[0].textContent);
   input.after(list);
   for (const [name, value] of Object.entries({
