@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from event_stream import THREADS, next_call
@@ -84,7 +84,8 @@ class StreamingClient:
         for thread in self._threads:
             thread.join()
 
-    def _has(self, is_so):
+    def _has(self, is_so: Callable[[], bool]) -> Callable[[], bool]:
+        """The condition, or that a thread has failed: then nothing more comes."""
         return lambda: self._error is not None or is_so()
 
     def _raise(self) -> None:
