@@ -1,48 +1,23 @@
 """A process that appends its part of a stream of events, in threads, and repeats what was not acknowledged.
 
-Its threads write a line for each acknowledged call: the thread, and how many of its events are stored. The stream
-follows from the numbers of its events alone, so the test can compute what must be there.
+Its threads write a line for each acknowledged call: the thread, and how many of its events are stored.
 """
 
-import hashlib
 import os
 import sys
 import threading
 import time
 from pathlib import Path
 
-from torchrec_priors.state.event import UserEvent
+from event_stream import next_call
+
 from torchrec_priors.state.opening import open_store
 from torchrec_priors.state.store import StoreGoneError, UserStore
-
-THREADS = 4
-USERS = 97
-# The most events of a call.
-LARGEST = 64
-
-
-def event_of_stream(number: int) -> UserEvent:
-    """The event with this number. Some events are late, and some have equal times."""
-    draw = hashlib.blake2b(f"{number}".encode(), digest_size=8).digest()
-    return UserEvent(
-        event_id=f"event {number}",
-        user=f"user {draw[0] % USERS}",
-        item=f"item {draw[1] + 256 * draw[2]}",
-        time=1_700_000_000_000 + number // 8 + draw[3],
-        event=(None, "view", "cart", "purchase")[draw[4] % 4],
-    )
-
-
-def numbers_of_thread(thread: int, total: int) -> range:
-    return range(thread, total, THREADS)
 
 
 def send(store: UserStore, thread: int, total: int, stored: int) -> None:
     """Sends the events of a thread that are not acknowledged yet, as a client with retries does."""
-    numbers = numbers_of_thread(thread, total)
-    while stored < len(numbers):
-        size = 1 + (stored * 2_654_435_761 >> 7) % LARGEST
-        events = [event_of_stream(number) for number in numbers[stored : stored + size]]
+    while events := next_call(thread, total, stored):
         until = time.monotonic() + 600
         while True:
             try:

@@ -4,15 +4,14 @@ import os
 import random
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from appending_client import LARGEST, THREADS, event_of_stream, numbers_of_thread
+from event_stream import THREADS, Found, check_stored, event_of_stream
 from redis_server import RedisServer
 
-from torchrec_priors.state.event import UserEvent
 from torchrec_priors.state.opening import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +34,7 @@ class Client:
         """Starts the client, which repeats what was not acknowledged."""
         command = [sys.executable, str(CLIENT), self._uri, str(self._total)]
         command += [str(stored) for stored in self.acknowledged]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, bufsize=0
         )
@@ -75,31 +74,6 @@ class Client:
             self.acknowledged[int(thread)] = int(stored)
 
 
-def check_stored(uri: str, total: int, acknowledged: list[int]) -> None:
-    """All acknowledged events are there once, and beside them at most one call of each thread."""
-    sure: dict[str, set[UserEvent]] = defaultdict(set)
-    possible: dict[str, set[UserEvent]] = defaultdict(set)
-    for thread, stored in enumerate(acknowledged):
-        numbers = numbers_of_thread(thread, total)
-        for nth, number in enumerate(numbers[: stored + LARGEST]):
-            event = event_of_stream(number)
-            possible[event.user].add(event)
-            if nth < stored:
-                sure[event.user].add(event)
-
-    store = open_store(uri, Path())
-    assert store is not None
-    for user in sorted(possible):
-        kept = store.last(user, 2 * total)
-        found = set(kept.events)
-        assert len(found) == len(kept.events) == store.count(user)
-        assert sure[user] <= found <= possible[user]
-        times = [event.time for event in kept.events]
-        assert times == sorted(times)
-        assert kept.trimmed == 0
-    store.close()
-
-
 def campaign(
     client: Client, uri: str, total: int, kills: int, kill_server: Callable[[], None] | None
 ) -> None:
@@ -119,6 +93,27 @@ def campaign(
     assert not client.run_until(total + 1)
     assert sum(client.acknowledged) == total
     check_stored(uri, total, client.acknowledged)
+
+
+def test_what_is_lost_or_was_never_sent_is_noticed(tmp_path: Path) -> None:
+    uri = f"sqlite:{tmp_path / 'users.sqlite'}"
+    store = open_store(uri, tmp_path)
+    assert store is not None
+    events = [event_of_stream(number) for number in range(400)]
+    store.append([event for event in events if event.event_id not in ("event 8", "event 399")])
+
+    with pytest.raises(AssertionError, match="lost=1"):
+        check_stored(uri, 400, [90] * THREADS)
+    store.append(events)
+    assert check_stored(uri, 400, [90] * THREADS) == Found(360, 0, 0, further=40)
+    assert check_stored(uri, 400, [100] * THREADS) == Found(400, 0, 0, further=0)
+    with pytest.raises(AssertionError):
+        check_stored(uri, 400, [10] * THREADS)
+
+    store.append([replace(events[8], user=events[9].user)])
+    with pytest.raises(AssertionError, match="twice=1"):
+        check_stored(uri, 400, [100] * THREADS)
+    store.close()
 
 
 @pytest.fixture
