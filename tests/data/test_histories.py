@@ -118,7 +118,7 @@ def test_one_user_is_found_by_the_original_id_with_the_whole_history(data, films
             rating.film for rating in ratings
         ]
     for absent in ("0", "1", "-6", "06", "anybody"):  # user 1 is one that is dropped
-        with pytest.raises(UserError, match=f"--user: data set 'movielens' has no user '{absent}'"):
+        with pytest.raises(UserError, match=f"user: data set 'movielens' has no user '{absent}'"):
             data.find_user(absent)
 
 

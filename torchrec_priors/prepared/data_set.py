@@ -312,8 +312,8 @@ class PreparedData:
         else:
             short = f"of at most {2 * self.manifest.horizon} interactions"
         return UserError(
-            f"--user: data set '{self.manifest.name}' has no user {shown(user_id)} "
-            f"(users {short} were left out: give --history)"
+            f"user: data set '{self.manifest.name}' has no user {shown(user_id)} "
+            f"(users {short} were left out: give a history)"
         )
 
     @cached_property
