@@ -81,6 +81,7 @@ def test_a_service_is_measured_from_its_start_to_its_end(monkeypatch, capsys):
         "bare arithmetic",
         "one call at a time",
         "HTTP, 16 clients: batches, cache",
+        "HTTP, 50%, cache",
         "HTTP, 16 clients: no batches, cache",
         "HTTP, 16 clients: no batches, no cache",
         "HTTP, 16 clients: batches, no cache",

@@ -8,8 +8,9 @@ with one call at a time: `LoadedRun.answer` with one request, on one thread, wit
     HTTP, 16 clients     the capacity: clients that send the next request after each answer
     HTTP, 25 % ...       random arrivals at a share of the capacity, which measure latencies
 
-Latencies are measured without the cache, as if every request came from another user. A service
-shares its cores with the process that sends the requests; the table has the CPU time of that.
+Latencies are measured without the cache, as if every request came from another user, and with it
+at half of the capacity with the cache. A service shares its cores with the process that sends the
+requests; the table has the CPU time of that.
 """
 
 import json
@@ -48,6 +49,8 @@ _VARIANTS = {
     "batches, no cache": ("--cache-mb", "0"),
 }
 _UNDER_LOAD = "batches, no cache"
+_DEFAULT = "batches, cache"
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,10 @@ def measure(
                 measuring = _Measuring(service, bodies, seconds, called.call_s)
                 capacity = measuring.closed(f"HTTP, {_CLIENTS} clients: {variant}")
                 rows.append(capacity)
+                if variant == _DEFAULT and capacity.per_second > 0:
+                    report(f"serve: {name}: {_HALF:.0%}, cache")
+                    half = _HALF * capacity.per_second
+                    rows.append(measuring.open(f"HTTP, {_HALF:.0%}, cache", half))
                 if variant == _UNDER_LOAD and capacity.per_second > 0:
                     for share in _SHARES:
                         report(f"serve: {name}: {share:.0%}")
