@@ -43,6 +43,7 @@ GENRES = sorted({genre for _, _, genres in FILMS for genre in genres})
 NAMES = {"name": "films", "version": "v7"}
 USERS = [str(number) for number in range(1, 120)]
 GROUPS = ["M", "F"]
+NO_HEAD = "only, mute: no head is left: name fewer heads in mute, or more in only"
 
 
 def model_answer():
@@ -207,8 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.service.bodies.append(body)
         self.service.tokens.append(self.headers.get("Authorization"))
         time.sleep(self.service.takes)
+        muted = set((body.get("levers") or {}).get("mute", ()))
         if self.service.problems:
             self._error(*self.service.problems.pop(0))
+        elif muted >= set(TERMS) or muted >= set(GENRES):
+            self._error(422, NO_HEAD)
         else:
             self._json(200, recommended(body))
 

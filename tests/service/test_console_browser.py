@@ -20,6 +20,22 @@ SAID = """() => {
   const problem = document.getElementById('problem');
   new MutationObserver(() => said.push(problem.textContent)).observe(problem, {childList: true});
 }"""
+# The control that has the focus, where another element lies over its middle.
+COVERED = """() => {
+  const control = document.activeElement;
+  const {x, y, width, height} = control.getBoundingClientRect();
+  const found = document.elementFromPoint(x + width / 2, y + height / 2);
+  return control.contains(found) ? '' : control.outerHTML.slice(0, 200);
+}"""
+# The parts of rows that are cut, or that lie over other parts.
+CROWDED = """rows => rows.flatMap(row => {
+  const parts = Array.from(row.querySelectorAll('.rank, .move, .title, .add, .why b, .more, .score'))
+    .filter(part => part.textContent && part.getClientRects().length);
+  const boxes = parts.map(part => part.getBoundingClientRect());
+  const over = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 5 && b.top < a.bottom - 5;
+  return parts.filter((part, at) => part.scrollWidth > part.clientWidth + 1 && part.clientWidth
+    || boxes.some((box, other) => other !== at && over(box, boxes[at]))).map(part => part.outerHTML);
+})"""
 MOVES = "rows => rows.map(row => row.querySelector('.move').textContent)"
 
 
@@ -254,7 +270,33 @@ def test_errors_are_shown_in_words_and_a_busy_service_is_asked_again(look, servi
     view.get_by_label("At least this share of War").press("End")
     settled(view, "document.getElementById('problem').textContent.includes('needs more items')")
     assert view.locator("#with .rec").count() == 10, "the last list stays"
+    # It is not what was asked for, so it is dimmed, and no item has moved from or to it.
+    assert "stale" in view.locator("#with").get_attribute("class")
+    assert not any(view.eval_on_selector_all(".rec", MOVES))
+    assert view.locator("#moves").inner_text() == ""
     # Chromium itself writes a line for each failed call.
+    wrong[:] = [line for line in wrong if "Failed to load resource" not in line]
+
+
+def test_that_all_heads_are_muted_is_said_in_place_of_the_list(look, service, wrong):
+    view = look(USER, height=500)
+    view.evaluate("document.getElementById('lists').scrollTop = 300")
+    view.get_by_role("button", name="Mute short-term").press("Enter")
+    view.get_by_role("button", name="Mute long-term").press("Enter")
+    notes = view.locator("#with .notes")
+    settled(view, "document.querySelector('#with .notes').textContent.startsWith('All heads')")
+    assert notes.inner_text() == "All heads are muted: unmute one."
+    box = notes.bounding_box()
+    lists = view.locator("#lists").bounding_box()
+    assert lists["y"] < box["y"] < lists["y"] + lists["height"] - box["height"]
+    assert view.locator("#with .rec").count() == 0
+    assert not any(view.eval_on_selector_all("#without .rec", MOVES))
+    assert not view.locator("#problem").is_visible()
+
+    view.get_by_role("button", name="Mute long-term").press("Enter")
+    settled(view, "document.querySelectorAll('#with .rec').length === 10")
+    assert not notes.is_visible()
+    assert titles(view, "with") == expected(service.bodies[-1])
     wrong[:] = [line for line in wrong if "Failed to load resource" not in line]
 
 
@@ -265,6 +307,8 @@ def test_a_token_is_asked_for_and_sent(chromium, service):
     view.goto(service.url)
     settled(view, "document.getElementById('problem').textContent.includes('needs a token')")
     settled(view, "document.activeElement.id === 'token'")
+    assert view.locator("#model").inner_text() == "No description without a token"
+    assert view.get_by_role("button", name="Use").bounding_box()["height"] < 40, "it is one line"
     view.keyboard.type("secret")
     view.keyboard.press("Enter")
     view.locator("#with .rec").first.wait_for()
@@ -298,6 +342,34 @@ def test_on_a_phone_nothing_is_beyond_the_edge_and_one_list_is_shown(look):
     view.get_by_role("button", name="Without levers").click()
     assert view.locator("#without").is_visible()
     assert not view.locator("#with").is_visible()
+
+
+def test_on_a_phone_the_list_leaves_room_and_covers_no_control_that_has_the_focus(look):
+    view = look(LEVERS, width=375, height=740)
+    assert view.locator("#lists").bounding_box()["height"] < 0.4 * 740
+    view.get_by_label("Mute War").focus()
+    for _ in range(20):
+        view.keyboard.press("Shift+Tab")
+        assert view.evaluate(COVERED) == ""
+    view.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    view.evaluate("document.querySelector('[aria-label=\"Boost short-term\"]').focus()")
+    assert view.evaluate(COVERED) == ""
+
+
+@pytest.mark.parametrize("width", [375, 760, 1280])
+def test_nothing_of_a_row_is_cut_or_covered_where_the_lists_are_narrow(look, width):
+    view = look(LEVERS, width=width)
+    settled(view, "document.getElementById('moves').textContent.includes('in')")
+    assert view.eval_on_selector_all(".rec", CROWDED) == []
+    # What there is no room for is in the tooltip.
+    tips = view.eval_on_selector_all("#with .why", "found => found.map(why => why.title)")
+    assert tips[0].startswith(view.locator("#with .why b").first.inner_text())
+    assert "more head" in " ".join(tips)
+
+    view.locator("#item-search").fill("o")
+    settled(view, "document.querySelectorAll('#item-search-options .id').length > 9")
+    heights = "ids => ids.map(id => id.getBoundingClientRect().height)"
+    assert max(view.eval_on_selector_all("#item-search-options .id", heights)) < 24
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -22,6 +22,7 @@ class List {
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
     const rows = new Map();
     this.items = answer.items;
+    this.section.classList.toggle("empty", !answer.items.length);
     for (const [place, item] of answer.items.entries()) {
       const key = keyOf(item);
       const row = this.rows.get(key) ?? this.row(key);
@@ -35,6 +36,12 @@ class List {
     if (focused && focused !== document.activeElement && this.list.contains(focused)) focused.focus({ preventScroll: true });
     if (!calm.matches) this.slide(before);
     this.note(answer);
+  }
+
+  /** Shows words in place of items. */
+  empty(words) {
+    this.show({ items: [] });
+    this.notes.textContent = words;
   }
 
   slide(before) {
@@ -67,9 +74,11 @@ class List {
     row.score.textContent = fixed(item.score);
     row.add.setAttribute("aria-label", `Add ${titleOf(item)} to the history`);
     const others = Object.entries(item.head_scores ?? {}).filter(([name]) => name !== item.head).sort(([, a], [, b]) => b - a);
-    row.why.replaceChildren(make("b", {}, item.head),
-      ...others.slice(0, 1).map(([name, score]) => make("span", {}, `then ${name} ${fixed(score, 2)}`)),
-      ...(others.length > 1 ? [more(others.length - 1)] : []));
+    const second = others.slice(0, 1).map(([name, score]) => `then ${name} ${fixed(score, 2)}`);
+    const rest = others.length > 1 ? [more(others.length - 1)] : [];
+    row.why.replaceChildren(make("b", {}, item.head), ...second.map((words) => make("span", { class: "then" }, words)), ...rest);
+    // Where the list is narrow, less than this is in sight.
+    row.why.title = [item.head, ...second, ...rest.map((mark) => mark.getAttribute("aria-label"))].join(", ");
     this.unfold(row, keyOf(item));
   }
 

@@ -13,8 +13,10 @@ const without = new List(byId("without"), add);
 // What each list was asked for, except for levers: lists of different users are not compared.
 const askedFor = { with: null, without: null };
 
-const asking = new Latest((...answer) => arrived("with", ...answer), (error) => fail("lists", error));
-const askingWithout = new Latest((...answer) => arrived("without", ...answer), (error) => fail("lists", error));
+const asking = new Latest((...answer) => arrived("with", ...answer), (error) => refused("with", error));
+const askingWithout = new Latest((...answer) => arrived("without", ...answer), (error) => refused("without", error));
+
+const NO_HEAD = "no head is left"; // the service says so if all heads are muted
 
 const k = () => Number(byId("k").value);
 
@@ -55,7 +57,7 @@ function arrived(which, answer, key, took) {
   list.show(answer);
   list.answer = answer;
   list.section.classList.remove("stale");
-  solve("lists");
+  solve(which);
   showLatency(took, answer.timing_ms?.computed);
   showName(answer.model);
   if (which === "without" && !levers.active) copyWithout();
@@ -66,7 +68,21 @@ function copyWithout() {
   askedFor.with = askedFor.without;
   withLevers.show(without.answer);
   withLevers.section.classList.remove("stale");
-  solve("lists");
+  solve("with");
+  compare();
+}
+
+/** Leaves the last list in its place, dimmed, and compares it with nothing: it is not what was asked for. */
+function refused(which, error) {
+  const list = which === "with" ? withLevers : without;
+  const isMuted = which === "with" && error.message.includes(NO_HEAD);
+  list.section.classList.toggle("stale", !isMuted);
+  if (isMuted) {
+    list.empty("All heads are muted: unmute one.");
+    solve(which);
+  } else fail(which, error);
+  if (error.retryAfter) return;
+  askedFor[which] = null;
   compare();
 }
 
@@ -187,6 +203,7 @@ async function readModel() {
     solve("model");
   } catch (error) {
     fail("model", error);
+    if (!model) byId("model").textContent = error.status === 401 ? "No description without a token" : "No description yet";
     if (error.retryAfter) setTimeout(readModel, error.retryAfter * 1000);
     return false;
   }
