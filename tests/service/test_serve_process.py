@@ -3,14 +3,15 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
-import threading
 import time
 
 import pytest
 import tiny
 from running import call, service
+from steady_clients import SteadyClients
 
 from torchrec_priors import Request, UserContext, load_run
 from torchrec_priors.apps import command, serve
@@ -133,35 +134,50 @@ def test_a_service_answers_as_the_loaded_run_until_it_is_told_to_end(run, tmp_pa
         assert started.codes() == [0]
         with pytest.raises(ConnectionRefusedError):
             call(port, "GET", "/health/live")
-        for line in started.err().splitlines():
-            assert json.loads(line)["level"] in ("info", "warning")
+        lines = [json.loads(line) for line in started.err().splitlines()]
+        assert {line["level"] for line in lines} <= {"info", "warning"}
+        # Nobody is connected, so there is nobody to wait for.
+        ended = re.search(r"has ended, after ([0-9.]+) s", lines[-1]["message"])
+        assert ended is not None
+        assert float(ended[1]) < 1.0
 
 
 @pytest.mark.slow
-def test_a_client_never_gets_half_an_answer_from_a_service_that_ends(run):
-    statuses = []
-
-    def ask(port):
-        try:
-            while True:
-                statuses.append(call(port, "POST", "/v1/recommend", {"user": 9, "k": 50})[0])
-        except (ConnectionRefusedError, ConnectionResetError, http.client.RemoteDisconnected):
-            # There is no answer at all: the client may ask another service.
-            pass
-        except BaseException as error:
-            statuses.append(error)
-
+def test_no_call_is_cut_off_when_a_service_ends(run):
     with service("--run", run, "--state", "none:") as started:
-        threads = [threading.Thread(target=ask, args=(started.port,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        while len(statuses) < 50:
-            time.sleep(0.01)
-        started.end()
-        for thread in threads:
-            thread.join(60)
+        port = started.port
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
+            slow.sendall(
+                b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{"
+            )
+            clients = SteadyClients(port, {"user": 9, "k": 50}, threads=8)
+            clients.wait_for(200, 100)
+            started.end()
+
+            # Whoever asks hears that the service ends, while it still answers.
+            clients.wait_for(503, 1)
+            assert call(port, "GET", "/health/ready")[0] == 503
+            assert call(port, "GET", "/health/live")[0] == 200
+            # What has begun before is answered with recommendations.
+            slow.sendall(b'"user":9}')
+            answer = http.client.HTTPResponse(slow)
+            answer.begin()
+            assert (answer.status, answer.getheader("Connection")) == (200, "close")
+            assert len(json.loads(answer.read())["items"]) == 10
+
+        clients.join()
         assert started.codes() == [0]
-    assert set(statuses) <= {200, 503}
+        messages = [json.loads(line)["message"] for line in started.err().splitlines()]
+
+    assert clients.broken == []
+    assert set(clients.statuses) == {200, 503}
+    # Every client ended because nobody listens any more.
+    assert clients.refused == 8
+    # Every refusal says when to come back, and that the connection ends.
+    assert clients.unannounced == []
+    begins, ends = [text for text in messages if text.startswith("the service ")]
+    assert re.fullmatch(r"the service begins to end, with [1-9] requests in flight", begins)
+    assert re.fullmatch(r"the service has ended, after [0-9.]+ s", ends)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """A connection of HTTP that neither a slow nor a talkative client can hold forever.
 
 Uvicorn limits the time between two requests, but not the time of the first bytes, nor the time and
-the size of the headers. It also lets a request run on after its client has gone.
+the size of the headers. It also lets a request run on after its client has gone, and closes idle
+connections at once when the server ends, although a request may be under way on them.
 """
 
 import asyncio
@@ -9,19 +10,68 @@ from typing import Any
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from torchrec_priors.service.sockets import has_input
 
 _HEADERS_WITHIN = 10.0  # seconds from the first byte, or from the connection, to the last header
 _MOST_HEADERS = 1 << 16  # bytes
 
 
+class State(ServerState):
+    """What all connections of a server share.
+
+    Attributes:
+        draining: whether the server ends. Every request then is the last one of its connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draining = False
+
+    @property
+    def open(self) -> "list[Connection]":
+        """The connections that are open now."""
+        return [one for one in self.connections if isinstance(one, Connection)]
+
+
 class Connection(HttpToolsProtocol):
     """A connection with limits for headers, whose requests end when the client goes."""
+
+    server_state: State
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._alarm: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._task: asyncio.Task[None] | None = None
+        self._idle_since = self.loop.time()
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests that have come and are not answered."""
+        # With several requests, `cycle` is the newest one, and `pipeline` has all but the oldest.
+        if self.cycle is None or self.cycle.response_complete:
+            return 0
+        return 1 + len(self.pipeline)
+
+    def drain(self) -> None:
+        """Ends the connection with the answer to its request, if it has one."""
+        self._idle_since = self.loop.time()
+        # A client that has headers without `Connection: close` may send another request.
+        if self.in_flight and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def close_if_idle(self, seconds: float) -> None:
+        """Closes the connection if it has had no request for so many seconds."""
+        has_begun = self._alarm is not None and self._header_bytes > 0
+        if self.in_flight or has_begun or self.transport.is_closing():
+            return
+        if self.loop.time() - self._idle_since < seconds:
+            return
+        # The next request may be there, and this process was too busy to read it.
+        if not has_input(self.transport.get_extra_info("socket").fileno()):
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -48,6 +98,12 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_alarm()
         super().on_headers_complete()
+        if self.server_state.draining:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_alarm()

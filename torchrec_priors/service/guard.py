@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchrec_priors.service.problem import ProblemError, problem_of
+from torchrec_priors.service.problem import ProblemError, problem_of, unavailable
 
 if TYPE_CHECKING:
     from torchrec_priors.service.parts import Parts
@@ -28,6 +28,15 @@ STARTED = "torchrec_priors.started"
 # the service, and the health of the process.
 _OPEN = ("/health/", "/v2/health/", "/console/")
 _OPEN_PATHS = {"/", "/health", "/openapi.json", "/favicon.ico"}
+
+# Paths that answer while the service ends: a supervisor must not take its end for a failure.
+_WHILE_DRAINING = {
+    "/health/live",
+    "/health/ready",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/metrics",
+}
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
@@ -72,6 +81,12 @@ class Guard:
 
     async def _answer(self, call: "_Call", scope: Scope, receive: Receive) -> None:
         try:
+            # Requests whose headers came before the end began are answered.
+            if self._parts.draining and scope["path"] not in _WHILE_DRAINING:
+                # The system resets a connection that is closed before its body was read.
+                call.received = len(await self._body(call.headers, receive))
+                raise unavailable("the service ends: try again in a moment", code="not_ready")
+
             self._check(call.headers, scope)
             body = b""
             if scope["method"] in _WITH_BODY:

@@ -11,6 +11,8 @@ from torchrec_priors.service.versions import Versions
 if TYPE_CHECKING:
     from torchrec_priors.state.store import UserStore
 
+LOADING = "the model is being loaded"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -78,9 +80,9 @@ class Parts:
 
     @property
     def unready(self) -> str | None:
-        """Why the service cannot answer requests now; None if it can."""
+        """Why the service cannot take requests now; None if it can."""
         if self.draining:
             return "the service ends"
         if self.versions.current is None:
-            return "the model is being loaded"
+            return LOADING
         return None

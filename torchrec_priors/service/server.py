@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Settings:
         queue: the most requests that wait.
         batch: the most requests in a batch.
         wait_s: the most seconds that a batch waits for further requests.
-        drain_s: the most seconds that requests in flight get when the service ends.
+        drain_s: the most seconds that requests get when the service ends.
         limits: what a client may ask.
     """
 
@@ -124,6 +125,7 @@ class _Service:
         self._bound = bound
         self._on_ready = on_ready
         self._error: BaseException | None = None
+        self._ends_since: float | None = None
         self._leader = Leader(self._lost) if ranks > 1 else None
 
         metrics = Metrics()
@@ -173,6 +175,8 @@ class _Service:
                 runner.run(self._serve())
             if self._parts.store is not None:
                 self._parts.store.close()
+            if self._ends_since is not None:
+                log.info("the service has ended, after %.1f s", time.monotonic() - self._ends_since)
         if self._error is not None:
             raise self._error
 
@@ -216,8 +220,10 @@ class _Service:
                 return
         self._parts.versions.close(_LAST_BATCH)
 
-    def _begin_to_end(self) -> None:
+    def _begin_to_end(self, in_flight: int) -> None:
         self._parts.draining = True
+        self._ends_since = time.monotonic()
+        log.info("the service begins to end, with %d requests in flight", in_flight)
         self._source.stop(0.0)
 
     def _lost(self, error: OutsideError) -> None:

@@ -14,7 +14,7 @@ from torchrec_priors.service.batcher import Batched
 from torchrec_priors.service.bodies import AskedBody, ManyBody, RecommendBody, read_recommend
 from torchrec_priors.service.context import Asked, Contexts
 from torchrec_priors.service.guard import ClientGoneError
-from torchrec_priors.service.parts import Parts
+from torchrec_priors.service.parts import LOADING, Parts
 from torchrec_priors.service.problem import unavailable
 from torchrec_priors.service.routes.documented import errors
 from torchrec_priors.service.routes.raw import RawRoute, body_of, started_at
@@ -52,8 +52,9 @@ class Recommending:
             QueueFullError: too many requests wait.
         """
         parts = self._parts
-        if parts.unready is not None:
-            raise unavailable(f"{parts.unready}: try again in a moment", code="not_ready")
+        # A service that ends still answers what it has taken.
+        if parts.versions.current is None:
+            raise unavailable(f"{LOADING}: try again in a moment", code="not_ready")
 
         seconds = parts.limits.deadline_s if timeout_ms is None else timeout_ms / 1e3
         deadline = started_at(request) + seconds
