@@ -40,6 +40,7 @@ class SteadyClients:
         until = time.monotonic() + _PATIENCE_S
         while self.statuses[status] < count:
             assert not self.broken, self.broken
+            assert any(thread.is_alive() for thread in self._threads), self.statuses
             assert time.monotonic() < until, self.statuses
             time.sleep(0.005)
 
