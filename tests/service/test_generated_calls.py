@@ -81,4 +81,5 @@ def test_generated_calls_are_answered_as_described(service):
 
 @pytest.mark.campaign
 def test_two_thousand_generated_calls(service):
-    assert _call_all(service, 2_000) > 1_000
+    # Operations with few different calls use less than their share.
+    assert _call_all(service, 5_000) > 2_000
