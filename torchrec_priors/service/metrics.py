@@ -59,11 +59,13 @@ class Metrics:
             buckets=_SIZES,
             registry=self.registry,
         )
+
         self.in_flight = Gauge(
             "torchrec_priors_requests_in_flight",
             "Requests that are being answered.",
             registry=self.registry,
         )
+
         events = Counter(
             "torchrec_priors_events",
             "Events of users that were posted, by outcome.",
@@ -72,17 +74,20 @@ class Metrics:
         )
         self.events_accepted = events.labels("accepted")
         self.events_duplicate = events.labels("duplicate")
+
         self.state_unavailable = Counter(
             "torchrec_priors_state_unavailable",
             "Requests that were answered without the stored events of their user.",
             registry=self.registry,
         )
+
         self._swaps = Counter(
             "torchrec_priors_swaps",
             "Changes of the version of the model, by outcome.",
             ["outcome"],
             registry=self.registry,
         )
+
         # Looking up a child by its labels takes longer than counting.
         self._of_route: dict[str, Histogram] = {}
         self._of_status: dict[tuple[str, int], Counter] = {}
