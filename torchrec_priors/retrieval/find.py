@@ -221,12 +221,8 @@ class Finder:
             return queries
 
         # Calibration adds log P(group | user), and subtracts the logarithm of the sum in the
-        # group's softmax. If training excluded seen items from the negatives, the sum is without
-        # seen items, too.
-        seen = self._hidden(users) if self.model.behaviour.hides_seen else None
-        sums_BK = log_normalisers(
-            self._sample, self.model.score, queries, seen, self._resident_sample
-        )
+        # group's softmax.
+        sums_BK = self._log_sums(users, queries)
         calibration_BK = asked.log_group_BK - sums_BK
         if self.config.fusion == "mean":
             # The heads of a user's several groups estimate the same probability. Dividing by their
@@ -236,6 +232,14 @@ class Finder:
         if asked.repeats is None:
             return calibrated
         return self._with_repeats(users, calibrated, asked.repeats)
+
+    def _log_sums(self, users: Histories, queries: Queries) -> Tensor:
+        """Returns the logarithm of the sum in each path's softmax, [B, K].
+
+        If training excluded seen items from the negatives, the sum is without seen items, too.
+        """
+        seen = self._hidden(users) if self.model.behaviour.hides_seen else None
+        return log_normalisers(self._sample, self.model.score, queries, seen, self._resident_sample)
 
     def _of_joint_softmax(self, users: Histories, queries: Queries, asked: PathQueries) -> Queries:
         """Returns queries with the biases of a joint softmax.
@@ -248,10 +252,7 @@ class Finder:
         if not self.calibrated:
             return queries
 
-        seen = self._hidden(users) if self.model.behaviour.hides_seen else None
-        sums_BK = log_normalisers(
-            self._sample, self.model.score, queries, seen, self._resident_sample
-        )
+        sums_BK = self._log_sums(users, queries)
         total_B1 = torch.logsumexp(sums_BK + bias_BK, 1, keepdim=True)
         total_B1 = total_B1.masked_fill(torch.isneginf(total_B1), 0.0)
         queries = replace(queries, bias_BK=bias_BK - total_B1)
