@@ -351,6 +351,29 @@ def test_going_back_does_not_wait_for_a_version_that_is_being_loaded(service):
     assert service.answers() == "three", "it was published later"
 
 
+def test_going_back_right_after_a_swap_is_not_forgotten(service, caplog):
+    """A person goes back while the thread that follows the folder ends its work."""
+
+    class GoingBack(logging.Handler):
+        def emit(self, record):
+            if record.msg.startswith("version '%s' answers, after"):
+                went_back.append(service.follower.rollback())
+
+    went_back = []
+    service.publish("two")
+    caplog.set_level(logging.INFO)
+    handler = GoingBack()
+    follow.log.addHandler(handler)
+    try:
+        service.follower.check()
+    finally:
+        follow.log.removeHandler(handler)
+    assert (went_back, service.answers()) == (["one"], "one")
+    described = service.follower.described()
+    assert (described["published"], described["rolled_back"]) == ("two", True)
+    assert service.follower.rollback() == "two", "what answered before"
+
+
 def test_a_version_in_memory_is_not_loaded_again(service):
     service.publish("two")
     service.follower.check()

@@ -123,7 +123,9 @@ def _requests_during_swaps(models, requests, swaps):
                     )
                     _until(lambda before=before: answered.total() > before + requests // swaps // 2)
                 assert client.get("/v1/model").json()["following"]["refused"] is None
-                text = client.get("/metrics").text
+                # A swap is counted a moment after its version answers.
+                counted = f'torchrec_priors_swaps_total{{outcome="swapped"}} {swaps:.1f}'
+                _until(lambda: counted in client.get("/metrics").text, 10)
         finally:
             done.set()
             for client in clients:
@@ -132,7 +134,6 @@ def _requests_during_swaps(models, requests, swaps):
     assert not wrong, wrong[:3]
     assert answered.total() >= requests
     assert set(answered) == set(_NAMES)
-    assert f'torchrec_priors_swaps_total{{outcome="swapped"}} {swaps:.1f}' in text
     ordered = sorted(seconds)
     return {
         "requests": answered.total(),

@@ -93,12 +93,11 @@ class Follower:
         current = read_current(folder)
         if current is None:
             raise UserError(f"--follow: '{folder}' has no published version: publish one first")
-        self._seen = current
         older = [name for name in self._published.newest_first() if name != current.version]
         for name in (current.version, *older):
             try:
                 with self._loading:
-                    self._load_and_swap(name)
+                    self._load_and_swap(name, current)
                 return
             except _EndingError:
                 return
@@ -163,14 +162,13 @@ class Follower:
             replaced = self._versions.current
             try:
                 name = self._versions.rollback().name
+                self._note(replaced, None)
                 in_memory = True
             except NoPreviousError:
                 in_memory = False
         if not in_memory:
             with self._loading:
                 name = self._load_previous()
-        self._previous = None if replaced is None else replaced.name
-        self._rolled_back = True
         log.warning("version '%s' answers again, until another one is published", name)
         return name
 
@@ -190,7 +188,7 @@ class Follower:
         if name is None:
             raise NoPreviousError("there is no previous version: publish the one that you want")
         try:
-            self._load_and_swap(name)
+            self._load_and_swap(name, None)
         except (UserError, OSError) as error:
             raise NoPreviousError(
                 f"version '{name}' cannot be loaded again ({reason_of(error)}): publish the one "
@@ -210,7 +208,7 @@ class Follower:
         """Loads the published version; notes whether it has to be tried again."""
         name = current.version
         try:
-            has_changed = self._load_and_swap(name)
+            has_changed = self._load_and_swap(name, current)
         except _EndingError:
             return
         except Exception as error:
@@ -220,14 +218,16 @@ class Follower:
                 self._seen = current
             self._refuse(name, error)
             return
-        self._seen = current
         self._refusals.forget()
-        self._rolled_back = False
         if has_changed:
             self._on_swap("swapped")
 
-    def _load_and_swap(self, name: str) -> bool:
+    def _load_and_swap(self, name: str, current: Current | None) -> bool:
         """Lets a version answer. The caller holds `_loading`.
+
+        Args:
+            name: the version.
+            current: what `current.json` says, if this is why; None to go back to the version.
 
         Returns:
             Whether another version answered before.
@@ -242,10 +242,11 @@ class Follower:
         with self._swapping:
             replaced = self._versions.current
             if self._is_loaded(replaced, manifest):
+                self._note(None, current)
                 return False
             if self._is_loaded(self._versions.previous, manifest):
                 self._versions.rollback()
-                self._previous = None if replaced is None else replaced.name
+                self._note(replaced, current)
                 log.info("version '%s' answers, which was in memory", name)
                 return True
 
@@ -257,7 +258,7 @@ class Follower:
             keep = self._room.has_spare()
             self._has_closed = self._versions.previous is not None or not keep
             self._versions.swap(served, keep=keep)
-            self._previous = None if replaced is None else replaced.name
+            self._note(replaced, current)
         self._manifests = {
             loaded: known
             for loaded, known in self._manifests.items()
@@ -266,6 +267,19 @@ class Follower:
         self._manifests[name] = manifest
         log.info("version '%s' answers, after %.1f s of loading", name, time.monotonic() - started)
         return True
+
+    def _note(self, replaced: Served | None, current: Current | None) -> None:
+        """Notes why a version answers. The caller holds `_swapping`, so no swap comes between.
+
+        Args:
+            replaced: the version that answered before; None if it is the same.
+            current: what `current.json` says, if this is why; None after going back.
+        """
+        if replaced is not None:
+            self._previous = replaced.name
+        if current is not None:
+            self._seen = current
+        self._rolled_back = current is None
 
     def _is_loaded(self, served: Served | None, manifest: Manifest) -> bool:
         """Returns whether a version in memory is the one that a manifest describes."""
