@@ -10,8 +10,9 @@ For each run it prints, as means over targets,
 - `recall@10`: how often the target is in the list;
 - `inside@10`: how often it is among the best 10 items of its group.
 
-Scores must be log-probabilities, up to a number for each user. This holds for calibrated scores, and
-for models in which each user has one head.
+Scores must be log-probabilities, up to a number for each user. This holds for calibrated scores, for
+heads that were trained in one softmax (`loss.softmax=joint`), and for models in which each user has
+one head.
 """
 
 from pathlib import Path
@@ -61,6 +62,7 @@ def inside_groups(
 def _sums(run: Path, prior: str, split: Split, users: int) -> InsideGroups:
     """Ranks the whole catalogue for some users of a run."""
     opened = open_run(run)
+    is_joint = opened.config.loss.softmax == "joint"
     data = opened.data
     sums = InsideGroups.of(Categories.of_prior(data, prior))
 
@@ -88,10 +90,11 @@ def _sums(run: Path, prior: str, split: Split, users: int) -> InsideGroups:
             context = finder.contexts(batch)
             queries = finder.queries(context, finder.ask(context))
             open_B = queries.bias_BK.isfinite().sum(1)
-            if not finder.calibrated and int(open_B.max()) > 1:
+            if not (finder.calibrated or is_joint) and int(open_B.max()) > 1:
                 raise UserError(
                     f"'{run}': scores of several heads are not probabilities unless they are "
-                    "calibrated: train with loss.gate and evaluation.calibrated"
+                    "calibrated: train with loss.gate and evaluation.calibrated, or with "
+                    "loss.softmax=joint"
                 )
             sums.update(context, finder.find(context, queries, data.items))
     return sums

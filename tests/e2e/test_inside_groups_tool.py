@@ -30,9 +30,12 @@ def data(small_data, tmp_path_factory):
 def test_runs_are_shown_side_by_side_and_their_parts_add_up(data, tmp_path):
     _train(data, tmp_path / "one", [])
     _train(data, tmp_path / "men", ["gender"])
-    command = [*TOOL, "--prior", "crowd", "--users", "20", tmp_path / "one", tmp_path / "men"]
+    _train(data, tmp_path / "joint", ["crowd"], loss={"softmax": "joint"})
+    names = ("one", "men", "joint")
+    runs = [tmp_path / name for name in names]
+    command = [*TOOL, "--prior", "crowd", "--users", "20", *runs]
     shown = run(command, cwd=REPOSITORY).stdout.splitlines()
-    for line, name in zip(shown[1:3], ("one", "men"), strict=True):
+    for line, name in zip(shown[1:4], names, strict=True):
         assert line.startswith(name)
         bits, between, inside = map(float, re.findall(r"\d+\.\d+", line)[:3])
         assert between + inside == pytest.approx(bits, abs=1e-3)

@@ -2,7 +2,7 @@
 
 from torchrec_priors import load_run
 
-with load_run("runs/ml-100k") as run:
+with load_run("runs/heads") as run:
     for found in run.recommend(history=[50, 172, 181], k=5):
         print(found.title, found.head)
 """
