@@ -30,7 +30,7 @@ def data(small_data, tmp_path_factory):
 def test_runs_are_shown_side_by_side_and_their_parts_add_up(data, tmp_path):
     _train(data, tmp_path / "one", [])
     _train(data, tmp_path / "men", ["gender"])
-    _train(data, tmp_path / "joint", ["crowd"], loss={"softmax": "joint"})
+    _train(data, tmp_path / "joint", ["crowd"], loss={"softmax": "joint"}, negatives={"logq": True})
     names = ("one", "men", "joint")
     runs = [tmp_path / name for name in names]
     command = [*TOOL, "--prior", "crowd", "--users", "20", *runs]

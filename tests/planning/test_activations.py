@@ -44,6 +44,7 @@ def _config(
     repeats=None,
     precision="fp32",
     accumulate=1,
+    softmax="in_group",
     **encoder,
 ):
     return parse(
@@ -51,9 +52,9 @@ def _config(
             "model": {"dim": dim, "context": context, "horizon": HORIZON, "score": score},
             "encoder": {"layers": layers, **encoder},
             "priors": {"tree": list(tree)},
-            "negatives": {"per_set": NEGATIVES, "seen": not repeats},
+            "negatives": {"per_set": NEGATIVES, "seen": not repeats, "logq": softmax == "joint"},
             "training": {"batch": WINDOWS, "precision": precision, "accumulate": accumulate},
-            "loss": {"gate": gate},
+            "loss": {"gate": gate, "softmax": softmax},
             **({"repeats": repeats, "evaluation": {"filter_seen": False}} if repeats else {}),
         }
     )
@@ -140,6 +141,26 @@ def test_counted_is_what_a_step_has(small_data, layers, context, recompute):
 )
 def test_so_it_is_with_other_settings(small_data, settings):
     measured, counted = _peaks(_config(context=200, **settings), PreparedData(small_data))
+    assert counted == pytest.approx(measured, rel=WITHIN)
+
+
+COMMUNITIES = """
+import numpy as np
+from torchrec_priors.priors.item import ItemPrior
+
+def load(argument, data, horizon):
+    rows = np.arange(data.items)
+    return ItemPrior("community", ["c1", "c2", "c3"], rows, rows * 7 % 3, data.items)
+"""
+
+
+@pytest.mark.slow
+@native
+def test_so_it_is_with_one_softmax_for_all_heads(small_data, tmp_path):
+    prior = tmp_path / "communities.py"
+    prior.write_text(COMMUNITIES)
+    config = _config([str(prior)], softmax="joint", gate=1.0, context=200)
+    measured, counted = _peaks(config, PreparedData(small_data))
     assert counted == pytest.approx(measured, rel=WITHIN)
 
 

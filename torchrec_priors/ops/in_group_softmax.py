@@ -193,7 +193,8 @@ def _by_blocks(
 ) -> _Computed:
     """Computes losses and gradients, one block of queries after another."""
     query_counts_S = sets.counts() if isinstance(sets, QuerySets) else sets
-    blocks = Blocks(positives.item_Xd, negatives.vectors_nd, negatives, with_grads)
+    widest = max(negatives.counts_S) + negatives.shared
+    blocks = Blocks(positives.item_Xd, negatives.vectors_nd, negatives, with_grads, widest=widest)
     counts_S = torch.tensor(query_counts_S, device=query_Pd.device)
     set_M = numbers(counts_S)[positives.query_M]
 

@@ -32,7 +32,7 @@ from torchrec_priors.ops.softmax_blocks import HEAVY, Blocks, nll
 
 # A block has this many times as many logits as one of an in-group softmax: its products are for one
 # item set at a time, and are too small otherwise.
-_LARGER = 4
+TIMES = 4
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,9 @@ class _JointBlocks(Blocks):
     def __init__(
         self, item_Xd: Tensor, vectors_nd: Tensor, negatives: NegativeSets, with_grads: bool
     ) -> None:
-        super().__init__(item_Xd, vectors_nd, negatives, with_grads)
-        self.block *= _LARGER
-        self.scratch = vectors_nd.new_empty(max(self.block, len(vectors_nd)))
+        super().__init__(
+            item_Xd, vectors_nd, negatives, with_grads, widest=len(vectors_nd), times=TIMES
+        )
         self.starts = [0, *itertools.accumulate(negatives.counts_S)]
 
     def joint(

@@ -62,8 +62,24 @@ class Blocks:
     """Computes losses, and gradients if they are needed, one block of queries after another."""
 
     def __init__(
-        self, item_Xd: Tensor, vectors_nd: Tensor, negatives: NegativeSets, with_grads: bool
+        self,
+        item_Xd: Tensor,
+        vectors_nd: Tensor,
+        negatives: NegativeSets,
+        with_grads: bool,
+        *,
+        widest: int,
+        times: int = 1,
     ) -> None:
+        """
+        Args:
+            item_Xd: the vectors of items, from which positives are taken.
+            vectors_nd: the vectors of the negatives.
+            negatives: what else is known of them.
+            with_grads: whether gradients are needed.
+            widest: the largest number of negatives of a query.
+            times: how many times as many logits as `BLOCK` a block has.
+        """
         self.item_Xd = item_Xd
         self.vectors_nd = vectors_nd
         self.negatives = negatives
@@ -71,8 +87,7 @@ class Blocks:
         self.grad_item_Xd = torch.zeros_like(item_Xd if with_grads else item_Xd[:0])
         self.grad_vectors_nd = torch.zeros_like(vectors_nd if with_grads else vectors_nd[:0])
 
-        self.block = BLOCK[kind_of_device(vectors_nd)]
-        widest = max(negatives.counts_S) + negatives.shared
+        self.block = times * BLOCK[kind_of_device(vectors_nd)]
         self.scratch = vectors_nd.new_empty(max(self.block, widest))
 
     def run(

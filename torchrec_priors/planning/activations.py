@@ -40,6 +40,7 @@ each position, and 2 d numbers for each of the O occurrences of targets in their
 from dataclasses import dataclass
 
 from torchrec_priors.heads.repeat_head import SCORES
+from torchrec_priors.ops.joint_softmax import TIMES
 from torchrec_priors.ops.padded_chunks import padded_length
 from torchrec_priors.ops.softmax_blocks import BLOCK, POSITIVES
 
@@ -70,6 +71,7 @@ class Activations:
         features: whether side features are added to items.
         gated_sets: the number of item sets of a gate; 0 without a gate.
         sets: the number of item sets with negatives; all have about the same number of negatives.
+        joint: whether all sets have one softmax.
         queries: the average number of a token's different paths that have a positive.
         positives: the average number of a token's positives, over all of these paths.
         above: the average number of adapters before the last one, for all queries of a token.
@@ -89,6 +91,7 @@ class Activations:
     features: bool = False
     gated_sets: int = 0
     sets: int = 1
+    joint: bool = False
     queries: float = 1.0
     positives: float = 8.0
     above: float = 0.0
@@ -165,10 +168,12 @@ class Activations:
         queries = part * self.queries
         per_set = negatives // self.sets
 
-        # A block of logits has as many queries as fit. Positives are scored in pieces, and a piece
-        # is made while the one before it still exists.
-        block = max(BLOCK[device], per_set)
-        block_queries = min(queries, block // max(per_set, 1)) * vector
+        # A block of logits has as many queries as fit. In a joint softmax, it has rows, and its
+        # products are for the queries of one set at a time. Positives are scored in pieces, and a
+        # piece is made while the one before it still exists.
+        width = negatives if self.joint else per_set
+        block = max(BLOCK[device] * (TIMES if self.joint else 1), width)
+        block_queries = min(queries, block // max(width, 1)) * vector
         pieces = 2 * min(part * self.positives, 2 * POSITIVES) * vector
 
         kept = self._layers(part, dim, device, self.layers) + part * vector * (3 + self.above)

@@ -279,6 +279,7 @@ def _activations(
         features=bool(encoder.item_features),
         gated_sets=tree.item_sets if tree is not None and config.loss.gate else 0,
         sets=1 if tree is None else tree.item_sets,
+        joint=config.loss.softmax == "joint",
         repeats=repeats,
         repeats_in_time=repeats and config.repeats.time_bias,
         **vars(queries),
