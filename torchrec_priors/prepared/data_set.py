@@ -5,6 +5,7 @@ items.parquet                    row i is item i: its id, its training frequency
 sequences/part-*.parquet         a row for each user: items, times and events, in order of time
 priors/NAME.parquet              pairs of an item, a user or an event, and its group
 priors/NAME.eligible.parquet     the items that each group of an event prior may retrieve
+content/NAME.parquet             vectors that describe items (`content.py`)
 """
 
 import logging
@@ -168,6 +169,14 @@ class PreparedData:
                 f"{file} has {table.num_rows} rows instead of {self.items}: prepare again"
             )
         return table
+
+    def content_table(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Returns columns of `content/<name>.parquet`; `read_content` reads the vectors.
+
+        Raises:
+            UserError: the data set has no content with this name.
+        """
+        return self._files.table(self.manifest.content_of(name).path, columns)
 
     def prior_pairs(self, name: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the columns `entity` and `group` of `priors/<name>.parquet`.

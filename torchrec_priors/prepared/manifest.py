@@ -75,6 +75,31 @@ class PriorInfo:
 
 
 @dataclass(frozen=True)
+class ContentInfo:
+    """Vectors that describe items, such as those of their titles.
+
+    Attributes:
+        name: the name of the vectors, as in `embedding.content`.
+        items: the number of items that have a vector.
+        dim: the width of the vectors.
+        identity: what the vectors were made with. Vectors with the same identity are comparable: a
+            checksum of the sentence model with the names of the columns, or what the user says.
+        made_by: the settings of the command that added the vectors.
+    """
+
+    name: str
+    items: int
+    dim: int
+    identity: str
+    made_by: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """The path of the file of vectors in the data set's folder."""
+        return f"content/{self.name}.parquet"
+
+
+@dataclass(frozen=True)
 class FileInfo:
     """One file of a data set.
 
@@ -102,6 +127,7 @@ class Manifest:
         grown: the states of the data set before each append, oldest first, with the keys
             `prepared_sha256`, `items` and `users`. Row ids below `items` have not changed since
             that state. An empty list is not written to the file.
+        content: the vectors of items that were added. An empty list is not written to the file.
     """
 
     name: str
@@ -117,6 +143,7 @@ class Manifest:
     content_sha256: str
     has_times: bool = True
     grown: list[dict[str, Any]] = field(default_factory=list)
+    content: list[ContentInfo] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def prior(self, name: str) -> PriorInfo:
@@ -127,10 +154,24 @@ class Manifest:
         names = [prior.name for prior in self.priors]
         raise UserError(f"data set '{self.name}' has no prior '{name}': {nearest(name, names)}")
 
+    def content_of(self, name: str) -> ContentInfo:
+        """Returns the vectors with this name. Raises UserError if the data set has none."""
+        for info in self.content:
+            if info.name == name:
+                return info
+        if not self.content:
+            raise UserError(
+                f"data set '{self.name}' has no content '{name}': add it with `torchrec-priors "
+                f"content encode --name {name}`"
+            )
+        names = [info.name for info in self.content]
+        raise UserError(f"data set '{self.name}' has no content '{name}': {nearest(name, names)}")
+
     @property
     def prepared_sha256(self) -> str:
-        """The hash of the files that `prepare` wrote, without priors that were added later."""
+        """The hash of the files that `prepare` wrote, without what was added later."""
         added = {prior.path for prior in self.priors if prior.made_by}
+        added |= {info.path for info in self.content}
         return hash_of(info for info in self.files if info.path not in added)
 
     def added_priors(self) -> dict[str, str]:
@@ -144,8 +185,9 @@ class Manifest:
 
         # Fields that earlier versions did not have are left out if they are empty. A manifest of an
         # earlier version then keeps its text, and with it its checksum.
-        if not self.grown:
-            del values["grown"]
+        for name in ("grown", "content"):
+            if not values[name]:
+                del values[name]
         for info in values["files"]:
             if not info["footer_sha256"]:
                 del info["footer_sha256"]
@@ -214,8 +256,10 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
         # If a field is missing or unknown, the dataclass raises a TypeError, which becomes a
         # one-line message below.
         values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
+        values["content"] = [ContentInfo(**info) for info in values.get("content", ())]
         values["files"] = [FileInfo(**info) for info in values["files"]]
-        _check_names(values["priors"], values["files"], file)
+        named = [*values["priors"], *values["content"]]
+        _check_names([entry.name for entry in named], values["files"], file)
         return Manifest(**values)
     except UserError:
         raise
@@ -274,10 +318,10 @@ def hash_of(files: Iterable[FileInfo]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _check_names(priors: list[PriorInfo], files: list[FileInfo], file: str) -> None:
+def _check_names(names: list[str], files: list[FileInfo], file: str) -> None:
     """Raises UserError if a name would lead out of the data set's folder."""
     # The names are not trusted, because somebody else may have written the data set.
-    for prior in priors:
-        check_name(prior.name, f"{file}: prior")
+    for name in names:
+        check_name(name, f"{file}: the name")
     for info in files:
         check_path(info.path, f"{file}: the file")

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import ParquetReader
 from torchrec_priors.preparation.append.check import check_form
+from torchrec_priors.preparation.append.content import keep_content
 from torchrec_priors.preparation.append.priors import AppendPriors, Newcomers
 from torchrec_priors.preparation.append.sequences import write_replaced
 from torchrec_priors.preparation.append.state import State
@@ -132,6 +133,7 @@ class AppendBuild:
 
         users = self._new_users(now, logs.in_sequences)
         priors, groups = self._priors(seen, seen_then, items, users, ids)
+        keep_content(self.state, self.output, items.number, self.messages.append)
         self._write_sequences(now, logs.in_sequences, ids, groups, users)
         counts = self._counts(then.read, now.read, items.number)
         self._write_held(now, logs.users, ids, users_left_out(counts))

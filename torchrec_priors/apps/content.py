@@ -1,0 +1,140 @@
+"""The app `content`: adds vectors that describe items to a prepared data set."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.apps.progress import stages
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.content.add import add_vectors, counted
+from torchrec_priors.prepared.data_set import PreparedData
+
+
+class Action(StrEnum):
+    add = "add"
+    encode = "encode"
+
+
+def content(
+    action: Annotated[
+        Action,
+        Argument(
+            help="add: take vectors from --vectors. encode: make vectors of the items' texts with "
+            "a sentence model."
+        ),
+    ],
+    data: Annotated[str, Option(metavar="PATH", help="Folder of the prepared data set.")],
+    name: Annotated[str, Option(help="Name of the vectors, as in embedding.content.")],
+    vectors: Annotated[
+        Path | None,
+        Option(
+            help="add: Parquet file with the columns item_id and vector (lists of numbers), or a "
+            ".npy file with one row for each id of --ids."
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None,
+        Option(help="add: item ids of the rows of a .npy file, as text or Parquet (item_id)."),
+    ] = None,
+    made_with: Annotated[
+        str,
+        Option(
+            help="add: name of the model that made the vectors. Content of this name can later be "
+            "replaced by vectors of the same model only, unless --overwrite is given."
+        ),
+    ] = "",
+    model: Annotated[
+        Path | None,
+        Option(help="encode: folder of a sentence model, as transformers saves it."),
+    ] = None,
+    columns: Annotated[
+        str,
+        Option(
+            help="encode: columns of the catalogue, or priors of items, that make up an item's "
+            "text; separate several with commas."
+        ),
+    ] = "title",
+    batch: Annotated[
+        int, Option(min=1, max=1 << 16, help="encode: number of texts computed together.")
+    ] = 64,
+    overwrite: Annotated[
+        bool,
+        Option("--overwrite", help="Replace content of this name that was made otherwise."),
+    ] = False,
+) -> None:
+    """Adds vectors that describe items to a prepared data set.
+
+    `encode` shares the work among all ranks of a launcher (torchrun, TorchX), continues after a
+    kill, and encodes no text again that the same model has encoded before.
+    """
+    prepared = PreparedData(data)
+    if action == Action.add:
+        if vectors is None:
+            raise UserError("content add needs the file of the vectors: --vectors FILE")
+        _refuse("add", {"--model": model is not None})
+        added = add_vectors(prepared, name, vectors, ids, made_with=made_with, overwrite=overwrite)
+        print("\n".join(added.messages))
+        return
+
+    if model is None:
+        raise UserError("content encode needs the folder of a sentence model: --model FOLDER")
+    _refuse(
+        "encode",
+        {
+            "--vectors": vectors is not None,
+            "--ids": ids is not None,
+            "--made-with": bool(made_with),
+        },
+    )
+    names = [column.strip() for column in columns.split(",") if column.strip()]
+    _encode(prepared, name, model, names, batch, overwrite)
+
+
+def _encode(
+    data: PreparedData, name: str, model: Path, columns: list[str], batch: int, overwrite: bool
+) -> None:
+    """Runs `content encode` on all ranks."""
+    # These import torch, which `content add` does not need.
+    from torchrec_priors.content.encode import encode_items
+    from torchrec_priors.ranks.process import join
+
+    with join() as ranks:
+        with stages() as report:
+            encoded = encode_items(
+                data,
+                name,
+                model,
+                columns,
+                ranks,
+                batch=batch,
+                overwrite=overwrite,
+                report=report if ranks.leads else lambda _: None,
+            )
+        if not ranks.leads:
+            return
+
+    lines = counted(data, encoded.info)
+    new = encoded.texts - encoded.known - encoded.resumed
+    lines.append(
+        f"{encoded.texts:,} distinct texts: {new:,} were encoded now, {encoded.resumed:,} before "
+        f"this command was interrupted, {encoded.known:,} earlier"
+    )
+    print("\n".join(lines))
+
+
+def _refuse(action: str, given: dict[str, bool]) -> None:
+    """Raises UserError if an option was given that the action does not have."""
+    for option, is_given in given.items():
+        if is_given:
+            raise UserError(f"{option} is not an option of content {action}: leave it out")
+
+
+def main() -> None:
+    command.run(content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Vectors of items that sentence models make from their texts."""

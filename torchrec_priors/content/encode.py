@@ -1,0 +1,268 @@
+"""Encodes the texts of a data set's items with a sentence model, on any number of ranks.
+
+    texts of items --- without repetitions, and without those that have vectors already
+         |
+    pieces of 1,024 texts --- each rank encodes every W-th piece, and writes it to a hidden folder
+         |
+    content/NAME.parquet --- rank 0 puts the vectors together
+
+A piece is named by a checksum of the model and of its texts. So a piece that a killed process has
+written is used again, on any number of ranks, and never for other texts or another model.
+
+Shapes: I items, T distinct texts, M items with a text, c width of the vectors.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch.distributed as dist
+
+from torchrec_priors.common.files import check_no_link, new_file, remove_leftover
+from torchrec_priors.common.system_errors import explaining
+from torchrec_priors.content.sentence_model import SentenceModel, checksum_of_model
+from torchrec_priors.errors import UserError
+from torchrec_priors.parquet import read_table, write_table
+from torchrec_priors.preparation.content.put import check_replaceable, folder_of, put_content
+from torchrec_priors.preparation.content.texts import item_texts
+from torchrec_priors.prepared.content import TEXT, VECTOR, matrix_of
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.id_files import as_numbers
+from torchrec_priors.prepared.manifest import ContentInfo
+from torchrec_priors.ranks.process import Ranks
+
+PIECE = 1 << 10  # texts
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The result of `encode_items`.
+
+    Attributes:
+        info: the description of the content.
+        texts: T.
+        known: the number of texts whose vectors the data set had already.
+        resumed: the number of texts that a killed process had encoded.
+    """
+
+    info: ContentInfo
+    texts: int
+    known: int
+    resumed: int
+
+
+def encode_items(
+    data: PreparedData,
+    name: str,
+    model: Path,
+    columns: list[str],
+    ranks: Ranks,
+    *,
+    batch: int = 64,
+    overwrite: bool = False,
+    report: Report = lambda _: None,
+) -> Encoded:
+    """Encodes the texts of all items and adds the vectors as content. Every rank must call it.
+
+    Args:
+        data: the data set.
+        name: the name of the content.
+        model: the folder of the sentence model.
+        columns: where the texts come from (`item_texts`).
+        ranks: the processes that share the work.
+        batch: number of texts that are computed together.
+        overwrite: whether content of another model or other columns may be replaced.
+        report: called with a line about the progress.
+
+    Raises:
+        UserError: the name is taken, a column does not exist, no item has a text, or the model
+            cannot be loaded.
+    """
+    folder = folder_of(data)
+    report("reading the model")
+    model_sha256 = checksum_of_model(model)
+    identity = f"model: {model_sha256} of {', '.join(columns)}"
+    check_replaceable(data.manifest, name, identity, overwrite)
+
+    text_I = item_texts(data, columns)
+    has_text_I = pc.not_equal(text_I, "").to_numpy(zero_copy_only=False)
+    if not has_text_I.any():
+        raise UserError(f"--columns: no item has a text in {', '.join(columns)}")
+    item_M = np.flatnonzero(has_text_I)
+    text_M = _checksums(text_I.filter(pa.array(has_text_I)))
+    distinct_T = text_M.unique()
+
+    # Texts whose vectors are in the data set are not encoded again.
+    known = _known_vectors(data, model_sha256)
+    found_T = as_numbers(pc.index_in(distinct_T, value_set=known.text))
+    new = distinct_T.filter(pa.array(found_T < 0))
+    texts = text_I.take(pa.array(item_M[as_numbers(pc.index_in(new, value_set=text_M))]))
+
+    work = folder.absolute().with_name(f".{folder.absolute().name}.content-{name}")
+    pieces = _Pieces(work, model_sha256, new, texts)
+    if ranks.leads:
+        check_no_link(work, work.parent)
+        work.mkdir(exist_ok=True)
+    dist.barrier(ranks.side)
+    with explaining(f"--data: '{work}'"):
+        resumed = pieces.encode(model, ranks, batch, report)
+        # All pieces are there when all ranks have passed.
+        dist.barrier(ranks.side)
+
+        info = None
+        if ranks.leads:
+            report("writing the vectors")
+            vector_Tc = _together(known, found_T, pieces.vectors())
+            place_M = as_numbers(pc.index_in(text_M, value_set=distinct_T))
+            made_by = {
+                "kind": "model",
+                "model": model.name,
+                "model_sha256": model_sha256,
+                "columns": columns,
+            }
+            info = put_content(
+                data,
+                name,
+                identity,
+                made_by,
+                item_M,
+                vector_Tc[place_M],
+                text_M=text_M,
+                overwrite=overwrite,
+            )
+            remove_leftover(work)
+    dist.barrier(ranks.side)
+    if info is None:
+        info = PreparedData(folder).manifest.content_of(name)
+    return Encoded(info, len(distinct_T), len(distinct_T) - len(new), resumed)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Vectors that the data set has.
+
+    Attributes:
+        text: the checksums of their texts, distinct.
+        vectors: the vectors.
+    """
+
+    text: pa.Array
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The texts to encode, in pieces.
+
+    Attributes:
+        folder: where the vectors of pieces are written.
+        model_sha256: the checksum of the model.
+        checksums: the checksums of the texts.
+        texts: the texts, in the same order.
+    """
+
+    folder: Path
+    model_sha256: str
+    checksums: pa.Array
+    texts: pa.Array
+
+    def __len__(self) -> int:
+        return -(-len(self.texts) // PIECE)
+
+    def file(self, number: int) -> Path:
+        """Returns the file of the vectors of a piece."""
+        part = self.checksums.slice(number * PIECE, PIECE)
+        content = self.model_sha256.encode() + b"".join(part.to_pylist())
+        return self.folder / f"{hashlib.sha256(content).hexdigest()}.parquet"
+
+    def encode(self, model: Path, ranks: Ranks, batch: int, report: Report) -> int:
+        """Encodes this rank's pieces. Returns the number of all ranks' texts that were there."""
+        all_pieces = range(len(self))
+        there = {number for number in all_pieces if _is_whole(self.file(number))}
+        missing = [number for number in all_pieces if number not in there]
+        # Pieces are counted before any rank writes one, so that all ranks share the same pieces.
+        dist.barrier(ranks.side)
+
+        own = missing[ranks.rank :: ranks.world]
+        total = sum(self._size(number) for number in own)
+        if own:
+            sentences = SentenceModel(model, ranks.device)
+            done = 0
+            for number in own:
+                report(f"encoding: {done:,} of {total:,} texts of this process")
+                texts = self.texts.slice(number * PIECE, PIECE).to_pylist()
+                self._write(number, sentences.encode(texts, batch))
+                done += len(texts)
+        return sum(self._size(number) for number in there)
+
+    def vectors(self) -> np.ndarray | None:
+        """Returns the vectors of all texts, [texts, c]; None if there are none to encode."""
+        parts = []
+        for number in range(len(self)):
+            column = read_table(self.file(number))[VECTOR]
+            parts.append(matrix_of(column, column.type.list_size))
+        return np.concatenate(parts) if parts else None
+
+    def _size(self, number: int) -> int:
+        return min(PIECE, len(self.texts) - number * PIECE)
+
+    def _write(self, number: int, vector_Bc: np.ndarray) -> None:
+        values = pa.array(vector_Bc.ravel())
+        table = pa.table({VECTOR: pa.FixedSizeListArray.from_arrays(values, vector_Bc.shape[1])})
+        with new_file(self.file(number)) as partial:
+            write_table(table, partial)
+
+
+def _is_whole(piece: Path) -> bool:
+    """Returns whether the vectors of a piece were written and are not damaged."""
+    try:
+        read_table(piece)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
+def _checksums(texts: pa.Array) -> pa.Array:
+    """Returns the SHA-256 of each text, 32 bytes."""
+    digests = [hashlib.sha256(text.encode()).digest() for text in texts.to_pylist()]
+    return pa.array(digests, pa.binary(32))
+
+
+def _known_vectors(data: PreparedData, model_sha256: str) -> _Known:
+    """Returns the vectors that the same model has made of texts of this data set before."""
+    text = pa.array([], pa.binary(32))
+    vectors = np.zeros((0, 0), np.float32)
+    for info in data.manifest.content:
+        if info.made_by.get("model_sha256") != model_sha256:
+            continue
+        table = data.content_table(info.name, [TEXT, VECTOR])
+        matrix = matrix_of(table[VECTOR], info.dim)
+        texts = table[TEXT].combine_chunks()
+        # The first item with a text has its vector.
+        first = as_numbers(pc.index_in(texts.unique(), value_set=texts))
+        is_new = as_numbers(pc.index_in(texts.unique(), value_set=text)) < 0
+        text = pa.concat_arrays([text, texts.unique().filter(pa.array(is_new))])
+        vectors = np.concatenate([vectors.reshape(-1, info.dim), matrix[first[is_new]]])
+    return _Known(text, vectors)
+
+
+def _together(known: _Known, found_T: np.ndarray, new: np.ndarray | None) -> np.ndarray:
+    """Returns the vectors of all texts: known ones, and new ones in the order of the others.
+
+    Args:
+        known: the known vectors.
+        found_T: where the vector of each text is among the known ones; -1 for new ones.
+        new: the vectors of new texts; None if there are none.
+    """
+    dim = known.vectors.shape[1] if new is None else new.shape[1]
+    vector_Tc = np.empty((len(found_T), dim), np.float32)
+    if new is not None:
+        vector_Tc[found_T < 0] = new
+    vector_Tc[found_T >= 0] = known.vectors.reshape(-1, dim)[found_T[found_T >= 0]]
+    return vector_Tc

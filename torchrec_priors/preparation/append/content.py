@@ -1,0 +1,53 @@
+"""Takes over the vectors of items (content) when interactions are appended."""
+
+from collections.abc import Callable
+from shlex import quote
+
+from torchrec_priors.preparation.append.sequences import link
+from torchrec_priors.preparation.append.state import State
+from torchrec_priors.preparation.build.output_files import OutputFiles
+from torchrec_priors.prepared.manifest import ContentInfo
+
+
+def keep_content(
+    state: State, output: OutputFiles, new_items: int, say: Callable[[str], None]
+) -> None:
+    """Puts the files of content into the new data set. Old items keep their vectors.
+
+    Args:
+        state: the data set before the append.
+        output: the files of the new data set.
+        new_items: the number of new items, which have no vectors yet.
+        say: called with the command that gives them vectors.
+    """
+    for info in state.manifest.content:
+        _link(state, output, info.path)
+        if new_items:
+            say(
+                f"content {info.name}: {new_items:,} new items have no vectors;"
+                f" to add them: {_command(state, info)}"
+            )
+
+
+def _link(state: State, output: OutputFiles, path: str) -> None:
+    output.make(path, lambda file: link(state.folder / path, file))
+
+
+def _command(state: State, info: ContentInfo) -> str:
+    """Returns the command that adds vectors for all items."""
+    made = info.made_by
+    action = "encode" if made["kind"] == "model" else "add"
+    words = [
+        f"torchrec-priors content {action}",
+        "--data",
+        quote(str(state.folder)),
+        "--name",
+        quote(info.name),
+    ]
+    if action == "encode":
+        words += ["--model", quote(made["model"]), "--columns", quote(",".join(made["columns"]))]
+    else:
+        words += ["--vectors", "FILE"]
+        if made["made_with"]:
+            words += ["--made-with", quote(made["made_with"])]
+    return " ".join(words)

@@ -1,0 +1,1 @@
+"""Adds vectors that describe items to a prepared data set."""
