@@ -65,7 +65,7 @@ EXAMPLES = {
     "bench": ["--shape merrec"],
     "content": [
         "--data DATA --name NAME --vectors FILE add",
-        "-j 1x4 --data DATA --name N --model FOLDER encode",
+        "--data DATA --name NAME --model DIR encode",
     ],
     "evaluate": ["--run RUN --split test [key=value ...]"],
     "experiment": ["--data DATA FILE"],

@@ -160,6 +160,7 @@ class RunConfig(Section):
             ("repeats.weight", bool(self.repeats.weight), "0"),
             ("evaluation.calibrated", self.evaluation.calibrated, "false"),
             ("evaluation.fusion", self.evaluation.fusion != "max", '"max"'),
+            ("embedding.content", bool(self.embedding.content), '""'),
         ]
         for key, given, value in needs:
             if given:
@@ -191,8 +192,12 @@ class RunConfig(Section):
         So the checksum of a configuration is the same as in earlier releases. These had no plain
         baselines and no repeat head, so their sections count only if they are used. The first
         repeat heads had no time bias, so it counts only if it is set. All softmaxes were in-group.
+        Items had no content.
         """
         settings = with_former_keys(asdict(self))
+        if not self.embedding.content:
+            for key in ("content", "ids", "id_dropout"):
+                del settings["embedding"][key]
         if self.loss.softmax == "in_group":
             del settings["loss"]["softmax"]
         if not self.plain.name:

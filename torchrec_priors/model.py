@@ -34,6 +34,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.data.batch import Batch, Contexts
+from torchrec_priors.embedding.content import ItemContent
 from torchrec_priors.embedding.dedup import StepIds
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
@@ -125,6 +126,7 @@ class Recommender(nn.Module):
         repeat_weight: float = 0.0,
         repeat_time_bias: bool = False,
         item_rows: Rows | None = None,
+        content: ItemContent | None = None,
         behaviour: Behaviour = Behaviour(),
     ) -> None:
         """
@@ -144,6 +146,7 @@ class Recommender(nn.Module):
             repeat_time_bias: whether the repeat head has a bias for the time since an interaction.
             item_rows: finds the table row of each item; by default, the number of the row is the
                 item's row id.
+            content: the content of items, which is added to their rows; None without content.
             behaviour: further settings.
         """
         super().__init__()
@@ -182,6 +185,11 @@ class Recommender(nn.Module):
         self.register_buffer("first_path_S1", first_path_S1, persistent=False)
 
         self.item_rows: Rows = item_rows or ItemRows(tree.items, tree.items)
+        self.content = content
+        # The number of rows of the table, if some items only have content.
+        self._rows_of_table: int | None = None
+        if isinstance(item_rows, ItemRows) and item_rows.content_rows:
+            self._rows_of_table = item_rows.rows
         self.behaviour = behaviour
 
     @property
@@ -192,16 +200,30 @@ class Recommender(nn.Module):
     # Lookups
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
-        """Looks up ids. Returns the vector of each id, [ids, d], and its row in the table, [ids].
+        """Looks up ids. Returns the row of each id, [ids, d], and its number, [ids].
 
         Args:
             ids: ids of items, as a jagged tensor with a single key.
         """
-        return vectors_and_rows(self.table, requested(ids, self.behaviour.asks_once))
+        request = requested(ids, self.behaviour.asks_once, self._rows_of_table)
+        return vectors_and_rows(self.table, request, ids)
+
+    def item_vectors(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
+        """Looks up the vectors of items, with content if there is any: [N, d].
+
+        Args:
+            ids: the ids that the items have in the table, as a jagged tensor with a single key.
+            item_N: the row ids of the same items.
+        """
+        id_Nd, _ = self.lookup(ids)
+        if self.content is None:
+            return id_Nd
+        vector_Nd: Tensor = self.content(id_Nd, item_N)
+        return vector_Nd
 
     def step_ids(self, batch: Batch) -> StepIds:
         """Returns the ids that `look_up` looks up for a batch."""
-        return ids_of_step(batch, self.features, self.behaviour.asks_once)
+        return ids_of_step(batch, self.features, self.behaviour.asks_once, self._rows_of_table)
 
     def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
         """Looks up all vectors of a step: items, negatives and side features.
@@ -274,7 +296,7 @@ class Recommender(nn.Module):
             step: the result of `begin`.
             number: index of the part.
         """
-        looked_up = step.looked_up
+        looked_up = self._with_content(step.looked_up)
         part = step.parts[number]
         positives = step.positives[number]
 
@@ -305,6 +327,25 @@ class Recommender(nn.Module):
 
         sums = self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
         return loss * self.exchange.ranks, sums
+
+    def _with_content(self, looked_up: LookedUp) -> LookedUp:
+        """Adds content to the vectors of items and negatives, which are rows of the table so far.
+
+        It is done in `forward`, where DDP averages the gradients of the projection over ranks.
+        """
+        if self.content is None:
+            return looked_up
+        negatives = looked_up.negatives
+        items = len(looked_up.item_X)
+        id_Nd = torch.cat([looked_up.vector_Xd, negatives.vectors_nd])
+        item_N = torch.cat([looked_up.item_X, self.content.items_of(negatives.ids_n)])
+
+        vector_Nd = self.content(id_Nd, item_N, looked_up.step if self.training else None)
+        return replace(
+            looked_up,
+            vector_Xd=vector_Nd[:items],
+            negatives=replace(negatives, vectors_nd=vector_Nd[items:]),
+        )
 
     def _learn_repeats(
         self,
@@ -462,7 +503,7 @@ class Recommender(nn.Module):
                 history.
             item_N: the row ids of the same items, one history after another.
         """
-        token_Nd, _ = self.lookup(ids)
+        token_Nd = self.item_vectors(ids, item_N)
         if self.features is None:
             return token_Nd
         return token_Nd + self.features(item_N)

@@ -9,8 +9,8 @@ import torch
 from distributed.ranks import run_on_ranks
 
 from torchrec_priors.config import load_config, parse
-from torchrec_priors.prepared import vector_files
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared import vector_files
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training import loop

@@ -9,13 +9,14 @@ Shapes: N items of the contexts, X items of the extended sequences, n negatives,
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import Batch
-from torchrec_priors.embedding.dedup import LookupIds, StepIds, once
+from torchrec_priors.embedding.dedup import LookupIds, StepIds, in_table, once
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.ops.in_group_sets import NegativeSets
@@ -24,18 +25,39 @@ from torchrec_priors.ranks.exchange import Exchange
 Table: TypeAlias = EmbeddingCollection | ManagedCollisionEmbeddingCollection
 
 
-def requested(ids: KeyedJaggedTensor, asks_once: bool) -> LookupIds:
-    """Returns the ids to look up, without repetitions if `asks_once` is set."""
-    if asks_once:
-        return once(ids)
-    return ids, {}
+def requested(ids: KeyedJaggedTensor, asks_once: bool, rows: int | None = None) -> LookupIds:
+    """Returns the ids to look up.
+
+    Args:
+        ids: ids with a single key.
+        asks_once: whether an id that occurs several times is looked up only once.
+        rows: the number of rows of the table, if some ids have none; None if all have one.
+    """
+    if rows is None:
+        return once(ids) if asks_once else (ids, {})
+
+    held, places = in_table(ids, rows)
+    if not asks_once:
+        return held, places
+    distinct, among = once(held)
+    (key,) = ids.keys()
+    # The last place is that of ids without a row.
+    return distinct, {key: F.pad(among[key], (0, 1), value=-1)[places[key]]}
 
 
-def vectors_and_rows(table: Table, request: LookupIds) -> tuple[Tensor, Tensor]:
+def vectors_and_rows(
+    table: Table, request: LookupIds, asked: KeyedJaggedTensor
+) -> tuple[Tensor, Tensor]:
     """Looks up the ids that `requested` returned, which must have a single key.
 
+    Args:
+        table: the table.
+        request: what `requested` returned.
+        asked: the original ids.
+
     Returns:
-        The vector of each original id, [ids, d], and its row in the table, [ids].
+        The vector of each original id, [ids, d], which is zero if it has no row; and its row in
+        the table, [ids].
     """
     ids, places = request
     (key,) = ids.keys()
@@ -43,28 +65,32 @@ def vectors_and_rows(table: Table, request: LookupIds) -> tuple[Tensor, Tensor]:
 
     if isinstance(answer, tuple):  # a managed table, which also returns the rows it read
         vectors, rows = (part[key].values() for part in answer)
-    else:
-        vectors = answer[key].values()
-        rows = ids.values()
+        if places:
+            return vectors[places[key]], rows[places[key]]
+        return vectors, rows
 
+    vectors = answer[key].values()
     if places:
-        return vectors[places[key]], rows[places[key]]
-    return vectors, rows
+        # The place -1 is that of the zeros.
+        vectors = F.pad(vectors, (0, 0, 0, 1))[places[key]]
+    return vectors, asked.values()
 
 
-def ids_of_step(batch: Batch, features: FeatureTables | None, asks_once: bool) -> StepIds:
+def ids_of_step(
+    batch: Batch, features: FeatureTables | None, asks_once: bool, rows: int | None = None
+) -> StepIds:
     """Returns the ids that `look_up_step` looks up.
 
     Args:
         batch: the batch of this rank.
         features: tables of side features; None if there are none.
-        asks_once: whether an item id that occurs several times is looked up only once.
+        asks_once, rows: see `requested`.
     """
     ids_of_features = None
     if features is not None:
         context_N = torch.cat([part.context_N for part in batch.parts])
         ids_of_features = features.ids_of(batch.item_X[context_N])
-    return StepIds(requested(batch.ids, asks_once), ids_of_features)
+    return StepIds(requested(batch.ids, asks_once, rows), ids_of_features)
 
 
 def look_up_step(
@@ -83,7 +109,7 @@ def look_up_step(
         features: tables of side features; None if there are none.
         exchange: the functions by which ranks exchange negatives.
     """
-    vectors, rows = vectors_and_rows(table, ids.items)
+    vectors, rows = vectors_and_rows(table, ids.items, batch.ids)
 
     # In `vectors` and `rows`, this rank's negatives follow the items of the extended sequences.
     items = len(vectors) - len(batch.draw.own_ids)

@@ -20,7 +20,8 @@ class Rows(Protocol):
         items: I.
         rows: R.
         an_item: an item that has a row, for lookups that only need some valid id.
-        has_row_I: bool, whether an item has its own row or a shared one; None if all have.
+        has_row_I: bool, whether an item has its own row, a shared one, or content; None if all
+            have.
         own_row_I: bool, whether an item has its own row; None if all have.
         recommendable_I: bool, whether an item may be recommended; None if all may.
     """

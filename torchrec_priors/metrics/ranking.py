@@ -13,6 +13,7 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.metrics.accuracy import Accuracy
 from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.categories import Categories
+from torchrec_priors.metrics.cold import ColdItems
 from torchrec_priors.metrics.event_given import EventGivenAccuracy
 from torchrec_priors.metrics.exposure import Exposure
 from torchrec_priors.metrics.groups import GroupMetrics
@@ -68,6 +69,9 @@ class RankingMetrics:
             self.metrics.append(GroupMetrics(prior, counts_found=reach is not None))
         if own_row_I is not None:
             self.metrics.append(UnseenCounts(own_row_I))
+        cold_I = frequency == 0
+        if cold_I.any():
+            self.metrics.append(ColdItems(cold_I))
 
     @property
     def needs(self) -> tuple[str, ...]:

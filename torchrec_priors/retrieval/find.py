@@ -122,7 +122,7 @@ class Finder:
         # The kernel has bytes of its own.
         if self.resident is not None:
             self._quantised = None
-        self._inputs = InputVectors.of(self.model, self.index.shard)
+        self._inputs = InputVectors.of(self.model, self.index)
 
     @property
     def is_local(self) -> bool:

@@ -63,5 +63,5 @@ def _vectors(finder: Finder, item_M: np.ndarray) -> Tensor:
     looked_up = item_M
     if not len(item_M):
         looked_up = np.full(1, finder.model.item_rows.an_item)
-    ids, _ = finder.to_ids(looked_up, np.array([len(looked_up)]))
-    return finder.model.score.items(finder.model.lookup(ids)[0])[: len(item_M)]
+    ids, item_N = finder.to_ids(looked_up, np.array([len(looked_up)]))
+    return finder.model.score.items(finder.model.item_vectors(ids, item_N))[: len(item_M)]

@@ -2,7 +2,8 @@
 
 items.parquet          a row for each item, in the order of the data set:
                        item_id, the original id; title;
-                       vector, with which scores are computed (null if the item has none);
+                       vector, with which scores are computed (null if the item has none); if the
+                       run has content, it is included;
                        item_sets, the numbers of the item sets that contain it;
                        input, the sum of vector and side features, which the encoder reads (only if
                        the run has side features);
@@ -50,7 +51,7 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "config.toml"
 MANIFEST = "export.json"
 _ENTRIES = 1 << 24  # numbers in a block of vectors
-_SHARDED = ("table.", "features.")  # weights that items.parquet contains
+_IN_ITEMS = ("table.", "features.", "content.")  # weights that items.parquet contains
 
 Progress = Callable[[Iterable[int], int], Iterable[int]]
 
@@ -159,11 +160,11 @@ def _as_json(depth: Depth) -> dict[str, Any]:
 
 
 def _dense_weights(run: LoadedRun) -> dict[str, Tensor]:
-    """Returns all weights that are not sharded."""
+    """Returns all weights that are not in the vectors of items."""
     return {
         name: value.detach().cpu().clone()
         for name, value in run.model.state_dict().items()
-        if not name.startswith(_SHARDED)
+        if not name.startswith(_IN_ITEMS)
     }
 
 
@@ -220,7 +221,7 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
     if run.ranks.leads and has_row.any():
         looked_up = item[has_row]
     ids, item_N = run.finder.to_ids(looked_up, np.array([len(looked_up)]))
-    vector_Nd, _ = run.model.lookup(ids)
+    vector_Nd = run.model.item_vectors(ids, item_N)
 
     dim = run.config.model.dim
     columns = {

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.settings.ranges import Count, CountOrZero, Section, check_ranges
+from torchrec_priors.settings.ranges import Count, CountOrZero, Probability, Section, check_ranges
 
-Unseen = Literal["own", "dropped", "shared", "hashed", "managed"]
+Unseen = Literal["own", "dropped", "shared", "hashed", "managed", "content"]
 Eviction = Literal["lfu", "lru", "distance_lfu"]
 
 _MOST_BLOCKS = 1024  # TorchRec's limit
@@ -24,7 +24,9 @@ class UnseenConfig(Section):
             recommended. `hashed`: they share `hashed_rows` rows, by a hash of their row id, and are
             recommended with the vector of their row. `managed`: the table has `rows` rows, and
             TorchRec's managed collisions admit new items and evict old ones during training; the
-            items without a row share one row in each block and are not recommended.
+            items without a row share one row in each block and are not recommended. `content`: they
+            have no row, and are used and recommended by their content; unseen items without content
+            are dropped.
         min_frequency: number of training interactions that an item needs to get its own row; at
             least 2 for `shared` and `hashed`.
         hashed_rows: number of rows that unseen items share with `hashed`.
@@ -37,6 +39,13 @@ class UnseenConfig(Section):
             items that occurred least often, `lru` items that have not occurred for the longest
             time, and `distance_lfu` considers both.
         eviction_interval: number of steps between admissions, which also evict items.
+        content: name of the content (`torchrec-priors content`) whose projection is added to the
+            rows of items; empty for none.
+        ids: whether items have rows. If not, content alone makes their vectors, and `unseen` must
+            be `content`.
+        id_dropout: probability that the row of an item with content is left out in a step of
+            training, in histories, targets and negatives, so that content alone learns to describe
+            items.
     """
 
     unseen: Unseen = "own"
@@ -46,6 +55,9 @@ class UnseenConfig(Section):
     blocks: Count = 24
     eviction: Eviction = "distance_lfu"
     eviction_interval: Count = 10
+    content: str = ""
+    ids: bool = True
+    id_dropout: Probability = 0.0
 
     def check(self) -> None:
         """Raises UserError if a value is out of its range, or if two contradict each other."""
@@ -53,6 +65,7 @@ class UnseenConfig(Section):
 
         # Some policies need other settings.
         policy = f"embedding.unseen = '{self.unseen}'"
+        self._check_content(policy)
         if self.min_frequency == 1 and self.unseen in ("shared", "hashed"):
             raise UserError(
                 f"{policy} needs embedding.min_frequency >= 2: no interaction would train the rows "
@@ -71,11 +84,34 @@ class UnseenConfig(Section):
             "shared": ("min_frequency",),
             "hashed": ("min_frequency", "hashed_rows"),
             "managed": ("rows", "blocks", "eviction", "eviction_interval"),
+            "content": ("min_frequency",) if self.ids else (),
         }[self.unseen]
+        read = (*read, "content", "ids", "id_dropout")
         # A value that is the default cannot be distinguished from one that was not given.
         given = {name for name, value in vars(self).items() if value != getattr(UnseenConfig, name)}
 
         return [f"embedding.{name}" for name in vars(self) if name in given - {"unseen", *read}]
+
+    def _check_content(self, policy: str) -> None:
+        """Raises UserError if settings of content contradict others."""
+        if not self.content:
+            if self.unseen == "content" or not self.ids or self.id_dropout:
+                raise UserError(
+                    "embedding.content names no content, which unseen = 'content', ids = false and "
+                    "id_dropout need: add it with `torchrec-priors content`"
+                )
+            return
+        if self.unseen not in ("own", "dropped", "content"):
+            raise UserError(
+                f"{policy} cannot be combined with embedding.content, as several items share a row "
+                "or change it: use own, dropped or content"
+            )
+        if not self.ids and self.unseen != "content":
+            raise UserError(
+                f"{policy} needs rows: with embedding.ids = false, set embedding.unseen = 'content'"
+            )
+        if not self.ids and self.id_dropout:
+            raise UserError("embedding.id_dropout has no effect with embedding.ids = false")
 
     def _check_managed(self, policy: str) -> None:
         """Raises UserError if `rows` and `blocks` are not valid; `policy` begins the message."""

@@ -14,6 +14,7 @@ from torchrec_priors.baselines.baseline import as_priors, check_fusion, load_bas
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
 from torchrec_priors.data.trained_part import training_ends
+from torchrec_priors.embedding.content import ItemContent
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, ItemFeature, load_features
 from torchrec_priors.embedding.item_rows import ItemRows
@@ -28,6 +29,7 @@ from torchrec_priors.heads.composition import check_budget, make_heads
 from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
 from torchrec_priors.loss import decision_weights, discount, path_weights, positive_weights
 from torchrec_priors.model import Behaviour, Recommender
+from torchrec_priors.prepared.content import Content, read_content
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.load import load_tree
@@ -106,6 +108,11 @@ class Built:
         """
         rows = self.model.item_rows
         block = self.own.fetch()
+        retrieved = None
+        if self.model.content is not None:
+            retrieved, block = self.model.content.candidates(
+                block, self.ranks.rank, self.ranks.world
+            )
 
         # A managed table gives rows to other items during training, so its index is built again.
         # Other tables keep the row of each item: their index only gets the current values.
@@ -114,7 +121,8 @@ class Built:
         elif self._index:
             return self._index[0].over(block)
 
-        retrieved = rows.retrieved(self.own.first, self.own.last)
+        if retrieved is None:
+            retrieved = rows.retrieved(self.own.first, self.own.last)
         index = GroupIndex(self.model.tree, block, retrieved)
         if rows.recommendable_I is not None:
             index.set_sizes = self.ranks.total(torch.tensor(index.own_sizes)).numpy()
@@ -132,6 +140,7 @@ class _Parts:
     Attributes:
         tree: the prior tree.
         rows: the map from items to rows of the item table.
+        content: the content of items; None without content.
         columns, training_columns, seen_I, counted, depths: see `Built`.
     """
 
@@ -140,6 +149,7 @@ class _Parts:
     training_columns: tuple[str, ...]
     seen_I: np.ndarray | None
     rows: Rows
+    content: Content | None
     counted: Counted
     depths: list[Depth]
 
@@ -233,11 +243,18 @@ def _prepare_parts(
         frequency = training_frequency(data, config.training, ranks)
         seen_I = frequency >= config.embedding.min_frequency
 
+    content = None
+    described_I = None
+    if config.embedding.content:
+        content = read_content(data, config.embedding.content)
+        described_I = np.zeros(data.items, bool)
+        described_I[content.item_M] = True
+
     rows: Rows
     if config.embedding.unseen == "managed":
         rows = ManagedRows(config.embedding, data.items)
     else:
-        rows = ItemRows.of(config.embedding, seen_I, data.items)
+        rows = ItemRows.of(config.embedding, seen_I, data.items, described_I)
     check_memory(config, data, tree, rows.rows, ranks, for_training=for_training)
 
     if trained is None:
@@ -263,6 +280,7 @@ def _prepare_parts(
         training_columns=columns_in_training,
         seen_I=seen_I,
         rows=rows,
+        content=content,
         counted=counted,
         depths=depths,
     )
@@ -295,6 +313,19 @@ def _make_model(
     if features:
         side_features = FeatureTables(features, dim, asks_once=config.sharding.dedup)
 
+    content = None
+    if parts.content is not None:
+        assert isinstance(parts.rows, ItemRows)
+        content = ItemContent(
+            parts.content,
+            parts.rows,
+            dim,
+            ranks.device,
+            std=config.table.init_std,
+            id_dropout=config.embedding.id_dropout,
+            seed=config.seed,
+        )
+
     return Recommender(
         config.model,
         encoder,
@@ -308,6 +339,7 @@ def _make_model(
         repeat_weight=config.repeats.weight,
         repeat_time_bias=config.repeats.time_bias,
         item_rows=parts.rows,
+        content=content,
         behaviour=Behaviour(
             exchange=ranks.exchange(),
             precision=_PRECISION[config.training.precision],

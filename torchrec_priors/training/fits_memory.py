@@ -63,6 +63,8 @@ def check_memory(
         UserError: one purpose alone needs more memory than a rank can have.
     """
     needs = [_table(config, rows, ranks.world), _dense(config, data, for_training)]
+    if config.embedding.content:
+        needs.append(_content(config, data))
     if for_training:
         needs += [_batch(config, data, ranks.world), _negatives(config, tree)]
     needs.append(_users(config, data))
@@ -99,6 +101,13 @@ def _table(config: RunConfig, rows: int, world: int) -> Need:
     dim = config.model.dim
     settings = f"a table of {rows:,} rows ({origin}) at model.dim = {dim:,}"
     return Need(settings, rows * dim * _NUMBER // world)
+
+
+def _content(config: RunConfig, data: PreparedData) -> Need:
+    """Estimates the memory for the content of items, which every rank holds."""
+    info = data.manifest.content_of(config.embedding.content)
+    settings = f"embedding.content = '{info.name}' ({info.items:,} items of {info.dim:,} numbers)"
+    return Need(settings, info.items * info.dim * _NUMBER)
 
 
 def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:

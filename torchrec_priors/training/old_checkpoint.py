@@ -50,8 +50,12 @@ class OldCheckpoint:
         self.ranks = ranks
         self.report: list[str] = []
 
-    def copy_dense(self, built: Built) -> None:
+    def copy_dense(self, built: Built, left_out: tuple[str, ...] = ()) -> None:
         """Copies the parameters that are not copied by slices or by rows, matched by their names.
+
+        Args:
+            built: the new model.
+            left_out: parameters whose names begin like this keep their initial values.
 
         Raises:
             UserError: a parameter has another size in the checkpoint.
@@ -61,7 +65,7 @@ class OldCheckpoint:
         parameters = {
             name: parameter
             for name, parameter in built.model.named_parameters()
-            if id(parameter) not in table_ids and not name.startswith(_MATCHED)
+            if id(parameter) not in table_ids and not name.startswith((*_MATCHED, *left_out))
         }
 
         for name, parameter in parameters.items():

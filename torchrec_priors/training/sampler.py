@@ -4,12 +4,13 @@ import numpy as np
 import torch
 
 from torchrec_priors.config import RunConfig
-from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.item_rows import Held, ItemRows
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.build import Built
+from torchrec_priors.training.run.seen import training_frequency
 
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:
@@ -22,12 +23,17 @@ def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ran
     assert isinstance(rows, ItemRows), "the items of a managed table change: see `Admission`"
     first = built.own.first
     last = built.own.last
-
     held = rows.held(first, last)
+    own_rows = np.arange(first, last)
+    if rows.content_rows:
+        held = held.and_also(_trained_by_content(rows, config, data, ranks))
+        own_rows = np.unique(held.row_C)
+        last = rows.rows + rows.content_rows
+
     places = built.model.tree.eligible_among(held.item_C)
     sets = [np.unique(held.row_C[of_set]) for of_set in places]
     if config.negatives.shared:
-        sets.append(np.arange(first, last))
+        sets.append(own_rows)
 
     weights = np.ones(last - first, np.int64)
     if config.negatives.popularity:
@@ -36,6 +42,21 @@ def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ran
 
     own = OwnItems.weighted(sets, first, weights)
     return sampler_over(own, config, ranks, built.positives_S.numpy())
+
+
+def _trained_by_content(
+    rows: ItemRows, config: RunConfig, data: PreparedData, ranks: Ranks
+) -> Held:
+    """Returns the items without a row that may be negatives. Every rank must call it.
+
+    Items that training never sees as targets are no negatives: it would learn from them that what
+    is new is wrong. As these rows follow those of the table, they belong to the last rank. They
+    need no lookup.
+    """
+    frequency = training_frequency(data, config.training, ranks)
+    held = rows.held(rows.rows, rows.rows + rows.content_rows)
+    may_be_C = (frequency[held.item_C] > 0) & (ranks.rank == ranks.world - 1)
+    return Held(held.item_C[may_be_C], held.row_C[may_be_C])
 
 
 def sampler_over(

@@ -28,9 +28,11 @@ from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.old_checkpoint import OldCheckpoint
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.paths import read_paths
-from torchrec_priors.training.run.recorded_data import TrainedOn
+from torchrec_priors.training.run.recorded_data import TrainedOn, used_content
 
 log = logging.getLogger(__name__)
+
+_OF_CONTENT = "content."  # parameters of the projection of content
 
 
 def start_from(
@@ -59,7 +61,7 @@ def start_from(
 
     # From here on all ranks read the checkpoint together: the order of the calls matters.
     checkpoint = OldCheckpoint(place, ranks)
-    checkpoint.copy_dense(built)
+    checkpoint.copy_dense(built, () if _same_content(source, config, data) else (_OF_CONTENT,))
     old = _OldRun(source, old_config, old_data, source.trained_on(old_config, old_data))
     _copy_groups(checkpoint, built, old)
     _copy_tables(checkpoint, built, config, data, old)
@@ -67,6 +69,13 @@ def start_from(
     report = "; ".join(checkpoint.report)
     log.info("started from %s of '%s': %s", place.name, source.path, report)
     return place.name
+
+
+def _same_content(source: RunFolder, config: RunConfig, data: PreparedData) -> bool:
+    """Returns whether both runs have content of the same model, so that its projection fits."""
+    before = {(used.identity, used.dim) for used in source.origin().content.values()}
+    now = {(used.identity, used.dim) for used in used_content(config, data).values()}
+    return before == now
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,11 @@ from torchrec_priors.training.run.origin import FORMAT, Ancestor, Origin, read_o
 from torchrec_priors.training.run.recorded_data import (
     TrainedOn,
     added_priors,
+    check_content,
     check_priors,
     earlier_state,
     say_grown,
+    used_content,
 )
 from torchrec_priors.training.run.same_settings import decisive_settings, first_difference
 from torchrec_priors.training.run.seen import read_seen
@@ -161,6 +163,9 @@ class RunFolder:
             sorted(origin.own_files.values()),
             origin.init_from_id,
         ]
+        # Runs of earlier versions had no content.
+        if origin.content:
+            data.append({name: used.sha256 for name, used in origin.content.items()})
         return hashlib.sha256(json.dumps([decisive, data], sort_keys=True).encode()).hexdigest()
 
     def open(
@@ -198,6 +203,7 @@ class RunFolder:
             )
 
         check_priors(self.path, origin, data)
+        check_content(self.path, origin, data, resumes=False)
         return config, data
 
     def trained_on(self, config: RunConfig, data: PreparedData) -> TrainedOn:
@@ -263,6 +269,7 @@ class RunFolder:
             path=str(data.folder.absolute()),
             content_sha256=manifest.prepared_sha256,
             priors=added_priors(config, data),
+            content=used_content(config, data),
             groups={prior.name: len(prior.groups) for prior in manifest.priors},
             events=manifest.events,
             init_from=None if init_from is None else str(init_from.path.absolute()),
@@ -325,6 +332,7 @@ class RunFolder:
         # The user, and not the folder, names the files of custom code here, so they are trusted.
         self._check_own_files(config, origin, trust=True)
         check_priors(self.path, origin, data)
+        check_content(self.path, origin, data, resumes=True)
 
     def check_whole(self, file: Path, origin: Origin) -> None:
         """Checks that a file matches the checksum that the run recorded, if it recorded one.

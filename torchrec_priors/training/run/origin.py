@@ -41,6 +41,20 @@ class Ancestor:
 
 
 @dataclass(frozen=True)
+class UsedContent:
+    """Vectors of items that a run was trained with.
+
+    Attributes:
+        identity, dim: see `ContentInfo`.
+        sha256: the checksum of the file.
+    """
+
+    identity: str
+    dim: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Origin:
     """The data that a run was trained on, and the runs that its initial weights come from.
 
@@ -48,6 +62,7 @@ class Origin:
         path: the path or URI of the prepared data set.
         content_sha256: `Manifest.prepared_sha256` of the data set when the run began.
         priors: the checksums of the added priors that the run uses, by name.
+        content: the vectors of items that the run uses, by name.
         groups: the number of groups that each prior had when the run began.
         events: the event types of the data set.
         init_from: the path, at that time, of the run that `--init-from` named; None if there was
@@ -66,6 +81,7 @@ class Origin:
     path: str
     content_sha256: str
     priors: dict[str, str] = field(default_factory=dict)
+    content: dict[str, UsedContent] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     events: list[str] | None = None
     init_from: str | None = None

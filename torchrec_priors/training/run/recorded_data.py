@@ -13,7 +13,7 @@ import numpy as np
 from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.training.run.origin import Origin
+from torchrec_priors.training.run.origin import Origin, UsedContent
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ _NEW_ITEMS = {
     "dropped": "left out and never recommended",
     "shared": "they have the shared row and are never recommended",
     "hashed": "they have hashed rows",
+    "content": "they are recommended by their content, if they have any",
     "managed": "they have no rows of their own and are not recommended until training meets them",
 }
 
@@ -99,6 +100,41 @@ def check_priors(run: Path, origin: Origin, data: PreparedData) -> None:
             raise UserError(
                 f"prior '{name}' of '{data.folder}' has changed since '{run}' was "
                 "trained: make it as it was, or train again"
+            )
+
+
+def used_content(config: RunConfig, data: PreparedData) -> dict[str, UsedContent]:
+    """Returns the vectors of items that a run uses, by name."""
+    name = config.embedding.content
+    if not name:
+        return {}
+    info = data.manifest.content_of(name)
+    (checksum,) = (file.sha256 for file in data.manifest.files if file.path == info.path)
+    return {name: UsedContent(info.identity, info.dim, checksum)}
+
+
+def check_content(run: Path, origin: Origin, data: PreparedData, *, resumes: bool) -> None:
+    """Checks that the vectors of items fit those that a run was trained with.
+
+    Args:
+        resumes: whether the run is trained on, which needs exactly the same vectors. Otherwise
+            vectors of the same model are enough, so that new items may have been added.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    for name, used in origin.content.items():
+        info = data.manifest.content_of(name)
+        (checksum,) = (file.sha256 for file in data.manifest.files if file.path == info.path)
+        if (info.identity, info.dim) != (used.identity, used.dim):
+            raise UserError(
+                f"content '{name}' of '{data.folder}' was made otherwise than when '{run}' was "
+                "trained: make it as it was, or train again"
+            )
+        if resumes and checksum != used.sha256:
+            raise UserError(
+                f"content '{name}' of '{data.folder}' has changed since '{run}' was started: start "
+                "another run, with --init-from"
             )
 
 

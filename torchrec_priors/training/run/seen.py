@@ -32,6 +32,7 @@ _TREATMENT = {
     "dropped": "left out of histories, not recommended",
     "shared": "one row for all of them, not recommended",
     "hashed": "they share {rows:,} rows by their hash, and are recommended by these",
+    "content": "they have no rows, and are recommended by their content, if they have any",
 }
 
 

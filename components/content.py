@@ -1,0 +1,91 @@
+"""TorchX component of the app `content`, written by `make components`: do not edit.
+
+torchx run -s local_cwd components/content.py:content --data DATA --name NAME --vectors FILE add
+torchx run -s local_cwd components/content.py:content --data DATA --name NAME --model DIR encode
+"""
+
+from typing import Dict, List, Optional
+
+import torchx
+import torchx.specs as specs
+
+from torchrec_priors.launch.application import application
+
+
+def content(
+    *action: str,
+    data: str,
+    name: str,
+    vectors: Optional[str] = None,
+    ids: Optional[str] = None,
+    made_with: str = "",
+    model: Optional[str] = None,
+    columns: str = "title",
+    batch: int = 64,
+    overwrite: bool = False,
+    j: str = "1x1",
+    image: str = torchx.IMAGE,
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+) -> specs.AppDef:
+    """Adds vectors that describe items to a prepared data set.
+
+    `encode` shares the work among all ranks of a launcher (torchrun, TorchX), continues after a
+    kill, and encodes no text again that the same model has encoded before.
+
+    Args:
+        action: add: take vectors from --vectors. encode: make vectors of the items' texts with a
+            sentence model. One of: add, encode.
+        data: Folder of the prepared data set.
+        name: Name of the vectors, as in embedding.content.
+        vectors: add: Parquet file with the columns item_id and vector (lists of numbers), or a .npy
+            file with one row for each id of --ids.
+        ids: add: item ids of the rows of a .npy file, as text or Parquet (item_id).
+        made_with: add: name of the model that made the vectors. Content of this name can later be
+            replaced by vectors of the same model only, unless --overwrite is given.
+        model: encode: folder of a sentence model, as transformers saves it.
+        columns: encode: columns of the catalogue, or priors of items, that make up an item's text;
+            separate several with commas.
+        batch: encode: number of texts computed together.
+        overwrite: Replace content of this name that was made otherwise.
+        j: [min nodes:]nodes x processes per node.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores per node.
+        gpu: GPUs per node.
+        memMB: Memory per node, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
+    """
+    options = dict(
+        data=data,
+        name=name,
+        vectors=vectors,
+        ids=ids,
+        made_with=made_with,
+        model=model,
+        columns=columns,
+        batch=batch,
+        overwrite=overwrite,
+    )
+
+    return application(
+        "content",
+        options,
+        *action,
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

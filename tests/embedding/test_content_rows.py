@@ -1,0 +1,135 @@
+"""Items with rows, with content, with both or with neither: which row they have, and which vector."""
+
+import numpy as np
+import pytest
+import torch
+
+from torchrec_priors.embedding.content import ItemContent
+from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.item_table import Shard
+from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.content import Content
+from torchrec_priors.prepared.manifest import ContentInfo
+from torchrec_priors.settings.embedding import UnseenConfig
+
+ITEMS = 200
+DIM = 4
+SEEN_I = np.arange(ITEMS - 50) % 3 > 0
+DESCRIBED = np.flatnonzero(np.arange(ITEMS) % 5 > 0)
+
+
+def _rows(ids=True):
+    config = UnseenConfig(unseen="content", content="text", ids=ids)
+    described_I = np.zeros(ITEMS, bool)
+    described_I[DESCRIBED] = True
+    return ItemRows.of(config, SEEN_I, ITEMS, described_I)
+
+
+def _content(rows, **options):
+    torch.manual_seed(0)
+    vectors = np.random.default_rng(0).normal(size=(len(DESCRIBED), 7)).astype(np.float32)
+    content = Content(ContentInfo("text", len(DESCRIBED), 7, "", {}), DESCRIBED, vectors)
+    settings = {"std": 0.5, "id_dropout": 0.4, "seed": 3} | options
+    return ItemContent(content, rows, DIM, torch.device("cpu"), **settings), vectors
+
+
+def test_items_have_a_row_or_content_or_are_left_out():
+    rows = _rows()
+    seen_I = np.append(SEEN_I, np.zeros(50, bool))
+    described_I = np.isin(np.arange(ITEMS), DESCRIBED)
+    assert rows.rows == seen_I.sum()
+    assert rows.content_rows == (described_I & ~seen_I).sum()
+    assert (rows.has_row_I == (seen_I | described_I)).all()
+    assert (rows.recommendable_I == rows.has_row_I).all()
+    assert (rows.own_row_I == seen_I).all()
+    assert (rows.row_I[seen_I] < rows.rows).all()
+    assert (rows.row_I[described_I & ~seen_I] >= rows.rows).all()
+    used = rows.row_I[rows.has_row_I]
+    assert sorted(used) == list(range(rows.rows + rows.content_rows)), "no two items share a row"
+    assert (rows.item_of_row[used] == np.flatnonzero(rows.has_row_I)).all()
+
+
+def test_without_ids_no_item_has_a_row():
+    rows = _rows(ids=False)
+    assert not rows.own_row_I.any()
+    assert (rows.rows, rows.content_rows) == (1, len(DESCRIBED))
+    with pytest.raises(UserError, match="no item has a row or content"):
+        ItemRows.of(UnseenConfig(unseen="content", content="x", ids=False), SEEN_I, ITEMS)
+
+
+def test_a_vector_is_the_row_and_the_projection():
+    rows = _rows()
+    content, vectors = _content(rows)
+    item_N = torch.tensor([5, 0, 199, 7, 7])
+    id_Nd = torch.randn(5, DIM)
+    found = content(id_Nd, item_N)
+    for number, item in enumerate(item_N.tolist()):
+        expected = id_Nd[number]
+        if item in DESCRIBED:
+            vector = vectors[list(DESCRIBED).index(item)]
+            unit = torch.from_numpy(vector / np.linalg.norm(vector))
+            expected = expected + content.projection.weight @ unit + content.projection.bias
+        torch.testing.assert_close(found[number], expected)
+    row_N = torch.from_numpy(rows.row_I[item_N.numpy()])
+    has = row_N >= 0
+    assert torch.equal(content.items_of(row_N[has]), item_N[has])
+
+
+def test_rows_are_dropped_by_item_and_step_and_never_without_content():
+    content, _ = _content(_rows())
+    item_N = torch.arange(ITEMS)
+    id_Nd = torch.full((ITEMS, DIM), 100.0)
+    whole = content(id_Nd, item_N)
+    masks = []
+    for step in range(20):
+        found = content(id_Nd, item_N, step)
+        dropped = (whole - found)[:, 0] > 50
+        torch.testing.assert_close(found[dropped] + 100, whole[dropped])
+        assert torch.equal(found[~dropped], whole[~dropped])
+        assert set(np.flatnonzero(dropped)) <= set(DESCRIBED)
+        # It is the same at any place in a batch.
+        order = torch.randperm(ITEMS)
+        assert torch.equal(content(id_Nd, item_N[order], step), found[order])
+        masks.append(dropped)
+    share = torch.stack(masks)[:, DESCRIBED].float().mean()
+    assert 0.36 < share < 0.44
+    assert any(not torch.equal(masks[0], mask) for mask in masks[1:])
+
+
+def test_candidates_of_all_ranks_are_all_items_with_vectors():
+    rows = _rows()
+    content, _ = _content(rows)
+    table = torch.randn(rows.rows, DIM)
+    id_of = torch.zeros(ITEMS, DIM)
+    has_row = torch.from_numpy(rows.own_row_I)
+    id_of[has_row] = table[rows.row_I[rows.own_row_I]]
+    expected = content(id_of, torch.arange(ITEMS)).detach()
+
+    for ranks in (1, 3):
+        items = []
+        for rank in range(ranks):
+            first, last = (rows.rows * number // ranks for number in (rank, rank + 1))
+            held, vectors = content.candidates(Shard(table[first:last], first), rank, ranks)
+            assert (np.diff(held.item_C) > 0).all()
+            torch.testing.assert_close(vectors.rows[held.row_C], expected[held.item_C])
+            items += held.item_C.tolist()
+        assert sorted(items) == np.flatnonzero(rows.has_row_I).tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unseen": "content"}, "names no content"),
+        ({"id_dropout": 0.5}, "names no content"),
+        (
+            {"content": "text", "unseen": "hashed", "min_frequency": 2, "hashed_rows": 5},
+            "share a row",
+        ),
+        ({"content": "text", "unseen": "managed", "rows": 48}, "share a row"),
+        ({"content": "text", "ids": False}, "set embedding.unseen = 'content'"),
+        ({"content": "text", "ids": False, "unseen": "content", "id_dropout": 0.1}, "no effect"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        UnseenConfig(**settings).check()
