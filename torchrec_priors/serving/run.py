@@ -271,11 +271,14 @@ class LoadedRun:
     def unseen(self, items: np.ndarray) -> int:
         """Counts the interactions with unseen items, which have no row of their own.
 
+        With content, only items that have no content either are counted.
+
         Args:
             items: the row id of each interaction's item.
         """
-        own_row_I = self.model.item_rows.own_row_I
-        return 0 if own_row_I is None else int((~own_row_I[items]).sum())
+        rows = self.model.item_rows
+        known_I = rows.own_row_I if self.model.content is None else rows.has_row_I
+        return 0 if known_I is None else int((~known_I[items]).sum())
 
     @property
     def never_found(self) -> int:
