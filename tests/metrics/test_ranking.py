@@ -218,6 +218,27 @@ def _by_definition(case: Case) -> dict[str, float | int | None]:
                 out[f"{name}/ndcg@{k}"] = _mean(
                     [_ndcg(ranked, targets, k) for ranked, targets in inside]
                 )
+    return out | _of_cold_items(case)
+
+
+def _of_cold_items(case: Case) -> dict[str, float | int | None]:
+    """The metrics of items without training interactions; none if there are no such items."""
+    cold = set(np.flatnonzero(case.frequency == 0).tolist())
+    if not cold:
+        return {}
+    pairs = [(user.ranked, set(user.targets) & cold) for user in case.users]
+    pairs = [(ranked, targets) for ranked, targets in pairs if targets]
+    out: dict[str, float | int | None] = {
+        "cold/items": len(cold),
+        "cold/targets": sum(len(targets) for _, targets in pairs),
+        "cold/users": len(pairs),
+    }
+    for k in CUTOFFS:
+        shown = [item for user in case.users for item in user.ranked[:k]]
+        out[f"cold/recall@{k}"] = _mean([_recall(ranked, targets, k) for ranked, targets in pairs])
+        out[f"cold/ndcg@{k}"] = _mean([_ndcg(ranked, targets, k) for ranked, targets in pairs])
+        out[f"cold/coverage@{k}"] = len(cold & set(shown)) / len(cold)
+        out[f"cold/share@{k}"] = _mean([float(item in cold) for item in shown])
     return out
 
 
