@@ -11,6 +11,7 @@ from torchrec_priors.apps.progress import stages
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.content.add import add_vectors, counted
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.variables import read_launch
 
 
 class Action(StrEnum):
@@ -75,6 +76,11 @@ def content(
         if vectors is None:
             raise UserError("content add needs the file of the vectors: --vectors FILE")
         _refuse("add", {"--model": model is not None})
+        launch = read_launch()
+        if launch is not None and launch.world > 1:
+            raise UserError(
+                f"content add is a single process, but a launcher started {launch.world}: start one"
+            )
         added = add_vectors(prepared, name, vectors, ids, made_with=made_with, overwrite=overwrite)
         print("\n".join(added.messages))
         return
