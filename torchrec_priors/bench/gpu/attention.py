@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from torchrec_priors.bench.gpu.device import device_seconds, matmul_rate, peak_bytes
+from torchrec_priors.bench.gpu.device import (
+    device_seconds,
+    matmul_rate,
+    peak_bytes,
+    with_kernels,
+)
 from torchrec_priors.bench.gpu.report import Report
 from torchrec_priors.ops.hstu_attention import hstu_attention
 from torchrec_priors.ops.hstu_attention_gpu import longest_first
@@ -36,10 +41,11 @@ def time_attention(device: torch.device, report: Report) -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     rate = matmul_rate(device, dtype)
     sizes = SIZES[device.type]
-    for length in sizes.lengths:
-        for width in sizes.widths:
-            row = {"length": length, "d": width}
-            report("attention", {**row, **_timed(length, width, dtype, rate, sizes, device)})
+    with with_kernels(device):
+        for length in sizes.lengths:
+            for width in sizes.widths:
+                row = {"length": length, "d": width}
+                report("attention", {**row, **_timed(length, width, dtype, rate, sizes, device)})
 
 
 def _timed(

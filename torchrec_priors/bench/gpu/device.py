@@ -109,9 +109,11 @@ def bandwidth(device: torch.device, repeats: int = 10) -> float:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Returns the largest number of bytes that tensors take while a function runs; 0 on a CPU."""
+    """Returns the largest number of bytes that tensors take while a function runs.
+
+    On a CPU, nothing is run, and the result is 0.
+    """
     if device.type == "cpu":
-        run()
         return 0
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)

@@ -17,32 +17,30 @@ from torch import Tensor, nn
 _EPS = 1e-8  # that of TorchRec's row-wise Adagrad
 
 
-@dataclass(frozen=True)
 class PlainIds:
     """Ids of one feature, in place of TorchRec's `KeyedJaggedTensor`."""
 
-    keys_: list[str]
-    values_: Tensor
-    lengths_: Tensor
-
-    @classmethod
-    def of(cls, *, keys: list[str], values: Tensor, lengths: Tensor) -> "PlainIds":
-        return cls(keys, values, lengths)
+    def __init__(self, keys: list[str], values: Tensor, lengths: Tensor) -> None:
+        self._keys = keys
+        self._values = values
+        self._lengths = lengths
 
     def keys(self) -> list[str]:
-        return self.keys_
+        return self._keys
 
     def values(self) -> Tensor:
-        return self.values_
+        return self._values
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PlainIds":
+        """Copies the ids to a device."""
         return self._with(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PlainIds":
+        """Copies the ids into pinned memory."""
         return self._with(lambda x: x.pin_memory())
 
     def _with(self, move: Callable[[Tensor], Tensor]) -> "PlainIds":
-        return PlainIds(self.keys_, move(self.values_), move(self.lengths_))
+        return PlainIds(self._keys, move(self._values), move(self._lengths))
 
 
 @dataclass(frozen=True)

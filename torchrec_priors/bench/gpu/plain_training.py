@@ -295,8 +295,4 @@ def _sampler(
 ) -> GroupSampler:
     own = OwnItems.weighted(tree.eligible(0, tree.items), 0, np.ones(tree.items, np.int64))
     positives_S = over_item_sets(tree, positives_K).numpy()
-    return GroupSampler(
-        own, own.sizes()[None], config, rank=0, seed=seed, positives_S=positives_S
-    )
-
-
+    return GroupSampler(own, own.sizes()[None], config, rank=0, seed=seed, positives_S=positives_S)

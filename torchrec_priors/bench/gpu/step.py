@@ -32,10 +32,11 @@ _SHOWN = 12  # kernels that are listed
 
 # Without a GPU, the interpreter takes a second for a few hundred programs.
 _TINY = {
-    "sequences": 3,
-    "context": 8,
-    "items": 200,
-    "negatives": 44,
+    "sequences": 2,
+    "context": 5,
+    "items": 80,
+    "groups": 2,
+    "negatives": 12,
     "dim": 16,
     "layers": 1,
     "heads": 2,
@@ -95,7 +96,8 @@ def _measured(shape: Shape, precision: str, device: torch.device, report: Report
         losses.append(training.step(batches[len(losses) % 2]).loss)
 
     with with_kernels(device):
-        seconds = seconds_of(run, device, _REPEATS[device.type], warm_up=_REPEATS[device.type])
+        repeats = _REPEATS[device.type]
+        seconds = seconds_of(run, device, repeats, warm_up=repeats - 1)
         peak = peak_bytes(run, device)
         waits = count_waits(run, device)
         repeats = _TRACED[device.type]
