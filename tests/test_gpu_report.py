@@ -16,6 +16,11 @@ NEEDED = ("model", "training.step", "data.batch", "sampling.group_sampler", "ret
 # These need no placeholders at all.
 PLAIN = ("ops.hstu_attention", "ops.in_group_softmax", "ops.residual_adapters", "ops.best_tiles")
 
+KERNELS = {
+    "norm_forward", "norm_backward", "drop", "adapters_forward", "adapters_backward",
+    "in_group_softmax", "attention_forward", "attention_backward", "tile_maxima", "tile_scores",
+}  # fmt: skip
+
 
 def _python(code: str) -> str:
     """Runs code in a process without this package's `__init__`."""
@@ -85,11 +90,10 @@ def test_every_section_ends_and_every_kernel_is_right(tmp_path):
     for shape in ("merrec", "pixel8m", "ebnerd"):
         assert {"check", "steps"} <= tables(shape)
     assert tables("search") == {"check", "search", "tiles"}
-    kernels = [entry["row"] for entry in report["sections"]["parity"]["rows"]]
-    assert {row["kernel"].split(",")[0] for row in kernels} == {
-        "norm_forward", "norm_backward", "drop", "adapters_forward", "adapters_backward",
-        "in_group_softmax", "attention_forward", "attention_backward", "tile_maxima", "tile_scores",
-    }  # fmt: skip
+    for name in ("parity_fp32", "parity_bf16", "parity_fp16"):
+        kernels = [entry["row"]["kernel"] for entry in report["sections"][name]["rows"]]
+        assert {kernel.split(",")[0] for kernel in kernels} == KERNELS, name
+    assert all("ok" in entry["row"] for entry in report["sections"]["parity_fp32"]["rows"])
     page = (tmp_path / "report.md").read_text()
     assert all(f"## {section}" in page for section in report["sections"])
 

@@ -58,4 +58,5 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/ops/test_in_group_softmax_triton.py \
     tests/ops/test_residual_adapters_triton.py \
     tests/test_components.py \
+    tests/test_gpu_report.py \
     tests/test_scheduler_configs.py

@@ -14,11 +14,11 @@ from torchrec_priors.bench import (
     sharding,
     training,
 )
+from torchrec_priors.bench.drawn_log import context_lengths
 from torchrec_priors.bench.markdown import table
 from torchrec_priors.bench.rows import Row, Variant, as_json, measure, variants_of
 from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
 from torchrec_priors.bench.timed import in_a_process, on_ranks
-from torchrec_priors.bench.drawn_log import context_lengths
 from torchrec_priors.bench.workload import make_workload
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.sharding import ShardingConfig

@@ -46,7 +46,8 @@ def page_of(report: dict[str, Any]) -> str:
         [_summary(name, section) for name, section in report["sections"].items()],
     )
     for name, section in report["sections"].items():
-        lines += ["", f"## {name}", "", _MEANINGS.get(name, _MEANINGS["steps"])]
+        kind = name.partition("_")[0]
+        lines += ["", f"## {name}", "", _MEANINGS.get(kind, _MEANINGS["steps"])]
         for table, rows in _tables(section["rows"]).items():
             columns = list(dict.fromkeys(column for row in rows for column in row))
             cells = [[_cell(row.get(column)) for column in columns] for row in rows]

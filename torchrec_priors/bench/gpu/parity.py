@@ -1,4 +1,4 @@
-"""Compares every Triton kernel with its reference, forward and gradient, in three types.
+"""Compares every Triton kernel with its reference, forward and gradient, in a type of numbers.
 
 The reference computes on the CPU in float32 from the same numbers, rounded to the type. Gradients
 are those of 64 adapters and 64 item sets, as `pixel8m` has.
@@ -77,19 +77,24 @@ class Case:
     multiplies: bool = True
 
 
-def compare(device: torch.device, report: Report) -> None:
-    """Reports the error of each result of each kernel."""
+def compare(name: str, device: torch.device, report: Report) -> None:
+    """Reports the largest error of each kernel.
+
+    Args:
+        name: a key of `TYPES`.
+        device: the device of the kernels.
+        report: called with each row.
+    """
     for case in cases(SIZES[device.type]):
-        for name, dtype in TYPES.items():
-            if device.type == "cpu" and name == "bf16" and case.multiplies:
-                report("kernels", {"kernel": case.name, "type": name, "skipped": NOT_INTERPRETED})
-                continue
-            report("kernels", {"kernel": case.name, "type": name, **_errors(case, dtype, device)})
+        if device.type == "cpu" and name == "bf16" and case.multiplies:
+            report("kernels", {"kernel": case.name, "skipped": NOT_INTERPRETED})
+            continue
+        report("kernels", {"kernel": case.name, **_errors(case, name, device)})
 
 
-def _errors(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, object]:
+def _errors(case: Case, name: str, device: torch.device) -> dict[str, object]:
     """Runs a kernel and its reference, and compares their results."""
-    arguments = case.make(torch.Generator().manual_seed(0), dtype)
+    arguments = case.make(torch.Generator().manual_seed(0), TYPES[name])
     fast = case.kernel.triton()(*_mapped(arguments, lambda x: x.to(device)))
     slow = case.kernel.reference(
         *_mapped(arguments, lambda x: x.float() if x.is_floating_point() else x)
@@ -101,12 +106,11 @@ def _errors(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, o
         if slow_one.is_floating_point():
             errors[output] = relative_error(fast_one, slow_one)
     worst = max(errors, key=lambda output: errors[output])
-    limit = LIMITS[{value: name for name, value in TYPES.items()}[dtype]]
     return {
-        "ok": errors[worst] <= limit,
+        "ok": errors[worst] <= LIMITS[name],
         "largest error": errors[worst],
         "of": worst,
-        "limit": limit,
+        "limit": LIMITS[name],
     }
 
 

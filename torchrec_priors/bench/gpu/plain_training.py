@@ -21,6 +21,7 @@ from torchrec_priors.bench.flops import training_flops
 from torchrec_priors.bench.gpu.plain_table import PlainTable
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.data.batch import Batch, make_batch
+from torchrec_priors.data.chunks import ranges
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.encoder.encoder import load_encoder
@@ -271,10 +272,7 @@ def _windows(shape: Shape, log: DrawnLog, tree: PriorTree) -> Windows:
 def _count_positives(tree: PriorTree, windows: Windows, horizon: int) -> tuple[Tensor, Tensor]:
     """Returns the numbers of positives [K, T] and of targets [T] at each offset."""
     ends = np.cumsum(windows.lengths)
-    starts = ends - windows.lengths
-    context_N = np.concatenate(
-        [np.arange(first, first + size) for first, size in zip(starts, windows.contexts)]
-    )
+    context_N = ranges(ends - windows.lengths, windows.contexts)
     event = windows.columns.get("events")
     positives = find_positives(
         tree,

@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from torchrec_priors.bench.gpu.attention import time_attention
-from torchrec_priors.bench.gpu.device import the_device
+from torchrec_priors.bench.gpu.device import TYPES, the_device
 from torchrec_priors.bench.gpu.machine import describe_machine
 from torchrec_priors.bench.gpu.parity import compare
 from torchrec_priors.bench.gpu.report import Report
@@ -19,17 +20,11 @@ from torchrec_priors.bench.gpu.step import measure_steps
 _Section = Callable[[torch.device, Report], None]
 
 
-def _steps_of(name: str) -> _Section:
-    return lambda device, report: measure_steps(name, device, report)
-
-
 SECTIONS: dict[str, _Section] = {
     "machine": describe_machine,
-    "parity": compare,
+    **{f"parity_{name}": partial(compare, name) for name in TYPES},
     "attention": time_attention,
-    "merrec": _steps_of("merrec"),
-    "pixel8m": _steps_of("pixel8m"),
-    "ebnerd": _steps_of("ebnerd"),
+    **{name: partial(measure_steps, name) for name in ("merrec", "pixel8m", "ebnerd")},
     "search": measure_search,
 }
 
