@@ -1,10 +1,10 @@
-"""Compiles the attention kernels for an H100 or H200 and prints the resources that they need.
+"""Compiles the attention kernels for a GPU and prints the resources that they need.
 
-    python tools/compile_attention.py [bf16 | fp16 | fp32] [WIDTH ...]
+    python tools/compile_attention.py [sm_90 | sm_100] [bf16 | fp16 | fp32] [WIDTH ...]
 
 No GPU is needed, only `triton` (the extra of that name). The script prints a line for each kernel:
 the width of a head, the type, warps, bytes of shared memory, registers per thread, and bytes of
-stack, where registers are spilled.
+stack, where registers are spilled. sm_90 is that of an H100 or H200.
 """
 
 import sys
@@ -25,14 +25,16 @@ _INTEGERS = {"offsets", "order", "times"}
 _FLOATS = {"bias", "time_bias", "distance_sums", "time_sums"}
 
 
-def compile_attention(name: str, width: int, dtype: str, timed: bool = False) -> Taken:
+def compile_attention(
+    name: str, width: int, dtype: str, capability: int = 90, timed: bool = False
+) -> Taken:
     """Compiles a kernel for a width of heads and a type of rows, and returns its resources."""
     kernel = getattr(attention, name)
     constants = {"TIMED": timed, "WIDTH": width, "BLOCK": attention.BLOCK, "PRECISION": "tf32x3"}
     types = {argument: _type(argument, dtype, constants) for argument in kernel.arg_names}
     aligned = filter(_is_aligned, types)
     options = attention.launch(width, KERNELS[name])
-    return compile_kernel(kernel, types, constants, aligned, options, 90)
+    return compile_kernel(kernel, types, constants, aligned, options, capability)
 
 
 def _is_aligned(argument: str) -> bool:
@@ -57,11 +59,12 @@ def _type(argument: str, dtype: str, constants: dict[str, object]) -> str:
 
 
 def main() -> None:
-    dtype, *widths = sys.argv[1:] or ["bf16", "32", "64", "128", "256"]
+    target, dtype, *widths = sys.argv[1:] or ["sm_90", "bf16", "32", "64", "128", "256"]
     print("kernel width type", *Taken._fields)
     for width in map(int, widths):
         for name in KERNELS:
-            print(name[1:], width, dtype, *compile_attention(name, width, dtype), flush=True)
+            taken = compile_attention(name, width, dtype, int(target[3:]))
+            print(name[1:], width, dtype, *taken, flush=True)
 
 
 if __name__ == "__main__":

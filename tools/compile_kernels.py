@@ -1,9 +1,9 @@
 """Compiles the kernels of heads, softmax, norm and search for a GPU and prints what they need.
 
-    python tools/compile_kernels.py [sm_90 | sm_100] [WIDTH ...]
+    python tools/compile_kernels.py [sm_90 | sm_100] [fp32 | bf16 | fp16] [WIDTH ...]
 
 No GPU is needed, only `triton` (the extra of that name). The script prints a line for each kernel:
-its module and name, the width of the vectors, warps, bytes of shared memory, registers per thread,
+its module and name, the type and the width of the vectors, warps, bytes of shared memory, registers per thread,
 and bytes of stack, where registers are spilled. `compile_attention.py` does the same for attention.
 """
 
@@ -30,10 +30,17 @@ _I64 = {
 _I8 = {"own_hidden"}
 _I32 = {"heavies", "best_paths"}
 _FLOATS = {
-    "z", "weight", "bias", "out", "grad", "inner", "through", "grad_weight", "grad_bias", "query",
-    "item", "shifts", "score", "copies", "vectors", "loss", "by_score", "heavy_top", "heavy_by",
-    "grad_query", "tops", "by_sums", "grad_vectors", "x", "u", "means", "deviations", "grad_x",
-    "grad_u", "sums", "scales", "queries", "biases", "maxima", "scores",
+    "shifts", "score", "copies", "loss", "by_score", "heavy_top", "heavy_by", "tops", "by_sums",
+    "means", "deviations", "sums", "scales", "biases", "maxima", "scores", "weight", "bias",
+}  # fmt: skip
+# Vectors, which have the type of the inputs.
+_VECTORS = {
+    "residual_adapters_triton": {
+        "z", "weight", "bias", "out", "grad", "inner", "through", "grad_weight", "grad_bias",
+    },
+    "in_group_softmax_triton": {"query", "item", "vectors", "grad_query", "grad_vectors"},
+    "gated_norm_triton": {"x", "u", "out", "grad", "grad_x", "grad_u"},
+    "best_tiles_triton": {"queries", "vectors"},
 }  # fmt: skip
 _NUMBERS = {"eps": "fp32", "scale": "fp32", "salt": "i64"}
 _OF_MODULE = {
@@ -86,16 +93,21 @@ def kernels(width: int) -> list[tuple[str, str, dict[str, Any], dict[str, int]]]
 
 
 def compile_one(
-    module: str, name: str, constants: dict[str, Any], options: dict[str, int], capability: int
+    module: str,
+    name: str,
+    constants: dict[str, Any],
+    options: dict[str, int],
+    capability: int,
+    dtype: str,
 ) -> Taken:
     """Compiles a kernel of a module of `torchrec_priors.ops`, and returns its resources."""
     kernel = getattr(importlib.import_module(f"torchrec_priors.ops.{module}"), name)
-    types = {name: _type(name, module, constants) for name in kernel.arg_names}
+    types = {name: _type(name, module, constants, dtype) for name in kernel.arg_names}
     aligned = [argument for argument, kind in types.items() if kind.startswith("*")]
     return compile_kernel(kernel, types, constants, aligned, options, capability)
 
 
-def _type(argument: str, module: str, constants: dict[str, Any]) -> str:
+def _type(argument: str, module: str, constants: dict[str, Any], dtype: str) -> str:
     """Returns Triton's type of an argument."""
     if argument in constants:
         return "constexpr"
@@ -104,6 +116,8 @@ def _type(argument: str, module: str, constants: dict[str, Any]) -> str:
         return of_module[argument]
     if argument in _NUMBERS:
         return _NUMBERS[argument]
+    if argument in _VECTORS[module]:
+        return f"*{dtype}"
     for names, kind in ((_I64, "*i64"), (_I32, "*i32"), (_I8, "*i8"), (_FLOATS, "*fp32")):
         if argument in names:
             return kind
@@ -111,12 +125,12 @@ def _type(argument: str, module: str, constants: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    target, *widths = sys.argv[1:] or ["sm_90", "64", "128", "256"]
-    print("module kernel width warps shared registers stack")
+    target, dtype, *widths = sys.argv[1:] or ["sm_90", "fp32", "64", "128", "256"]
+    print("module kernel type width warps shared registers stack")
     for width in map(int, widths):
         for module, name, constants, options in kernels(width):
-            taken = compile_one(module, name, constants, options, int(target[3:]))
-            print(module, name, width, *taken, flush=True)
+            taken = compile_one(module, name, constants, options, int(target[3:]), dtype)
+            print(module, name, dtype, width, *taken, flush=True)
 
 
 if __name__ == "__main__":

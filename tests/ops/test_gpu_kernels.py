@@ -93,11 +93,12 @@ def test_a_call_launches_as_many_kernels_as_it_says(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_90", "sm_100"])
-def test_kernels_compile_for_a_gpu_and_fit_it(target):
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_kernels_compile_for_a_gpu_and_fit_it(target, dtype):
     """In a process of its own, where the kernels are no functions of the interpreter."""
     script = Path(__file__).parents[2] / "tools" / "compile_kernels.py"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(script), target, "128"]
+    command = [sys.executable, str(script), target, dtype, "128"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]

@@ -23,6 +23,7 @@ from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
 STACK = {
     "bf16": 64,
+    "fp16": 64,
     "fp32": 512,
 }  # bytes a thread: spilled registers, and what the compiler needs for itself
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,12 +98,21 @@ def test_wider_heads_and_more_bits_are_left_to_others():
     assert not can_compute(torch.empty(1, 1, 8, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("dtype", "width"), [("bf16", 32), ("bf16", 128), ("fp32", 32)])
-def test_kernels_compile_for_a_gpu_and_fit_it(dtype, width):
+@pytest.mark.parametrize(
+    ("target", "dtype", "width"),
+    [
+        ("sm_90", "bf16", 32),
+        ("sm_90", "bf16", 128),
+        ("sm_90", "fp16", 128),
+        ("sm_90", "fp32", 32),
+        ("sm_100", "bf16", 128),
+    ],
+)
+def test_kernels_compile_for_a_gpu_and_fit_it(target, dtype, width):
     """In a process of its own, where the kernels are not functions of the interpreter."""
     script = Path(__file__).parents[2] / "tools" / "compile_attention.py"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(script), dtype, str(width)]
+    command = [sys.executable, str(script), target, dtype, str(width)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]

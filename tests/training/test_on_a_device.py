@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import habits
 import pytest
 import tiny
 import torch
@@ -62,6 +63,12 @@ FUSIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A prepared log whose items have one category each."""
+    return habits.prepared(tmp_path_factory.mktemp("shop"))
+
+
 class _Table(nn.Module):
     """A table on one device, in place of TorchRec's."""
 
@@ -109,7 +116,25 @@ def _on_host(x):
 @pytest.mark.parametrize("dropout", [0.0, 0.2], ids=["", "dropout"])
 def test_a_step_on_a_device_is_that_of_the_cpu(small_data, use, dropout):
     sections = {**use, "encoder": {"dropout": dropout, **use.get("encoder", {})}}
-    config, data = tiny.config(**sections), PreparedData(small_data)
+    _compare(tiny.config(**sections), small_data, dropout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", [0.0, 1.0], ids=["", "gate"])
+def test_a_step_with_a_joint_softmax_on_a_device_is_that_of_the_cpu(shop, gate):
+    config = tiny.config(
+        model={"horizon": 2},
+        encoder={"dropout": 0.0},
+        priors={"tree": ["category"]},
+        loss={"softmax": "joint", "gate": gate},
+        negatives={"per_set": 8, "logq": True},
+    )
+    _compare(config, shop)
+
+
+def _compare(config, folder, dropout=0.0):
+    """Compares loss and gradients of a step on a device with those of the CPU."""
+    data = PreparedData(folder)
     with join() as ranks:
         built, batch = _model_and_batch(config, data, ranks)
         loss, gradients = _step(built.model, batch)

@@ -9,6 +9,7 @@ from typing import Any
 from torchrec_priors.common.markdown import table_lines
 from torchrec_priors.embedding.plan import Piece, TablePlan
 from torchrec_priors.planning.counts import in_gb, in_ms, short
+from torchrec_priors.planning.pays import Alternative, alternatives
 from torchrec_priors.planning.planner import TablesOnRanks
 from torchrec_priors.planning.sweep import Point
 
@@ -41,7 +42,10 @@ _MOST_BLOCKS = 4  # sizes of pieces that the line of a table names
 
 
 def show_plan(plan: TablesOnRanks) -> str:
-    """Writes one plan: tables, memory of the fullest rank, time of the slowest, and the limits."""
+    """Writes one plan: tables, memory of the fullest rank, time of the slowest, and the limits.
+
+    It also says what other ways to send vectors would take.
+    """
     request = plan.request
     machine = plan.request.machine
     nodes = -(-request.ranks // machine.ranks_per_node)
@@ -71,6 +75,10 @@ def show_plan(plan: TablesOnRanks) -> str:
     lines.append(
         f"{plan.seconds_per_million:,.1f} device seconds for a million windows; {_limits(plan)}"
     )
+    others = alternatives(plan)
+    if others:
+        lines += ["", "other ways to send vectors between ranks"]
+        lines += [f"  {other.name}: {other.says}" for other in others]
     return "\n".join(lines)
 
 
@@ -81,7 +89,8 @@ def show_sweep(points: Sequence[Point]) -> str:
 
 def plan_as_json(plan: TablesOnRanks) -> str:
     """Writes one plan as JSON."""
-    return json.dumps(_plan_object(plan), indent=1)
+    others = [_alternative_object(other) for other in alternatives(plan)]
+    return json.dumps({**_plan_object(plan), "alternatives": others}, indent=1)
 
 
 def sweep_as_json(points: Sequence[Point]) -> str:
@@ -136,6 +145,11 @@ def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
         "device_seconds_per_million_windows": plan.seconds_per_million,
         "limits": _limits(plan),
     }
+
+
+def _alternative_object(other: Alternative) -> dict[str, Any]:
+    """Returns another way to send vectors; `seconds` is None if the tables do not fit."""
+    return {"name": other.name, "seconds": other.step, "says": other.says}
 
 
 def _table_object(plan: TablePlan) -> dict[str, Any]:

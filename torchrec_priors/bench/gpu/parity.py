@@ -89,7 +89,11 @@ def compare(name: str, device: torch.device, report: Report) -> None:
         if device.type == "cpu" and name == "bf16" and case.multiplies:
             report("kernels", {"kernel": case.name, "skipped": NOT_INTERPRETED})
             continue
-        report("kernels", {"kernel": case.name, **_errors(case, name, device)})
+        try:
+            row = _errors(case, name, device)
+        except Exception as error:  # a kernel that does not compile or run must not end the section
+            row = {"ok": False, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+        report("kernels", {"kernel": case.name, **row})
 
 
 def _errors(case: Case, name: str, device: torch.device) -> dict[str, object]:
