@@ -9,6 +9,7 @@ float32 chooses; the row says for how many users that is so.
 
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ from torchrec_priors.retrieval.tile_search import search_tiles
 _SEEN = 50  # items of each user that are not recommended
 _CHECKED = 8  # users whose lists are compared with all scores
 _REPEATS = {"cuda": 10, "cpu": 1}
-_TINY = {"sequences": 3, "items": 300, "dim": 16, "top": 5}
+_TINY: dict[str, Any] = {"sequences": 3, "items": 300, "dim": 16, "top": 5}
 
 
 def measure_search(device: torch.device, report: Report) -> None:

@@ -6,6 +6,7 @@ first checked: a step of a small batch has the same loss and gradient as on the 
 
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ _LIMIT = 1e-3  # of a relative difference between the device and the CPU
 _LEAST = 1e-3  # a gradient counts as at least this part of the norm of all gradients
 
 # Without a GPU, the interpreter takes a second for a few hundred programs.
-_TINY = {
+_TINY: dict[str, Any] = {
     "sequences": 2,
     "context": 5,
     "items": 80,
@@ -114,7 +115,7 @@ def _measured(shape: Shape, precision: str, device: torch.device, report: Report
     flops = training.flops(training.batch(0))
     training.move(device)
     batches = [training.batch(number) for number in range(2)]
-    losses = []
+    losses: list[float] = []
 
     def run() -> None:
         # Two batches alternate, so that no step finds its vectors in the cache.
