@@ -1,6 +1,7 @@
 """TorchX component of the app `prepare`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/prepare.py:prepare --dataset movielens --raw RAW --out DATA
+torchx run -s local_cwd components/prepare.py:prepare --dataset SHOP.toml --out DATA
 """
 
 from typing import Dict, List, Optional
@@ -12,9 +13,20 @@ from torchrec_priors.launch.application import application
 
 
 def prepare(
-    raw: str,
-    out: str,
+    raw: Optional[str] = None,
+    out: Optional[str] = None,
     dataset: Optional[str] = None,
+    table: Optional[str] = None,
+    user: Optional[str] = None,
+    item: Optional[str] = None,
+    time: Optional[str] = None,
+    time_format: Optional[str] = None,
+    event: Optional[str] = None,
+    items: Optional[str] = None,
+    title: Optional[str] = None,
+    label: Optional[List[str]] = None,
+    user_label: Optional[List[str]] = None,
+    new: Optional[str] = None,
     horizon: Optional[int] = None,
     seed: Optional[int] = None,
     on_bad_row: str = "refuse",
@@ -42,10 +54,27 @@ def prepare(
     The scheduler starts it as one process.
 
     Args:
-        raw: Folder of the raw files.
+        raw: Folder of the raw files of a corpus.
         out: Folder of the prepared data set; written completely or not at all.
-        dataset: Name of a corpus (see datasets/), or path of your own corpus file. [--append: the
-            data set's]
+        dataset: Name of a corpus (see datasets/), or path of your own corpus file (.py), or of a
+            file with the options of a table (.toml). [--append: the data set's]
+        table: Your own log, without a corpus file: CSV (any delimiter, .gz) or Parquet, a file or a
+            folder of files.
+        user: COLUMN[=OTHER]: Column of users' ids in --table; OTHER is its name in the files of
+            --user_label.
+        item: COLUMN[=OTHER]: Column of items' ids in --table; OTHER is its name in --items.
+        time: Column of times in --table.
+        time_format: How times are written: s, ms, us or ns since 1970, iso, a format such as
+            '%%d.%%m.%%Y %%H:%%M', or order (numbers that only give the order). [recognised]
+        event: Column of types of events, such as view or buy.
+        items: Catalogue of items, in the same forms as --table. [columns of --table]
+        title: Column of titles in --items. [the ids]
+        label: COLUMN[=SEPARATOR]: Column of labels in --items, which becomes a prior; the first one
+            is the category. With a separator, an item may have several labels. Separate several
+            with commas.
+        user_label: COLUMN=PATH: Column of labels of users, which becomes a prior, and its file.
+            Separate several with commas.
+        new: Only write a commented corpus file to start from, and exit.
         horizon: E: the last E interactions of a user are the test part, and the E before them the
             validation part. [the corpus's]
         seed: Seed of the permutation that numbers the rows, and of --generate. [0]
@@ -80,6 +109,17 @@ def prepare(
         raw=raw,
         out=out,
         dataset=dataset,
+        table=table,
+        user=user,
+        item=item,
+        time=time,
+        time_format=time_format,
+        event=event,
+        items=items,
+        title=title,
+        label=label,
+        user_label=user_label,
+        new=new,
         horizon=horizon,
         seed=seed,
         on_bad_row=on_bad_row,

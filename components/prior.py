@@ -15,7 +15,7 @@ from torchrec_priors.launch.application import application
 def prior(
     *kind: str,
     data: str,
-    name: str,
+    name: Optional[str] = None,
     from_file: Optional[str] = None,
     by: Optional[str] = None,
     last: Optional[int] = None,
@@ -37,18 +37,19 @@ def prior(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Adds a prior to a prepared data set.
+    """Adds a prior to a prepared data set, lists its priors, or removes one.
 
-    Its groups are communities found in the training log, the values of an attribute, or labels from
-    a file of yours.
+    The groups of an added prior are communities found in the training log, the values of an
+    attribute, or labels from a file of yours.
 
     The scheduler starts it as one process.
 
     Args:
         kind: graph: communities of items. user: communities of users, or groups from --by or
-            --from. item: groups from --from. One of: graph, user, item.
+            --from. item: groups from --from. list: print the priors. remove: remove one that was
+            added. One of: graph, user, item, list, remove.
         data: Folder of the prepared data set.
-        name: Name of the prior, as in priors.tree.
+        name: Name of the prior, as in priors.tree. [list: all priors]
         from_file: CSV file with a header, or Parquet file, with the columns item_id or user_id, and
             label.
         by: user: take the groups of this user prior, and merge small ones.

@@ -30,6 +30,7 @@ RESOURCES = {
     "mounts",
 }
 POSITIONAL = {
+    "describe": "data",
     "prior": "kind",
     "train": "overrides",
     "evaluate": "overrides",

@@ -294,10 +294,8 @@ class _Loaded:
 
 
 def _prepare(corpus: Corpus, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        "torchrec_priors.preparation.prepare.find_corpus", lambda _: _Loaded(corpus)
-    )
-    monkeypatch.setattr("torchrec_priors.preparation.prepare.corpus_path", lambda _: Path(__file__))
+    monkeypatch.setattr("torchrec_priors.preparation.inputs.find_corpus", lambda _: _Loaded(corpus))
+    monkeypatch.setattr("torchrec_priors.preparation.inputs.corpus_path", lambda _: Path(__file__))
     return prepare(Settings("mine", folder), folder / "prepared")
 
 

@@ -7,7 +7,7 @@ from stores import Pretended, fill, fresh
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.remote.cache import default_cache
-from torchrec_priors.remote.mirror import mirror
+from torchrec_priors.remote.mirror import mirror, mirror_file
 from torchrec_priors.remote.uri import Uri
 
 URI = Uri("pretended://bucket/raw")
@@ -149,3 +149,13 @@ def test_an_object_whose_name_leads_out_of_the_folder_is_refused(store, tmp_path
         mirror(URI, "--raw")
     assert not [link for link in tmp_path.rglob("*") if link.is_symlink()]
     assert Pretended.calls["get", "path"] == 0
+
+
+def test_one_file_of_a_folder(store):
+    Pretended.calls.clear()
+    file = mirror_file(URI, "names.csv", "--table")
+    assert (file.name, file.read_bytes()) == ("names.csv", CONTENT["names.csv"])
+    assert Counter(call for call, _ in Pretended.calls.elements()) == {"get": 1}
+    assert mirror_file(URI, "names.csv", "--table") == file
+    with pytest.raises(UserError, match="does not exist"):
+        mirror_file(URI, "other.csv", "--table")

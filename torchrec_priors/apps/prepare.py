@@ -1,29 +1,22 @@
 """The app `prepare`: turns raw files into a prepared data set."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.progress import stage_bar
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.append.append import append as append_to
-from torchrec_priors.preparation.append.settings import Given
-from torchrec_priors.preparation.build.into_a_store import prepare_there
 from torchrec_priors.preparation.build.split import SplitBy
-from torchrec_priors.preparation.build.summary import summary
-from torchrec_priors.preparation.corpus import find_corpus, generate_log
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
-from torchrec_priors.preparation.options import divide_options, read_options
-from torchrec_priors.preparation.prepare import Settings
-from torchrec_priors.preparation.prepare import prepare as prepare_locally
-from torchrec_priors.remote.mirror import mirror
-from torchrec_priors.remote.uri import Uri, place_of
+from torchrec_priors.preparation.new_corpus import HOW_TO_USE, write_new_corpus
+from torchrec_priors.preparation.request import Request
+from torchrec_priors.preparation.table.options import TableOptions
+from torchrec_priors.remote.uri import place_of
 
 
 class OnBadRow(StrEnum):
@@ -47,19 +40,88 @@ class EngineName(StrEnum):
 
 
 def prepare(
-    raw: Annotated[str, Option(metavar="PATH|URI", help="Folder of the raw files.")],
+    raw: Annotated[
+        str | None, Option(metavar="PATH|URI", help="Folder of the raw files of a corpus.")
+    ] = None,
     out: Annotated[
-        str,
+        str | None,
         Option(
             metavar="PATH|URI",
             help="Folder of the prepared data set; written completely or not at all.",
         ),
-    ],
+    ] = None,
     dataset: Annotated[
         str | None,
         Option(
-            help="Name of a corpus (see datasets/), or path of your own corpus file. "
-            "[--append: the data set's]"
+            help="Name of a corpus (see datasets/), or path of your own corpus file (.py), or of a "
+            "file with the options of a table (.toml). [--append: the data set's]"
+        ),
+    ] = None,
+    table: Annotated[
+        str | None,
+        Option(
+            metavar="PATH|URI",
+            help="Your own log, without a corpus file: CSV (any delimiter, .gz) or Parquet, a file "
+            "or a folder of files.",
+        ),
+    ] = None,
+    user: Annotated[
+        str | None,
+        Option(
+            metavar="COLUMN[=OTHER]",
+            help="Column of users' ids in --table; OTHER is its name in the files of --user-label.",
+        ),
+    ] = None,
+    item: Annotated[
+        str | None,
+        Option(
+            metavar="COLUMN[=OTHER]",
+            help="Column of items' ids in --table; OTHER is its name in --items.",
+        ),
+    ] = None,
+    time: Annotated[
+        str | None, Option(metavar="COLUMN", help="Column of times in --table.")
+    ] = None,
+    time_format: Annotated[
+        str | None,
+        Option(
+            metavar="FORM",
+            help="How times are written: s, ms, us or ns since 1970, iso, a format such as "
+            "'%d.%m.%Y %H:%M', or order (numbers that only give the order). [recognised]",
+        ),
+    ] = None,
+    event: Annotated[
+        str | None, Option(metavar="COLUMN", help="Column of types of events, such as view or buy.")
+    ] = None,
+    items: Annotated[
+        str | None,
+        Option(
+            metavar="PATH|URI",
+            help="Catalogue of items, in the same forms as --table. [columns of --table]",
+        ),
+    ] = None,
+    title: Annotated[
+        str | None, Option(metavar="COLUMN", help="Column of titles in --items. [the ids]")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        Option(
+            metavar="COLUMN[=SEPARATOR]",
+            help="Column of labels in --items, which becomes a prior; the first one is the "
+            "category. With a separator, an item may have several labels. Can be repeated.",
+        ),
+    ] = None,
+    user_label: Annotated[
+        list[str] | None,
+        Option(
+            metavar="COLUMN=PATH",
+            help="Column of labels of users, which becomes a prior, and its file. Can be repeated.",
+        ),
+    ] = None,
+    new: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE.py", help="Only write a commented corpus file to start from, and exit."
         ),
     ] = None,
     horizon: Annotated[
@@ -142,78 +204,64 @@ def prepare(
     ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
-    source = place_of(raw, "--raw")
-    target = place_of(out, "--out")
-    if generate is not None and isinstance(source, Uri):
-        raise UserError(
-            f"--generate writes into a local folder, not to '{source}': give another --raw"
-        )
+    if new is not None:
+        write_new_corpus(new)
+        print(f"written to {new}: {HOW_TO_USE.format(file=new)}")
+        return
+    if out is None:
+        raise UserError("--out is missing: give the folder of the data set to write")
 
-    engine_choice = EngineChoice(engine.value, memory, spark_master)
-    options = tuple(option or ())
-    keep = None
-    if keep_short is not None:
-        keep = keep_short is YesNo.yes
+    target = place_of(out, "--out")
+    columns = TableOptions(
+        table, user, item, time, time_format, event, items, title, tuple(label or ()),
+        tuple(user_label or ()),
+    )  # fmt: skip
+    if dataset is not None and dataset.endswith(".toml"):
+        columns = columns.over(TableOptions.from_toml(Path(dataset)))
+        dataset = None
+    if columns.is_given():
+        _refuse_with_tables({"--dataset": dataset, "--raw": raw, "--generate": generate})
+
     split_by = None
     if split is not None or validation_from is not None or test_from is not None:
         split_by = SplitBy("user" if split is None else split.value, validation_from, test_from)
-
-    already = False
+    keep = None if keep_short is None else keep_short is YesNo.yes
+    request = Request(
+        source=None if raw is None else place_of(raw, "--raw"),
+        target=target,
+        dataset=dataset,
+        columns=columns,
+        horizon=horizon,
+        seed=seed,
+        on_bad_row=on_bad_row.value,
+        options=tuple(option or ()),
+        split=split_by,
+        keep_short=keep,
+        overwrite=overwrite,
+        engine=EngineChoice(engine.value, memory, spark_master),
+    )
     with stage_bar() as bar:
         report = bar.set_description_str
         if append:
             _refuse_with_append(
                 {"--overwrite": overwrite, "--generate": generate, "--keep-short": keep_short}
             )
-            if isinstance(target, Uri):
-                raise UserError(
-                    f"--append needs a local folder, not '{target}': append to a copy of it"
-                )
-            given = Given(dataset, horizon, seed, options, split_by)
-            if isinstance(source, Uri):
-                source = mirror(source, "--raw", report)
-            grown = append_to(
-                source, target, given, on_bad_row=on_bad_row.value, report=report, on=engine_choice
-            )
-            already = grown.already
-            text = "\n".join([summary(grown.manifest, target), *grown.messages])
+            lines, written = request.append(report)
         else:
-            if dataset is None:
-                raise UserError("--dataset: name a corpus, or the file of your own")
-            of_log: tuple[str, ...] = ()
-            if generate is not None:
-                options, of_log = divide_options(find_corpus(dataset), options)
-            settings = Settings(
-                dataset,
-                # For a URI, the local copy replaces this path after the options are checked.
-                source if isinstance(source, Path) else Path(),
-                horizon,
-                seed or 0,
-                on_bad_row.value,
-                options,
-                split_by or SplitBy(),
-                keep,
-            )
+            lines, written = request.prepare(generate, report)
 
-            # Options are read first, so that a mistake in them is found before anything is
-            # generated or downloaded.
-            read_options(find_corpus(dataset), options)
-            if generate is not None:
-                generate_log(dataset, settings.raw, generate, settings.seed, report, of_log)
-            if isinstance(source, Uri):
-                settings = replace(settings, raw=mirror(source, "--raw", report))
-
-            how: dict[str, Any] = {"overwrite": overwrite, "report": report, "on": engine_choice}
-            if isinstance(target, Uri):
-                text = prepare_there(settings, target, **how)
-            else:
-                text = summary(prepare_locally(settings, target, **how), target)
-
-    print(text)
-    if already:
-        print(f"{target} already holds these raw files")
-    else:
+    print("\n".join(lines))
+    if written:
         print(f"written to {target}")
+    else:
+        print(f"{target} already holds these raw files")
+
+
+def _refuse_with_tables(options: Mapping[str, object]) -> None:
+    """Raises UserError if an option is given that cannot be combined with a table."""
+    for option, value in options.items():
+        if value is not None:
+            raise UserError(f"{option} cannot be combined with --table: leave one of them out")
 
 
 def _refuse_with_append(options: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""The app `prior`: adds a prior to a prepared data set."""
+"""The app `prior`: adds a prior to a prepared data set, lists its priors, or removes one."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,9 +8,12 @@ from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.progress import stages
+from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.summary import prior_line
+from torchrec_priors.preparation.describe import prior_lines
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.priors.add_prior import add_prior, add_prior_there, check_free
+from torchrec_priors.preparation.priors.remove_prior import remove_prior
 from torchrec_priors.preparation.priors.request import PriorRequest
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.remote.store import Store
@@ -21,6 +24,8 @@ class Kind(StrEnum):
     graph = "graph"
     user = "user"
     item = "item"
+    list = "list"
+    remove = "remove"
 
 
 class Weights(StrEnum):
@@ -35,11 +40,14 @@ def prior(
         Kind,
         Argument(
             help="graph: communities of items. user: communities of users, or groups from --by or "
-            "--from. item: groups from --from."
+            "--from. item: groups from --from. list: print the priors. remove: remove one that was "
+            "added."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
-    name: Annotated[str, Option(help="Name of the prior, as in priors.tree.")],
+    name: Annotated[
+        str | None, Option(help="Name of the prior, as in priors.tree. [list: all priors]")
+    ] = None,
     from_file: Annotated[
         Path | None,
         Option(
@@ -110,11 +118,22 @@ def prior(
         bool, Option("--overwrite", help="Replace a prior of this name that was added before.")
     ] = False,
 ) -> None:
-    """Adds a prior to a prepared data set.
+    """Adds a prior to a prepared data set, lists its priors, or removes one.
 
-    Its groups are communities found in the training log, the values of an attribute, or labels from
-    a file of yours.
+    The groups of an added prior are communities found in the training log, the values of an
+    attribute, or labels from a file of yours.
     """
+    if kind is Kind.list:
+        print("\n".join(prior_lines(PreparedData(data))))
+        return
+    if name is None:
+        raise UserError("--name is missing: give the name of the prior")
+    if kind is Kind.remove:
+        place = PreparedData(data).folder
+        info = remove_prior(place, name)
+        print(f"removed from {place}: {prior_line(info)}")
+        return
+
     request = PriorRequest(
         kind=kind.value,
         name=name,

@@ -5,28 +5,27 @@ to the output folder.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from torchrec_priors.common.files import remove_leftover
-from torchrec_priors.common.plugin import where_it_failed
-from torchrec_priors.common.system_errors import cannot, explaining, number_of
-from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.common.system_errors import explaining
+from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.build import Build
-from torchrec_priors.preparation.build.check import check
 from torchrec_priors.preparation.build.plain_types import plain
 from torchrec_priors.preparation.build.split import TIMES, SplitBy
+from torchrec_priors.preparation.build.summary import UNDERSTOOD
 from torchrec_priors.preparation.build.work_folder import place_of, recover, set_aside, work_folder
-from torchrec_priors.preparation.corpus import corpus_path, find_corpus, load_corpus
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.preparation.options import read_options, recorded_options
+from torchrec_priors.preparation.inputs import CorpusInput, Input, TableInput
 from torchrec_priors.preparation.priors.add_prior import add_prior
 from torchrec_priors.preparation.priors.communities.prior import communities
 from torchrec_priors.preparation.raw import files as raw_files
 from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.table.description import TABLE, Table
 from torchrec_priors.prepared import manifest as manifests
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.manifest import Manifest
@@ -42,8 +41,8 @@ class Settings:
     """The settings that decide the content of a prepared data set.
 
     Attributes:
-        dataset: the name of a corpus, or the path of a corpus file.
-        raw: the folder of the raw files.
+        dataset: the name of a corpus, or the path of a corpus file; not used for a table.
+        raw: the folder of the raw files; not used for a table.
         horizon: the number of a user's next items that a model predicts (`E`). If None, the
             default of the corpus is used.
         seed: the seed of the permutation that assigns row ids to items.
@@ -52,20 +51,29 @@ class Settings:
         split: how the log is split into training, validation and test, by user or by time.
         keep_short: whether the interactions of users with short histories are kept for a later
             append. If None, they are kept unless the corpus has a `min_history`.
+        table: tables to read instead of the raw files of a corpus. Its places must be local.
     """
 
-    dataset: str
-    raw: Path
+    dataset: str = TABLE
+    raw: Path = Path()
     horizon: int | None = None
     seed: int = 0
     on_bad_row: Literal["refuse", "drop"] = "refuse"
     options: tuple[str, ...] = ()
     split: SplitBy = field(default_factory=SplitBy)
     keep_short: bool | None = None
+    table: Table | None = None
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
             raise UserError(f"--horizon must be at least 1, not {self.horizon}")
+
+    @property
+    def input(self) -> Input:
+        """What the data set is prepared from."""
+        if self.table is not None:
+            return TableInput(self.table)
+        return CorpusInput(self.dataset, self.raw, self.options)
 
 
 def prepare(
@@ -90,9 +98,10 @@ def prepare(
     """
     out = out.absolute()
     # A mistake in the name of the corpus is reported before any file is changed.
-    find_corpus(settings.dataset)
+    source = settings.input
+    source.check()
     recover(out)
-    seen = raw_files.seen(settings.raw, ours(out))
+    seen = source.seen(ours(out))
     present = _already_prepared(settings, seen, out, overwrite)
     if present is not None:
         report(f"{out} already holds this data set")
@@ -102,7 +111,7 @@ def prepare(
     # Otherwise the work folder is emptied first.
     made_for = {
         **_recorded(settings, settings.horizon),
-        "raw": str(settings.raw.absolute()),
+        "raw": str(source.folder.absolute()),
         "seen": seen,
     }
     with (
@@ -111,7 +120,7 @@ def prepare(
         on.start(work) as engine,
     ):
         # Raw files are hashed in the background while the engine works.
-        hashing = raw_files.Checksums(settings.raw.absolute(), seen, engine.journal)
+        hashing = raw_files.Checksums(source.folder.absolute(), seen, engine.journal)
         try:
             manifest = _build(settings, engine, hashing, on.memory, report)
         finally:
@@ -144,37 +153,6 @@ def ours(out: Path) -> list[Path]:
     return [out, place_of(out), set_aside(out)]
 
 
-def load(
-    dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]
-) -> object:
-    """Loads a corpus with `load_corpus`, and turns its errors into one-line messages.
-
-    Raises:
-        UserError: raw files are missing or cannot be read, or the code of the corpus file fails.
-    """
-    try:
-        return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
-    except OSError as error:
-        # An error in the work folder concerns the output, and the caller reports it.
-        if Path(error.filename or raw).is_relative_to(engine.folder):
-            raise
-        if isinstance(error, FileNotFoundError) and error.filename is not None:
-            raise UserError(f"--raw: there is no file '{error.filename}': put it there") from error
-        raise cannot(f"--raw: cannot read '{error.filename or raw}'", error) from error
-
-    # The messages of these errors already say what is wrong.
-    except (UserError, OutsideError, MemoryError):
-        raise
-    # The corpus file may be written by the user, so any exception is possible.
-    except Exception as error:
-        # The error comes from the system (a full disk, for example), not from the corpus file.
-        if number_of(error) is not None:
-            raise
-        raise UserError(
-            f"--dataset: load of {where_it_failed(error, corpus_path(dataset))}"
-        ) from error
-
-
 def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
     """Returns whether a data set was prepared with these settings from these raw files.
 
@@ -188,13 +166,15 @@ def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
     recorded = dict(present.settings)
     known = recorded.pop("raw_sha256", {})
     seen_then = recorded.pop("raw_seen", {})
-    # The times of a split are a result of the preparation, not a setting.
+    # These are results of the preparation, not settings.
     recorded.pop(TIMES, None)
+    recorded.pop(UNDERSTOOD, None)
 
     wanted = _recorded(settings, settings.horizon or present.horizon)
     if recorded != wanted or known.keys() != seen.keys():
         return False
-    return raw_files.checksums(settings.raw.absolute(), seen, known, seen_then) == known
+    folder = settings.input.folder.absolute()
+    return raw_files.checksums(folder, seen, known, seen_then) == known
 
 
 def _build(
@@ -209,8 +189,8 @@ def _build(
     report("reading raw files")
     # This is set before `load`, because corpus files may leave out short histories while they read.
     engine.keeps_short = bool(settings.keep_short)
-    loaded = load(settings.dataset, settings.raw, bad_rows, engine, settings.options)
-    corpus = plain(check(loaded, corpus_path(settings.dataset)), engine)
+    loaded = settings.input.load(bad_rows, engine)
+    corpus = plain(loaded.corpus, engine)
 
     horizon = settings.horizon or corpus.default_horizon
     # A corpus with a `min_history` leaves out nearly all users, so by default their interactions
@@ -222,11 +202,14 @@ def _build(
     folder.mkdir(exist_ok=True)
 
     def recorded() -> dict[str, Any]:
-        return {
+        values = {
             **_recorded(settings, horizon),
             "raw_sha256": hashing.result(),
             "raw_seen": hashing.files,
         }
+        if loaded.understood:
+            values[UNDERSTOOD] = loaded.understood
+        return values
 
     build = Build(
         engine, corpus, bad_rows, horizon, settings.split, settings.seed, keep_short, folder, report
@@ -281,12 +264,11 @@ def _already_prepared(
 
 def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
     """Returns the settings as the manifest records them, without those about the raw files."""
-    # This comes first because it raises UserError if the corpus file does not exist.
-    corpus_file = find_corpus(settings.dataset)
-    options = recorded_options(read_options(corpus_file, settings.options))
+    # The order of the keys is that of earlier versions, whose manifests have a checksum.
+    of_input = settings.input.recorded()
+    options = of_input.pop("options", None)
     recorded: dict[str, Any] = {
-        "dataset": Path(settings.dataset).name,
-        "corpus_sha256": manifests.sha256(corpus_path(settings.dataset)),
+        **of_input,
         "horizon": horizon,
         "seed": settings.seed,
         "on_bad_row": settings.on_bad_row,

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     listed = {path: file for path, file in store.files().items() if path and not path.endswith("/")}
     if not listed:
         raise UserError(f"{option}: '{uri}' has no files: check the name")
+    return _mirrored(store, listed, report)
+
+
+def mirror_file(uri: Uri, name: str, option: str, report: Report = lambda _: None) -> Path:
+    """Creates a link to one file of a store, as `mirror` does for all files of a folder.
+
+    Args:
+        uri: the folder in the store.
+        name: the name of the file.
+    """
+    store = Store(uri, option)
+    return _mirrored(store, {name: store.listed(name)}, report) / name
+
+
+def _mirrored(store: Store, listed: Mapping[str, Listed], report: Report) -> Path:
+    """Creates the local folder with links to these files of a store."""
+    uri = store.uri
+    option = store.option
     for path in listed:
         check_path(path, f"{option}: '{uri}' has a file that")
 

@@ -193,6 +193,14 @@ class Store:
             name.removeprefix(f"{root}/"): _listed(info) for name, info in sorted(by_name.items())
         }
 
+    def is_file(self, path: str) -> bool:
+        """Whether there is a file, and not a folder, at this path."""
+        return bool(self._tried(self.uri / path, lambda: self._files.isfile(self._at(path))))
+
+    def listed(self, path: str) -> Listed:
+        """Returns what the store says about one file."""
+        return _listed(self._tried(self.uri / path, lambda: self._files.info(self._at(path))))
+
     def require_writable(self) -> None:
         """Raises UserError if the store can only be read."""
         if self.uri.protocol in READ_ONLY:

@@ -13,17 +13,17 @@ from torchrec_priors.common.system_errors import explaining
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.append.build import AppendBuild
 from torchrec_priors.preparation.append.check import check_can_grow
-from torchrec_priors.preparation.append.settings import Given, corpus_of, options_of, split_of
+from torchrec_priors.preparation.append.settings import Given, input_of, split_of
 from torchrec_priors.preparation.append.state import State
-from torchrec_priors.preparation.build.check import check
 from torchrec_priors.preparation.build.plain_types import plain
 from torchrec_priors.preparation.build.work_folder import recover, work_folder
-from torchrec_priors.preparation.corpus import corpus_path
 from torchrec_priors.preparation.engine.choice import EngineChoice
-from torchrec_priors.preparation.prepare import MADE, load, move, ours
+from torchrec_priors.preparation.inputs import TableInput
+from torchrec_priors.preparation.prepare import MADE, move, ours
 from torchrec_priors.preparation.priors.add_prior import locked
 from torchrec_priors.preparation.raw import files as raw_files
 from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.table.fetch import fetched
 from torchrec_priors.prepared import manifest as manifests
 from torchrec_priors.prepared.manifest import Manifest, read_manifest
 
@@ -41,15 +41,17 @@ class Appended:
         manifest: the manifest of the data set after the append.
         messages: lines for users about priors that should be computed again.
         already: whether the data set already held the raw files, so that nothing was appended.
+        understood: lines for users that say how tables were read.
     """
 
     manifest: Manifest
     messages: list[str] = field(default_factory=list)
     already: bool = False
+    understood: list[str] = field(default_factory=list)
 
 
 def append(
-    raw: Path,
+    raw: Path | None,
     out: Path,
     given: Given = Given(),
     *,
@@ -63,7 +65,7 @@ def append(
     hidden work folder next to the data set. The same call then resumes from this folder.
 
     Args:
-        raw: the folder of the new raw files.
+        raw: the folder of the new raw files; None for tables, which are in `given`.
         out: the folder of the data set.
         given: the settings that the user gave. They must be equal to those of the data set.
         on_bad_row: whether bad rows are an error (`refuse`) or are left out and counted (`drop`).
@@ -82,14 +84,16 @@ def append(
 
     # Settings are compared first, because this does not read any data.
     manifest = read_manifest(out)
-    dataset = corpus_of(manifest, given)
-    options = options_of(manifest, dataset, given)
+    source = input_of(manifest, raw, out, given)
+    if isinstance(source, TableInput):
+        source = replace(source, table=fetched(source.table, report))
     split = split_of(manifest, given)
     check_can_grow(manifest)
-    seen = raw_files.seen(raw, ours(out))
+    seen = source.seen(ours(out))
     if not seen:
         raise UserError(f"--raw: there is no file in '{raw}'")
-    if _holds(manifest, raw.absolute(), seen):
+    folder = source.folder.absolute()
+    if _holds(manifest, folder, seen):
         report(f"{out} already holds these raw files")
         return Appended(manifest, already=True)
 
@@ -99,9 +103,9 @@ def append(
     # Otherwise the work folder is emptied first.
     made_for = {
         "append_to": manifest.content_sha256,
-        "options": options,
+        "options": source.recorded().get("options"),
         "on_bad_row": on_bad_row,
-        "raw": str(raw.absolute()),
+        "raw": str(folder),
         "seen": seen,
         "engine": on.name,
     }
@@ -112,19 +116,19 @@ def append(
     ):
         # A user with few interactions in the new files may have enough together with the old files.
         engine.keeps_short = True
-        hashing = raw_files.Checksums(raw.absolute(), seen, engine.journal)
+        hashing = raw_files.Checksums(folder, seen, engine.journal)
         try:
             bad_rows = BadRows(on_bad_row)
             report("reading raw files")
-            loaded = check(load(dataset, raw, bad_rows, engine, options), corpus_path(dataset))
-            corpus = plain(loaded, engine)
+            loaded = source.load(bad_rows, engine)
+            corpus = plain(loaded.corpus, engine)
             rule = replace(split, least=corpus.min_history)
             state = State(engine, out, manifest)
 
-            folder = work / MADE
-            folder.mkdir(exist_ok=True)
+            made_in = work / MADE
+            made_in.mkdir(exist_ok=True)
             seed = manifest.settings["seed"]
-            build = AppendBuild(engine, state, corpus, rule, bad_rows, seed, folder, report)
+            build = AppendBuild(engine, state, corpus, rule, bad_rows, seed, made_in, report)
             made = build.run(lambda: _settings(manifest, on_bad_row, hashing))
         finally:
             hashing.stop()
@@ -136,9 +140,9 @@ def append(
                 raise UserError(
                     f"--out: '{out}' was changed while it was appended to: run this again"
                 )
-            move(folder, out)
+            move(made_in, out)
 
-    return Appended(made, build.messages)
+    return Appended(made, build.messages, understood=loaded.understood)
 
 
 def _holds(manifest: Manifest, raw: Path, seen: raw_files.Seen) -> bool:

@@ -1,14 +1,20 @@
 """Takes the settings of an append from the manifest. It is an error to give different ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from torchrec_priors.common.checksums import sha256
 from torchrec_priors.errors import UserError
+from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.build.split import TIMES, AtTimes, LastOfUser, SplitBy
 from torchrec_priors.preparation.corpus import corpus_path, find_corpus
+from torchrec_priors.preparation.inputs import CorpusInput, Input, TableInput
 from torchrec_priors.preparation.options import read_options, recorded_options
+from torchrec_priors.preparation.table.description import TABLE, Kind, Known
+from torchrec_priors.preparation.table.options import TableOptions
 from torchrec_priors.prepared.manifest import Manifest
 
 
@@ -22,6 +28,7 @@ class Given:
         seed: the seed of the data set.
         options: the options of the corpus, each as `key=value`.
         split: how the data set is split.
+        table: the options of a table.
     """
 
     dataset: str | None = None
@@ -29,6 +36,52 @@ class Given:
     seed: int | None = None
     options: tuple[str, ...] = ()
     split: SplitBy | None = None
+    table: TableOptions = field(default_factory=TableOptions)
+
+
+def input_of(manifest: Manifest, raw: Path | None, out: Path, given: Given) -> Input:
+    """Returns what is appended: raw files of the data set's corpus, or tables in its form.
+
+    Args:
+        raw: the folder of the raw files; not given for tables.
+        out: the folder of the data set.
+
+    Raises:
+        UserError: settings are given that differ from those of the data set, or files are missing.
+    """
+    if manifest.settings["dataset"] == TABLE:
+        if given.dataset is not None or given.options or not given.table.is_given():
+            raise UserError(
+                "--append: this data set was made from tables: give the new ones with --table"
+                " (and --items and --user-label, if it was made with them)"
+            )
+        _check_numbers(manifest, given)
+        table = given.table.appended_to(manifest.settings["options"])
+        return TableInput(table, _known(manifest, out))
+
+    if given.table.is_given():
+        raise UserError(
+            f"--table: this data set was made from corpus '{manifest.settings['dataset']}':"
+            " give new raw files of this corpus with --raw"
+        )
+    if raw is None:
+        raise UserError("--raw is missing: give the folder of the new raw files")
+    dataset = corpus_of(manifest, given)
+    return CorpusInput(dataset, raw, options_of(manifest, dataset, given))
+
+
+def _known(manifest: Manifest, out: Path) -> Known:
+    """Returns what the data set has decided about types of events and ids."""
+    sequences = next(info.path for info in manifest.files if info.path.startswith("sequences/"))
+    return Known(
+        tuple(manifest.events),
+        _kind(read_schema(out / "items.parquet").field("item_id").type),
+        _kind(read_schema(out / sequences).field("user_id").type),
+    )
+
+
+def _kind(column_type: pa.DataType) -> Kind:
+    return "integer" if pa.types.is_integer(column_type) else "text"
 
 
 def corpus_of(manifest: Manifest, given: Given) -> str:
@@ -56,6 +109,12 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
             " put it back, or prepare again"
         )
 
+    _check_numbers(manifest, given)
+    return str(dataset)
+
+
+def _check_numbers(manifest: Manifest, given: Given) -> None:
+    """Raises UserError if another horizon or seed is given."""
     for option, value in (("horizon", given.horizon), ("seed", given.seed)):
         recorded_value = manifest.settings[option]
         if value is not None and value != recorded_value:
@@ -63,7 +122,6 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
                 f"--{option}: the data set was made with {recorded_value}, not with {value}:"
                 " leave it out"
             )
-    return str(dataset)
 
 
 def options_of(manifest: Manifest, dataset: str, given: Given) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchrec_priors.common.files import write_whole
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.build.summary import summary
+from torchrec_priors.preparation.build.summary import summary, understood
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.prepare import Report, Settings, holds, prepare
 from torchrec_priors.preparation.raw import files as raw_files
@@ -49,7 +49,7 @@ def prepare_there(
     with default_cache().exclusive(f"out-{name}"):
         folder = default_cache().subfolder("out", name)
         present = manifest_in(store) if store.exists(manifests.FILE) else None
-        seen = raw_files.seen(settings.raw, ())
+        seen = settings.input.seen(())
 
         if present is not None and not overwrite:
             if not holds(settings, seen, present):
@@ -58,7 +58,7 @@ def prepare_there(
                     " choose another folder or --overwrite"
                 )
             report(f"{out} already holds this data set")
-            text = summary(present)
+            text = "\n".join([*understood(present), summary(present)])
         else:
             upload = _Upload(store, folder, present)
             made = prepare(
@@ -69,7 +69,7 @@ def prepare_there(
                 on=on,
             )
             # The summary reads the files, so it is made before the upload moves them to the cache.
-            text = summary(made, upload.made)
+            text = "\n".join([*understood(made), summary(made, upload.made)])
             upload.run(made, report)
 
         shutil.rmtree(folder)

@@ -9,6 +9,8 @@ import numpy as np
 from torchrec_priors.parquet import read_footer
 from torchrec_priors.prepared.manifest import Manifest, PriorInfo
 
+# This key in the manifest's settings says in lines for users how tables were read.
+UNDERSTOOD = "understood"
 # The number of groups of a prior that are printed.
 _GROUPS = 5
 
@@ -38,6 +40,12 @@ def summary(manifest: Manifest, folder: Path | None = None) -> str:
     lines += [f"repaired: {number:,} ({problem})" for problem, number in repaired.items()]
     lines += [prior_line(prior) for prior in manifest.priors]
     return "\n".join(lines)
+
+
+def understood(manifest: Manifest) -> list[str]:
+    """Returns the lines that say how the tables of a data set were read; none for a corpus."""
+    lines: list[str] = manifest.settings.get(UNDERSTOOD, [])
+    return lines
 
 
 def prior_line(prior: PriorInfo) -> str:

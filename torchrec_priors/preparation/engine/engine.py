@@ -12,6 +12,7 @@ expressions. A corpus file reads its log and keeps the valid rows like this:
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ibis.expr.types as ir
@@ -32,6 +33,8 @@ from torchrec_priors.preparation.engine.source import (
     plain,
 )
 from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.csv_form import CsvForm
+from torchrec_priors.preparation.raw.times import TimeForm
 
 
 class Engine(ABC):
@@ -64,6 +67,7 @@ class Engine(ABC):
         files: Sequence[Path | str],
         columns: Mapping[str, pa.DataType],
         bad_rows: BadRows | None = None,
+        times: Mapping[str, TimeForm] = MappingProxyType({}),
     ) -> ir.Table:
         """Returns a table of columns of Parquet files, which are read when the table is computed.
 
@@ -75,6 +79,8 @@ class Engine(ABC):
             files: the files.
             columns: the types of the columns to read, by name.
             bad_rows: handles rows with text that is not UTF-8. By default they are rejected.
+            times: the forms of columns of times that are text, by name. These columns become
+                milliseconds (int64); the files are copied for this, block by block.
 
         Raises:
             UserError: a file is not Parquet, lacks a column, or has a column of the wrong type. A
@@ -84,26 +90,39 @@ class Engine(ABC):
         for path in paths:
             check_parquet(path, columns)
         types = {name: plain(kind) for name, kind in columns.items()}
-        return self._read(Source(paths, types, bad_rows or BadRows(), ROW))
+        types |= dict.fromkeys(times, pa.int64())
+        form = CsvForm(times=times)
+        source = Source(paths, types, bad_rows or BadRows(), ROW, form)
+        if times:
+            for index in range(len(paths)):
+                self._copy(source, index, copies.copy_text)
+        return self._read(source)
 
     def read_csv(
         self,
         files: Sequence[Path | str],
         columns: Mapping[str, pa.DataType],
         bad_rows: BadRows | None = None,
+        form: CsvForm = CsvForm(),
     ) -> ir.Table:
-        """Returns a table of typed columns of comma-separated files with a header.
+        """Returns a table of typed columns of CSV files with a header.
 
         The table has the same three additional columns as that of `read_parquet`, but `row` is the
         line number. Files are read once, block by block, and stored as Parquet in the engine's
         folder.
+
+        Args:
+            files: the files.
+            columns: the types of the columns to read, by name.
+            bad_rows: handles bad rows. By default they are rejected.
+            form: how the files are written. By default, commas separate the values.
 
         Raises:
             UserError: a column is missing, a quote is not closed, or `bad_rows` rejects a row. A
                 row is bad if it has the wrong number of fields, a value of the wrong type, a value
                 with a line break, or text that is not UTF-8.
         """
-        source = Source(checked(files, columns), columns, bad_rows or BadRows(), "line")
+        source = Source(checked(files, columns), columns, bad_rows or BadRows(), "line", form)
         for index in range(len(source.files)):
             self._copy(source, index, copies.copy_csv)
         return self._read(source)
@@ -269,7 +288,7 @@ class Engine(ABC):
         self,
         source: Source,
         index: int,
-        make: Callable[[Path, Mapping[str, pa.DataType], BadRows, Path], None],
+        make: Callable[[Path, Mapping[str, pa.DataType], CsvForm, BadRows, Path], None],
     ) -> None:
         """Makes a source read one of its files from a copy, and counts rows that the copy lacks.
 
@@ -286,14 +305,20 @@ class Engine(ABC):
         policy = source.bad_rows.policy
         size = file.stat()
         key = key_of(
-            file, size.st_size, size.st_mtime_ns, make.__name__, policy, *source.columns.items()
+            file,
+            size.st_size,
+            size.st_mtime_ns,
+            make.__name__,
+            policy,
+            source.form,
+            *source.columns.items(),
         )
         copy = self.folder / "copies" / f"{key}.parquet"
 
         noted = self.journal.finished(f"copy {file}", key)
         if noted is None:
             left_out = BadRows(policy, remedy=source.bad_rows.remedy)
-            make(file, source.columns, left_out, copy)
+            make(file, source.columns, source.form, left_out, copy)
             noted = left_out.dropped
             self.journal.finish(f"copy {file}", key, noted, [copy])
 

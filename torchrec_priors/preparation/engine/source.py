@@ -12,6 +12,7 @@ from torchrec_priors.common.system_errors import blame_the_system
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.csv_form import CsvForm
 
 FILE = "file"
 ROW = "row"
@@ -30,6 +31,7 @@ class Source:
         files: the sorted files. The column `file` is an index into this list.
         columns: the types of the columns to read, by name.
         bad_rows: handles text that is not UTF-8.
+        form: how CSV files are written, and the forms of columns of times.
         unit: the word for the position of a row in messages: `row` for Parquet, `line` for CSV.
         copies: the Parquet copies that are read instead of some of the files, by the index of the
             file. A copy has an additional column `row`.
@@ -39,6 +41,7 @@ class Source:
     columns: Mapping[str, pa.DataType]
     bad_rows: BadRows
     unit: str
+    form: CsvForm = field(default_factory=CsvForm)
     copies: dict[int, Path] = field(default_factory=dict)
 
     @property

@@ -180,11 +180,11 @@ def _changed(
 
     without = None
     if len(others) < len(manifest.priors):
-        without = _with_priors(manifest, others, files)
-    return without, _with_priors(manifest, [*others, info], [*files, written])
+        without = with_priors(manifest, others, files)
+    return without, with_priors(manifest, [*others, info], [*files, written])
 
 
-def _with_priors(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) -> Manifest:
+def with_priors(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) -> Manifest:
     """Returns a copy of the manifest with other priors and files."""
     # The order is part of the hash, so it must not depend on when a prior was added.
     ordered = sorted(files, key=lambda info: Path(info.path))

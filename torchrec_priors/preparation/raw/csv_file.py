@@ -1,7 +1,8 @@
-"""Reads comma-separated raw files with a header as Arrow tables with line numbers."""
+"""Reads CSV files with a header as Arrow tables with line numbers."""
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from pyarrow import csv as arrow_csv
 
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.csv_form import CsvForm, opened
 from torchrec_priors.preparation.raw.csv_rows import Rows, is_strict, line_ends, rows_of
 from torchrec_priors.preparation.raw.typed import (
     BYTE_ORDER_MARK,
@@ -28,8 +30,10 @@ _ARROW_BLOCK = 1 << 20
 _LONGEST_ROW = 1 << 24
 
 
-def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) -> pa.Table:
-    """Reads typed columns of a comma-separated file with a header, and adds the column `line`.
+def read_csv(
+    file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, form: CsvForm = CsvForm()
+) -> pa.Table:
+    """Reads typed columns of a CSV file with a header, and adds the column `line`.
 
     `line` is the line number of a row, or of its first line if the row has several. Blank lines are
     skipped, but count as lines. Columns that are not requested may contain anything, and never
@@ -42,39 +46,38 @@ def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) 
             column.
     """
     require_readable(columns, "read_csv")
-    data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
-    header = _header(_first_row(data), columns, file)
-    return _parsed(data, len(header), columns, file, bad_rows, 0)
+    with opened(file) as stream:
+        data = stream.read().removeprefix(BYTE_ORDER_MARK)
+    header = _header(_first_row(data, form), columns, file, form)
+    return _parsed(data, len(header), columns, file, bad_rows, 0, form)
 
 
 def read_csv_blocks(
-    file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, block: int = _BLOCK
+    file: Path,
+    columns: Mapping[str, pa.DataType],
+    bad_rows: BadRows,
+    block: int = _BLOCK,
+    form: CsvForm = CsvForm(),
 ) -> Iterator[pa.Table]:
     """Reads a file like `read_csv`, but yields a table for about every `block` bytes.
 
     Memory therefore does not grow with the size of the file.
     """
     require_readable(columns, "read_csv")
-    with file.open("rb") as stream:
-        # If the lines of the file end with "\r" only, `readline` returns the whole file.
-        first = stream.readline().removeprefix(BYTE_ORDER_MARK)
-        # A header may contain line breaks in quoted names.
-        while b'"' in first and rows_of(first).open:
-            more = stream.readline()
-            if not more:
-                break
-            first += more
-        header = _header(_first_row(first), columns, file)
+    with opened(file) as stream:
+        first = _first_lines(stream, form.delimiter)
+        header = _header(_first_row(first, form), columns, file, form)
 
         lines = 0
         rest = first[len(header) :]
         while data := stream.read(block):
             data = rest + data
             # The last row may continue in the next block.
-            whole = _whole_rows(data)
+            whole = _whole_rows(data, form)
             rest = data[whole:]
             if whole:
-                yield _parsed(header + data[:whole], len(header), columns, file, bad_rows, lines)
+                block_of_rows = header + data[:whole]
+                yield _parsed(block_of_rows, len(header), columns, file, bad_rows, lines, form)
                 lines += len(line_ends(data[:whole]))
 
             # Without this limit, a missing quote would make this loop collect the rest of the file.
@@ -83,10 +86,29 @@ def read_csv_blocks(
 
         # A file with only a header gives one empty table.
         if rest or lines == 0:
-            yield _parsed(header + rest, len(header), columns, file, bad_rows, lines)
+            yield _parsed(header + rest, len(header), columns, file, bad_rows, lines, form)
 
 
-def _first_row(data: bytes) -> bytes:
+def read_header(file: Path) -> bytes:
+    """Returns the row of column names of a file, without a byte order mark."""
+    with opened(file) as stream:
+        # Any delimiter will do: it does not matter to the quotes around names.
+        return _first_row(_first_lines(stream, ","), CsvForm())
+
+
+def _first_lines(stream: BufferedIOBase, delimiter: str) -> bytes:
+    """Reads the lines of the header: several, if a name has a line break."""
+    # If the lines of the file end with "\r" only, `readline` returns the whole file.
+    first = stream.readline().removeprefix(BYTE_ORDER_MARK)
+    while b'"' in first and rows_of(first, delimiter).open:
+        more = stream.readline()
+        if not more:
+            break
+        first += more
+    return first
+
+
+def _first_row(data: bytes, form: CsvForm) -> bytes:
     if not data:
         return b""
     line = data[: line_ends(data)[0]]
@@ -94,13 +116,13 @@ def _first_row(data: bytes) -> bytes:
         return line
 
     # A quoted name may continue on the next line, so the end of the row must be found.
-    rows = rows_of(data)
+    rows = rows_of(data, form.delimiter)
     if not len(rows.ends):
         return data
     return data[: rows.ends[0]]
 
 
-def _whole_rows(data: bytes) -> int:
+def _whole_rows(data: bytes, form: CsvForm) -> int:
     """Returns the length of the complete rows at the beginning of `data`.
 
     A row is complete if it ends with a line feed.
@@ -108,25 +130,29 @@ def _whole_rows(data: bytes) -> int:
     lines = data.rfind(b"\n") + 1
     if not lines or b'"' not in data[:lines]:
         return lines
-    unclosed = rows_of(data[:lines]).open
+    unclosed = rows_of(data[:lines], form.delimiter).open
     if unclosed is None:
         return lines
     return unclosed[0]
 
 
-def _header(line: bytes, columns: Mapping[str, pa.DataType], file: Path) -> bytes:
+def _header(line: bytes, columns: Mapping[str, pa.DataType], file: Path, form: CsvForm) -> bytes:
     """Checks that the row of column names has each requested column once, and returns the row."""
     if not line:
         raise UserError(f"{file} is empty")
-    names = next(
-        csv.reader(line.decode(errors="replace").rstrip("\r\n").splitlines(keepends=True)), []
-    )
+    names = names_in(line, form.delimiter)
     for name in columns:
         if name not in names:
             raise UserError(f"{file} has no column {name} (it has {', '.join(names)})")
         if names.count(name) > 1:
             raise UserError(f"{file} has {names.count(name)} columns {name}: rename all but one")
     return line
+
+
+def names_in(header: bytes, delimiter: str) -> list[str]:
+    """Returns the names of the columns in the first row of a file."""
+    text = header.decode(errors="replace").rstrip("\r\n")
+    return next(csv.reader(text.splitlines(keepends=True), delimiter=delimiter), [])
 
 
 def _parsed(
@@ -136,6 +162,7 @@ def _parsed(
     file: Path,
     bad_rows: BadRows,
     lines: int,
+    form: CsvForm,
 ) -> pa.Table:
     """Parses the bytes of a header and some of the rows below it.
 
@@ -146,24 +173,25 @@ def _parsed(
         file: the file, for messages.
         bad_rows: handles invalid rows.
         lines: the number of lines of the file between the header and the rows in `data`.
+        form: how the file is written.
     """
     # Arrow ignores a header without a line end if nothing follows it.
     if len(data) == header and not data.endswith((b"\n", b"\r")):
         data += b"\n"
-    rows = rows_of(data)
-    _require_closed(data, rows, file, lines)
+    rows = rows_of(data, form.delimiter)
+    _require_closed(data, rows, file, lines, form)
 
     longest = int(np.diff(rows.ends, prepend=0).max())
     try:
-        table = _as_text(data, list(columns), longest)
+        table = _as_text(data, list(columns), longest, form)
         wrong = list[_WrongRow]()
         indices = np.arange(1, len(table) + 1)
     except pa.ArrowInvalid:
         # A row has the wrong number of fields, or a value is not UTF-8.
-        table, indices, wrong = _row_by_row(data, columns, file, longest)
+        table, indices, wrong = _row_by_row(data, columns, file, longest, form)
     # Arrow and `rows_of` find the same number of rows, unless quotes are in the wrong place.
     if len(table) + len(wrong) + 1 != len(rows.ends):
-        raise _wrong_quote(file, _first_wrong_quote(data, rows, lines))
+        raise _wrong_quote(file, _first_wrong_quote(data, rows, lines, form))
 
     blank = _blank_rows(data, rows)
     wrong = [row for row in wrong if row.number not in blank]
@@ -178,22 +206,24 @@ def _parsed(
     table = table.append_column(LINE, pa.array(rows.lines[indices] + lines))
     table = _utf8(table, columns, file, bad_rows)
     if len(rows.several):
-        table = _without_line_breaks(table, columns, file, bad_rows)
-    return typed(table, columns, file, bad_rows)
+        table = _without_line_breaks(table, columns, file, bad_rows, form)
+    return typed(table, columns, file, bad_rows, form.times)
 
 
 def _as_text(
     data: bytes,
     names: list[str],
     longest: int,
+    form: CsvForm,
     skip: Callable[[arrow_csv.InvalidRow], str] | None = None,
 ) -> pa.Table:
-    """Reads columns of a comma-separated file as text.
+    """Reads columns of a delimited file as text.
 
     Args:
         data: the content of the file, with a header.
         names: the names of the columns to read.
         longest: the length of the longest row in bytes.
+        form: how the file is written.
         skip: a function that is called with each row that has the wrong number of fields. Without
             it, such a row raises an error.
     """
@@ -203,6 +233,7 @@ def _as_text(
         block_size=max(_ARROW_BLOCK, 2 * longest),
     )
     parse_options = arrow_csv.ParseOptions(
+        delimiter=form.delimiter,
         # Empty lines must count as lines.
         ignore_empty_lines=False,
         # Without this option, the ends of Arrow's blocks would decide how line breaks in values are
@@ -236,7 +267,11 @@ class _WrongRow(NamedTuple):
 
 
 def _row_by_row(
-    data: bytes, columns: Mapping[str, pa.DataType], file: Path, longest: int
+    data: bytes,
+    columns: Mapping[str, pa.DataType],
+    file: Path,
+    longest: int,
+    form: CsvForm,
 ) -> tuple[pa.Table, np.ndarray, list[_WrongRow]]:
     """Reads a file that Arrow cannot read as a whole.
 
@@ -264,7 +299,7 @@ def _row_by_row(
     try:
         # Encoding Latin-1 in UTF-8 turns a byte beyond ASCII into two bytes, so rows may become
         # twice as long.
-        table = _as_text(data, names, 2 * longest, skip)
+        table = _as_text(data, names, 2 * longest, form, skip)
     except pa.ArrowInvalid as error:
         raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]})") from error
 
@@ -297,10 +332,21 @@ def _utf8(
 
 
 def _without_line_breaks(
-    table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
+    table: pa.Table,
+    columns: Mapping[str, pa.DataType],
+    file: Path,
+    bad_rows: BadRows,
+    form: CsvForm,
 ) -> pa.Table:
-    """Returns the rows without line breaks in the columns; rejects or counts the others."""
+    """Returns the rows without line breaks in the columns; rejects or counts the others.
+
+    If the form says so, line breaks become blanks instead.
+    """
     for name in columns:
+        if form.joins_lines:
+            joined = pc.replace_substring_regex(table[name], r"[\r\n]+", " ")
+            table = table.set_column(table.schema.get_field_index(name), name, joined)
+            continue
         broken = pc.match_substring_regex(table[name], r"[\r\n]")
         if pc.any(broken, min_count=0).as_py():
             example = f"{name} has a line break: {shown(table[name].filter(broken)[0].as_py())}"
@@ -309,11 +355,11 @@ def _without_line_breaks(
     return table
 
 
-def _first_wrong_quote(data: bytes, rows: Rows, lines: int) -> int | None:
+def _first_wrong_quote(data: bytes, rows: Rows, lines: int, form: CsvForm) -> int | None:
     """Returns the line of the first row that has a quote in the wrong place, if there is one."""
     for row in range(len(rows.ends)):
         text = data[rows.start(row) : rows.ends[row]]
-        if b'"' in text and not is_strict(text):
+        if b'"' in text and not is_strict(text, form.delimiter):
             return lines + int(rows.lines[row])
     return None
 
@@ -326,12 +372,12 @@ def _blank_rows(data: bytes, rows: Rows) -> set[int]:
     return {int(row) for row in likely if not data[starts[row] : rows.ends[row]].strip()}
 
 
-def _require_closed(data: bytes, rows: Rows, file: Path, lines: int) -> None:
+def _require_closed(data: bytes, rows: Rows, file: Path, lines: int, form: CsvForm) -> None:
     """Raises UserError if a quote is not closed, or a wrong quote may have joined several rows."""
     if rows.open is not None:
         raise _wrong_quote(file, lines + rows.open[1])
     for row in rows.several.tolist():
-        if not is_strict(data[rows.start(row) : rows.ends[row]]):
+        if not is_strict(data[rows.start(row) : rows.ends[row]], form.delimiter):
             raise _wrong_quote(file, lines + int(rows.lines[row]))
 
 

@@ -1,22 +1,33 @@
-r"""Finds the ends of the rows of a comma-separated file.
+r"""Finds the ends of the rows of a delimited file, such as a comma-separated one.
 
 A quoted value may contain line ends ("\n", "\r\n" or "\r"), so a row may span several lines.
 """
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 _QUOTE = ord('"')
 _QUOTED = rb'"(?:[^"]|"")*+"'
-# Matches a line that ends inside a quoted field. As in Arrow, a quote at the beginning of a field
-# opens a quoted value, and all other quotes are ordinary characters.
-_OPENS = re.compile(rb"(?:(?:" + _QUOTED + rb'[^,]*+|[^",][^,]*+|),)*+"(?:[^"]|"")*+\Z')
-# Matches a row in which quotes are used according to the CSV format: only around a whole field, and
-# doubled inside a field that has quotes around it.
-_FIELD = rb"(?:" + _QUOTED + rb'|[^",\r\n]*+)'
-_STRICT = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+[\r\n]*\Z")
+
+
+@cache
+def _patterns(delimiter: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """Returns two patterns for rows with this delimiter.
+
+    The first matches a line that ends inside a quoted field. As in Arrow, a quote at the beginning
+    of a field opens a quoted value, and all other quotes are ordinary characters. The second
+    matches a row in which quotes are used according to the CSV format: only around a whole field,
+    and doubled inside a field that has quotes around it.
+    """
+    mark = re.escape(delimiter.encode())
+    opens = rb"(?:(?:" + _QUOTED + rb"[^" + mark + rb']*+|[^"' + mark + rb"][^" + mark + rb"]*+|)"
+    opens += mark + rb')*+"(?:[^"]|"")*+\Z'
+    field = rb"(?:" + _QUOTED + rb'|[^"' + mark + rb"\r\n]*+)"
+    strict = field + rb"(?:" + mark + field + rb")*+[\r\n]*\Z"
+    return re.compile(opens), re.compile(strict)
 
 
 @dataclass(frozen=True)
@@ -44,13 +55,13 @@ class Rows:
         return int(self.ends[row - 1])
 
 
-def rows_of(data: bytes) -> Rows:
-    """Finds the rows in comma-separated lines.
+def rows_of(data: bytes, delimiter: str = ",") -> Rows:
+    """Finds the rows in lines of delimited values.
 
     If a row spans several lines because a quote is in the wrong place, `is_strict` is false for it.
     """
     ends = line_ends(data)
-    inner, open_line = _inside_values(data, ends)
+    inner, open_line = _inside_values(data, ends, delimiter)
     last = len(ends)
     if open_line is not None:
         last = open_line
@@ -71,9 +82,9 @@ def rows_of(data: bytes) -> Rows:
     )
 
 
-def is_strict(row: bytes) -> bool:
+def is_strict(row: bytes, delimiter: str = ",") -> bool:
     """Returns whether every quote of a row opens or closes a field, or is doubled inside one."""
-    return _STRICT.match(row) is not None
+    return _patterns(delimiter)[1].match(row) is not None
 
 
 def line_ends(data: bytes) -> np.ndarray:
@@ -94,7 +105,7 @@ def line_ends(data: bytes) -> np.ndarray:
     return np.append(ends, len(codes))
 
 
-def _inside_values(data: bytes, ends: np.ndarray) -> tuple[np.ndarray, int | None]:
+def _inside_values(data: bytes, ends: np.ndarray, delimiter: str) -> tuple[np.ndarray, int | None]:
     """Finds the line ends that are inside values.
 
     Returns:
@@ -109,12 +120,13 @@ def _inside_values(data: bytes, ends: np.ndarray) -> tuple[np.ndarray, int | Non
     quotes_per_line = np.diff(np.searchsorted(quotes, ends), prepend=0)
     starts = np.concatenate([[0], ends[:-1]])
 
+    opens = _patterns(delimiter)[0]
     # Only lines with an odd number of quotes can open or close a value.
     opened = None
     for line in np.flatnonzero(quotes_per_line % 2).tolist():
         if opened is not None:
             inner[opened:line] = True
             opened = None
-        elif _OPENS.match(data[starts[line] : ends[line]].rstrip(b"\r\n")):
+        elif opens.match(data[starts[line] : ends[line]].rstrip(b"\r\n")):
             opened = line
     return inner, opened

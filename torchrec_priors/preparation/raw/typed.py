@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.times import TimeForm
 
 # The name of the column with the line number of each row.
 LINE = "line"
@@ -34,13 +36,29 @@ def require_readable(columns: Mapping[str, pa.DataType], reader: str) -> None:
 
 
 def typed(
-    texts: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
+    texts: pa.Table,
+    columns: Mapping[str, pa.DataType],
+    file: Path,
+    bad_rows: BadRows,
+    times: Mapping[str, TimeForm] = MappingProxyType({}),
 ) -> pa.Table:
     """Converts columns of text to the types in `columns`; `line` stays unchanged.
 
     Rows with a value that does not have the type are rejected or counted.
+
+    Args:
+        times: the forms of columns of times, by name. These become milliseconds.
     """
+    for name, form in times.items():
+        moments = form.milliseconds(texts[name])
+        readable = pc.is_valid(moments)
+        texts = _rows_where(texts, readable, name, f"is not a time ({form.words})", file, bad_rows)
+        index = texts.schema.get_field_index(name)
+        texts = texts.set_column(index, name, moments.drop_null())
+
     for name, kind in columns.items():
+        if name in times:
+            continue
         readable = _readable(texts[name], kind)
         texts = _rows_where(texts, readable, name, f"is not {_kind_name(kind)}", file, bad_rows)
 

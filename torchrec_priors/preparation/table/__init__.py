@@ -1,0 +1,1 @@
+"""Prepares a log from tables (CSV, Parquet or data frames) without a corpus file."""
