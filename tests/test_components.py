@@ -30,6 +30,7 @@ RESOURCES = {
     "mounts",
 }
 POSITIONAL = {
+    "content": "action",
     "describe": "data",
     "prior": "kind",
     "train": "overrides",
