@@ -38,10 +38,10 @@ def bench(
     The scheduler starts it as one process.
 
     Args:
-        shape: What to measure: merrec, pixel8m, ebnerd, retrieval, attention, launches, prepare,
-            reader, requests, scaling, serve, sharding.
+        shape: What to measure: merrec, pixel8m, ebnerd, retrieval, attention, contention, launches,
+            prepare, reader, requests, scaling, serve, sharding.
         repeats: Repeats of each variant; the median counts.
-        threads: Threads of each process. [cores of this machine]
+        threads: The most threads with which each process computes. [cores of this machine]
         ablations: Also leave out each optimisation in turn (training shapes).
         only: Measure only this variant, in addition to `ours`. Separate several with commas.
         json: Print one JSON object with `rows` instead of the table.

@@ -11,7 +11,7 @@ def test_two_ranks_take_about_half_each():
     request = request_of(
         1, 1, dim=64, device="cpu", numbers={"batch": 4, "context": 50, "negatives": 64}
     )
-    alone, two = measure(request, [2_000_000], [1, 2], repeats=1, report=lambda _: None)
+    alone, two = measure(request, [2_000_000], [1, 2], repeats=1, threads=1, report=lambda _: None)
     whole = 2_000_000 * 64 * 4
     assert alone.predicted.fullest.table == whole
     assert two.predicted.fullest.table == whole // 2

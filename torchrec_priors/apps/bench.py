@@ -11,13 +11,13 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.progress import stage_bar
+from torchrec_priors.apps.threads import check_threads, warn_if_busy
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import NAMES, PARTS, SHAPES, check_shape
 from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError
 
 _MOST_REPEATS = 10_000
-_MOST_THREADS = 4_096
 _MOST_SECONDS = 300
 _CASE = "4 heads"  # of a service, if neither a run nor a case is given
 
@@ -26,7 +26,8 @@ def bench(
     shape: Annotated[str, Option(help=f"What to measure: {', '.join(NAMES)}.")],
     repeats: Annotated[int, Option(help="Repeats of each variant; the median counts.")] = 5,
     threads: Annotated[
-        int | None, Option(help="Threads of each process. [cores of this machine]")
+        int | None,
+        Option(help="The most threads with which each process computes. [cores of this machine]"),
     ] = None,
     ablations: Annotated[
         bool,
@@ -72,14 +73,15 @@ def bench(
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
     check_most("--repeats", repeats, _MOST_REPEATS)
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise UserError(f"--threads must be in [1, {_MOST_THREADS}], not {threads}")
+    check_threads(threads)
 
     if shape != "serve" and (run is not None or case is not None):
         raise UserError("--run and --case belong to --shape serve")
     if not 0 < seconds <= _MOST_SECONDS:
         raise UserError(f"--seconds must be above 0 and at most {_MOST_SECONDS}, not {seconds}")
 
+    if shape != "launches":  # counts do not depend on the time that anything takes
+        warn_if_busy("the figures will be those of a busy machine")
     cores = threads or len(os.sched_getaffinity(0))
     machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
 
@@ -96,6 +98,9 @@ def bench(
             )
         if shape == "launches":
             _count_launches(as_json)
+            return
+        if shape == "contention":
+            _measure_contention(repeats, cores, machine, as_json)
             return
         if shape == "serve":
             _measure_service(run, case, seconds, repeats, cores, machine, as_json)
@@ -136,6 +141,15 @@ def _count_launches(as_json: bool) -> None:
     with stage_bar() as bar:
         rows = launches.count_launches(bar.set_description_str)
     print(launches.as_json(rows) if as_json else launches.table(rows))
+
+
+def _measure_contention(repeats: int, threads: int, machine: dict[str, Any], as_json: bool) -> None:
+    """Measures what other processes cost, and prints the figures."""
+    from torchrec_priors.bench import contention
+
+    with stage_bar() as bar:
+        measured = contention.measure(repeats, threads, bar.set_description_str)
+    print(contention.as_json(measured, machine) if as_json else contention.table(measured))
 
 
 def _measure_service(

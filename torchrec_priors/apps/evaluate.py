@@ -15,6 +15,7 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.progress import with_progress
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.files import write_json
 from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
@@ -86,6 +87,7 @@ def evaluate(
             "record this."
         ),
     ] = Leaked.refuse,
+    threads: Annotated[int | None, Option(help=THREADS)] = None,
     overrides: Annotated[
         list[str] | None,
         Argument(
@@ -99,6 +101,7 @@ def evaluate(
     It writes eval/<split>/metrics.json and predictions.parquet. If the model has heads for events,
     it also writes predictions_event_given.parquet.
     """
+    check_threads(threads)
     opened = open_run(run, data, trust=trust, plain=True)
     opened = replace(opened, config=_with_overrides(opened.config, overrides or []))
 
@@ -118,6 +121,7 @@ def evaluate(
 
         check_as_fitted(folder, prepared)
 
+    use_threads(threads)
     with opened.join_ranks() as ranks:
         ranks.where.doing = "evaluation"
         started = time.monotonic()

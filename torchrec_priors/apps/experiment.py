@@ -17,6 +17,7 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.evaluate import Split
+from torchrec_priors.apps.threads import check_threads
 from torchrec_priors.common.files import write_whole
 from torchrec_priors.config import read_toml
 from torchrec_priors.errors import UserError, nearest
@@ -70,6 +71,13 @@ def experiment(
         bool, Option("--no-keep", help="Remove a run's checkpoints after it is evaluated.")
     ] = False,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
+    threads: Annotated[
+        int | None,
+        Option(
+            help="The most threads with which each process computes. [1; with --scheduler its "
+            "cores / processes]"
+        ),
+    ] = None,
     search: Annotated[
         bool,
         Option(
@@ -81,6 +89,7 @@ def experiment(
     ] = False,
 ) -> int:
     """Runs the missing runs of an experiment, and writes a table of all results."""
+    check_threads(threads)
     described = read_experiment(file)
     if search and described.search is None:
         raise UserError(f"--search: {file} has no section [search]")
@@ -117,7 +126,13 @@ def experiment(
     try:
         if search:
             searching = Runner(
-                out, Path(described.config), prepared, "validation", launcher, trust=trust
+                out,
+                Path(described.config),
+                prepared,
+                "validation",
+                launcher,
+                trust=trust,
+                threads=threads,
             )
             return _search(
                 described,
@@ -138,6 +153,7 @@ def experiment(
             launcher,
             keep_weights=not no_keep,
             trust=trust,
+            threads=threads,
         )
         runner.check(runs)
         failures = runner.run_all(_runs_of_cells(runs, names, only), at_once)

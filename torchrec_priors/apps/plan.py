@@ -8,6 +8,7 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.progress import stage_bar
+from torchrec_priors.apps.threads import check_threads, warn_if_busy
 from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning import measure as measuring
@@ -158,6 +159,10 @@ def plan(
     repeats: Annotated[
         int, Option(help="With --measure: number of steps; the fastest counts.")
     ] = 10,
+    threads: Annotated[
+        int,
+        Option(help="With --measure: the most threads with which each process computes."),
+    ] = 1,
     as_json: Annotated[
         bool, Option("--json", help="Print one JSON object instead of the table.")
     ] = False,
@@ -186,6 +191,7 @@ def plan(
         sharding=sharding,
         kernel=kernel,
     )
+    check_threads(threads)
     # All values are checked before the planner runs, which may take minutes for a sweep.
     rank_counts = read_counts(ranks, "--ranks")
     item_counts: list[int] = []
@@ -225,10 +231,12 @@ def plan(
             )
         plots.check_plot(plot)
 
+    if measure:
+        warn_if_busy("the figures will be those of a busy machine")
     with stage_bar() as bar:
         if measure:
             cases = measuring.measure(
-                request, item_counts, rank_counts, repeats, bar.set_description_str
+                request, item_counts, rank_counts, repeats, threads, bar.set_description_str
             )
         elif several:
             points = sweep(request, item_counts, rank_counts, bar.set_description_str)

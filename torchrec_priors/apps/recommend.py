@@ -14,6 +14,7 @@ from typer import Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.progress import with_progress
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.files import check_replaceable
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
@@ -142,8 +143,10 @@ def recommend(
         Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
+    threads: Annotated[int | None, Option(help=THREADS)] = None,
 ) -> None:
     """Recommends items for one user, for many users, or for a given history."""
+    check_threads(threads)
     _check_options(user, history or session, users, out, as_json)
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
@@ -166,6 +169,7 @@ def recommend(
     }
     allowed = catalogue.allowed(lists.get("allow"), lists.get("deny"))
 
+    use_threads(threads)
     if users is not None and out is not None:
         lines = np.arange(prepared.users)
         if users != _EVERYONE:

@@ -8,9 +8,9 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.errors import UserError
 
-_MOST_THREADS = 4_096
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
 
 
@@ -88,10 +88,7 @@ def serve(
         Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
-    threads: Annotated[
-        int | None,
-        Option(help="The most threads that answer requests. [cores, or OMP_NUM_THREADS]"),
-    ] = None,
+    threads: Annotated[int | None, Option(help=THREADS)] = None,
 ) -> None:
     """Answers requests for recommendations over HTTP, until it is ended.
 
@@ -118,8 +115,7 @@ def serve(
                 f"--cors: '{origin}' is no origin: write it as browsers do, such as "
                 "https://shop.example or http://localhost:3000"
             )
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise UserError(f"--threads must be in [1, {_MOST_THREADS}], not {threads}")
+    check_threads(threads)
 
     # These modules import torch, which takes seconds and which --help does not need.
     from torchrec_priors.service.listening import check_safe, read_token
@@ -130,6 +126,7 @@ def serve(
 
     token = None if token_file is None else read_token(token_file)
     check_safe(host, token, is_open=open)
+    use_threads(threads)
     serve_until_ended(
         Settings(
             run=run,

@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
@@ -45,6 +46,7 @@ def train(
         ),
     ] = False,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
+    threads: Annotated[int | None, Option(help=THREADS)] = None,
     overrides: Annotated[
         list[str] | None,
         Argument(
@@ -57,6 +59,7 @@ def train(
     It trains on all ranks of a launcher (torchrun, TorchX), or without a launcher in this process.
     A plain baseline (plain.name) is fitted at once.
     """
+    check_threads(threads)
     changes = list(overrides or [])
     if fit_all:
         changes.append("training.fit_all=true")
@@ -76,6 +79,7 @@ def train(
     # checked again once it is claimed, because from then on no other training can change it.
     folder.check_same_run(settings, prepared)
     source_of(folder, init_folder)
+    use_threads(threads)
     with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks, claimed(run, ranks):
         folder.check_same_run(settings, prepared)
         source = source_of(folder, init_folder)

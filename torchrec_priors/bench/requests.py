@@ -52,7 +52,7 @@ _SMALL = Shape(
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """A run whose requests are measured.
 
     Attributes:
@@ -72,14 +72,10 @@ _CALIBRATED: dict[str, dict[str, Any]] = {
     "evaluation": {"calibrated": True, "fusion": "hierarchical"},
 }
 CASES = {
-    "4 heads": _Case(_SMALL, {}, 128),
-    "45 heads": _Case(
-        replace(_SMALL, tree=("temporal:4", "category"), groups=41), _CALIBRATED, 128
-    ),
-    "64 heads": _Case(
-        replace(_SMALL, tree=("temporal:4", "category"), groups=60), _CALIBRATED, 128
-    ),
-    "merrec": _Case(replace(SHAPES["merrec"], sequences=16), {"evaluation": {"tiles": "int8"}}, 16),
+    "4 heads": Case(_SMALL, {}, 128),
+    "45 heads": Case(replace(_SMALL, tree=("temporal:4", "category"), groups=41), _CALIBRATED, 128),
+    "64 heads": Case(replace(_SMALL, tree=("temporal:4", "category"), groups=60), _CALIBRATED, 128),
+    "merrec": Case(replace(SHAPES["merrec"], sequences=16), {"evaluation": {"tiles": "int8"}}, 16),
 }
 VARIANTS = ("bare arithmetic", "one at a time, by operations", "one at a time", "batches")
 
@@ -107,7 +103,7 @@ def request_rows(repeats: int, threads: int, report: Report) -> list[Row]:
     return rows
 
 
-def make_run(case: _Case, folder: Path) -> None:
+def make_run(case: Case, folder: Path) -> None:
     """Writes the data set and a run of a single step: `folder/data` and `folder/run`."""
     make_workload(case.shape, folder / "data")
     table = case.shape.config({"training.steps": 1})
@@ -121,7 +117,7 @@ def make_run(case: _Case, folder: Path) -> None:
         loop.train(config, data, run, ranks, None)
 
 
-def time_requests(case: _Case, variant: str, folder: Path, repeats: int) -> Timed:
+def time_requests(case: Case, variant: str, folder: Path, repeats: int) -> Timed:
     """Times all requests of a case, `repeats` times after a warm-up."""
     before = peak_bytes()
     with ExitStack() as opened:

@@ -134,6 +134,7 @@ SHAPES = {shape.name: shape for shape in _SHAPES}
 # Parts of the product that are measured separately. Their rows differ from those of a shape.
 PARTS = (
     "attention",
+    "contention",
     "launches",
     "prepare",
     "reader",

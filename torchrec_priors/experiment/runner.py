@@ -39,6 +39,7 @@ class Runner:
         *,
         keep_weights: bool = True,
         trust: bool = False,
+        threads: int | None = None,
     ) -> None:
         """
         Args:
@@ -49,6 +50,8 @@ class Runner:
             launcher: starts the training runs and evaluations.
             keep_weights: False removes a run's checkpoints once it is evaluated.
             trust: whether custom code that came with a run may be executed.
+            threads: the most threads with which each process computes; None for those of the
+                launcher.
         """
         self.out = out
         self.base = base
@@ -56,7 +59,8 @@ class Runner:
         self.split = split
         self.launcher = launcher
         self.keep_weights = keep_weights
-        self._trust = {"trust": True} if trust else {}
+        # Options of both apps, `train` and `evaluate`.
+        self._options: dict[str, object] = {"trust": trust, "threads": threads}
         self._logs = out / "logs"
 
     def check(self, runs: list[PlannedRun]) -> None:
@@ -129,7 +133,7 @@ class Runner:
                 "split": self.split,
                 "data": self.data.folder,
                 "name": evaluation.name,
-                **self._trust,
+                **self._options,
             }
             error = self.launcher.run("evaluate", options, evaluation.overrides, output)
             if error is not None:
@@ -150,7 +154,7 @@ class Runner:
             "config": self.base,
             "data": self.data.folder,
             "run": folder.path,
-            **self._trust,
+            **self._options,
         }
         # A training that was stopped resumes from its last checkpoint.
         error = self.launcher.run("train", options, run.overrides, output)

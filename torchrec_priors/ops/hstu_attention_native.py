@@ -19,6 +19,8 @@ from torchrec_priors.ops.native import load_native
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
+# The least number of multiplications for which another thread is worth waking.
+_ENOUGH = 1 << 21
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -120,19 +122,23 @@ class _Inputs:
         else:
             self.order_B = torch.argsort(self.lengths_B, descending=True, stable=True)
 
+        longest = int(self.lengths_B.max()) if len(self.lengths_B) else 0
+        _, heads, width = self.qkv[0].shape
+        multiplications = len(self.lengths_B) * heads * longest**2 * width
         self.batch = _Batch(
             self.offsets_B1.data_ptr(),
             self.order_B.data_ptr(),
             len(self.lengths_B),
-            *self.qkv[0].shape[1:],
-            int(self.lengths_B.max()) if len(self.lengths_B) else 0,
+            heads,
+            width,
+            longest,
             self.bias_HL.data_ptr(),
             self.bias_HL.stride(0),
             None if self.time_N is None else self.time_N.data_ptr(),
             None if self.bias_HC is None else self.bias_HC.data_ptr(),
             alpha,
             divisor,
-            torch.get_num_threads(),
+            min(torch.get_num_threads(), 1 + multiplications // _ENOUGH),
         )
 
     def heads(self) -> list[Any]:

@@ -109,9 +109,10 @@ def measure(
     items: Sequence[int],
     ranks: Sequence[int],
     repeats: int,
+    threads: int,
     report: Callable[[str], None],
 ) -> list[Case]:
-    """Measures all cases, one after another. Each rank is a process with one thread."""
+    """Measures all cases, one after another. Each rank is a process with some threads."""
     check_measurable(request, items, ranks, repeats)
     cases = []
     for count in ranks:
@@ -119,7 +120,7 @@ def measure(
             # Only lookups are measured, so activations are left out.
             case = replace(request.with_items(rows), ranks=count, activations=None)
             report(f"{short(rows)} x {case.dim} on {count}")
-            measured = _run(case, repeats)
+            measured = _run(case, repeats, threads)
 
             # The prediction is for this machine, with its bandwidths while all ranks work.
             machine = replace(
@@ -134,7 +135,7 @@ def measure(
     return cases
 
 
-def _run(request: Request, repeats: int) -> Measured:
+def _run(request: Request, repeats: int, threads: int) -> Measured:
     """Measures one case; returns the worst values of all ranks."""
     table = request.tables[0]
     case = {
@@ -144,6 +145,7 @@ def _run(request: Request, repeats: int) -> Measured:
         "per_window": table.per_window,
         "more": request.lookups(table) - request.local_batch * table.per_window,
         "repeats": repeats,
+        "threads": threads,
     }
 
     measured = results_of_ranks(
@@ -152,7 +154,7 @@ def _run(request: Request, repeats: int) -> Measured:
         request.describe(),
         "torchrec_priors.planning.worker",
         [json.dumps(case)],
-        threads=1,
+        threads=threads,
     )
 
     # A step ends when the slowest rank has finished, and the fullest rank must fit.

@@ -30,7 +30,7 @@ def main() -> None:
     case = json.loads(sys.argv[1])
     lookups = case["batch"] * case["per_window"] + case["more"]
     silence_library_warnings()
-    torch.set_num_threads(1)
+    torch.set_num_threads(case["threads"])
     with join() as ranks:
         # Other processes can only slow a measurement down, so the best one counts.
         memory_bandwidth = max(bandwidth(repeats=2) for _ in range(_TRIES))

@@ -2,12 +2,14 @@
 //
 // Scores [p, rows, columns] are read once, and only the picked columns are written.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 namespace {
 
 constexpr int BLOCK = 64;  // columns that are compared together
+constexpr int64_t ENOUGH = 1 << 15;  // columns of a thread; to wake a thread takes as long as to read some thousands
 
 // Memory for users x columns results. A thread writes the columns of a user into `places`, and their number into
 // `counts`. Then the results of all users are copied into `user` and `column`, one after another.
@@ -22,7 +24,9 @@ struct Found {
 template <typename Score, typename Highest>
 int64_t scan(const Score* scores, int64_t columns, int64_t users, int64_t items, const float* threshold,
              const Found& found, Highest highest_of) {
-#pragma omp parallel for schedule(static) num_threads(found.threads)
+  const int64_t threads = std::min(found.threads, 1 + users * items / ENOUGH);
+  // Users are taken one by one, so that a thread that has lost its core leaves the others to the rest.
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t user = 0; user < users; user++) {
     int32_t* mine = found.places + user * columns;
     int32_t count = 0;

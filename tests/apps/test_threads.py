@@ -1,0 +1,60 @@
+"""`--threads` means the same for every app that computes; a busy machine is said where threads would wait."""
+
+import importlib
+import inspect
+import os
+
+import pytest
+import torch
+
+from torchrec_priors.apps.threads import use_threads
+from torchrec_priors.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "app", ["bench", "evaluate", "experiment", "plan", "recommend", "serve", "train"]
+)
+def test_apps_that_compute_have_the_option(app):
+    function = getattr(importlib.import_module(f"torchrec_priors.apps.{app}"), app)
+    option = inspect.signature(function).parameters["threads"].annotation.__metadata__[0]
+    assert "most threads with which each process computes" in option.help
+
+
+def test_it_is_the_number_of_threads_of_pytorch_and_at_most_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    use_threads(3)
+    assert torch.get_num_threads() == 3
+    use_threads(None)
+    assert torch.get_num_threads() == 3
+    use_threads(4_096)
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("threads", [0, -1, 4_097])
+def test_impossible_numbers(threads):
+    with pytest.raises(UserError, match=r"--threads must be in \[1, 4096\], not"):
+        use_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "warned"), [(2.4, 2, True), (2.4, 1, False), (1.9, 2, False)]
+)
+def test_a_busy_machine_is_said_where_threads_would_wait(
+    load, threads, warned, monkeypatch, caplog
+):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    use_threads(threads)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == warned
+    if warned:
+        assert said[0].startswith("this machine is busy (load 2.4, cores 2): ")
+        assert "--threads 1" in said[0]
+        assert "\n" not in said[0]
