@@ -19,6 +19,7 @@ def evaluate(
     name: Optional[str] = None,
     trust: bool = False,
     leaked: str = "refuse",
+    threads: Optional[int] = None,
     j: str = "1x2",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -46,6 +47,7 @@ def evaluate(
         leaked: What to do if the run started from another run that was trained on targets of some
             users: refuse to evaluate, leave these users out, or keep them. The metrics record this.
             One of: refuse, leave-out, keep.
+        threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
@@ -63,6 +65,7 @@ def evaluate(
         name=name,
         trust=trust,
         leaked=leaked,
+        threads=threads,
     )
 
     return application(

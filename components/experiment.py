@@ -22,6 +22,7 @@ def experiment(
     ranks: str = "1x1",
     no_keep: bool = False,
     trust: bool = False,
+    threads: Optional[int] = None,
     search: bool = False,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -49,6 +50,8 @@ def experiment(
         no_keep: Remove a run's checkpoints after it is evaluated.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
+        threads: The most threads with which each process computes. [1; with --scheduler its cores /
+            processes]
         search: Try the values of the file's [search], on validation only. Writes search/best.toml,
             an experiment with the chosen values, and search/results.parquet and .md. --no_keep
             keeps the checkpoints of the best trials.
@@ -71,6 +74,7 @@ def experiment(
         ranks=ranks,
         no_keep=no_keep,
         trust=trust,
+        threads=threads,
         search=search,
     )
 

@@ -45,6 +45,7 @@ def plan(
     plot: Optional[str] = None,
     measure: bool = False,
     repeats: int = 10,
+    threads: int = 1,
     json: bool = False,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -103,6 +104,7 @@ def plan(
         measure: With --device cpu: also run the step on this machine, and print predicted and
             measured values.
         repeats: With --measure: number of steps; the fastest counts.
+        threads: With --measure: the most threads with which each process computes.
         json: Print one JSON object instead of the table.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
@@ -146,6 +148,7 @@ def plan(
         plot=plot,
         measure=measure,
         repeats=repeats,
+        threads=threads,
         json=json,
     )
 

@@ -31,6 +31,7 @@ def recommend(
     json: bool = False,
     data: Optional[str] = None,
     trust: bool = False,
+    threads: Optional[int] = None,
     j: str = "1x1",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -77,6 +78,7 @@ def recommend(
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
+        threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
@@ -106,6 +108,7 @@ def recommend(
         json=json,
         data=data,
         trust=trust,
+        threads=threads,
     )
 
     return application(

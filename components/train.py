@@ -19,6 +19,7 @@ def train(
     init_from: Optional[str] = None,
     fit_all: bool = False,
     trust: bool = False,
+    threads: Optional[int] = None,
     j: str = "1x2",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -46,6 +47,7 @@ def train(
             cannot be evaluated.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
+        threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
@@ -65,6 +67,7 @@ def train(
         init_from=init_from,
         fit_all=fit_all,
         trust=trust,
+        threads=threads,
     )
 
     return application(
