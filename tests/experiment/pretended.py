@@ -22,12 +22,13 @@ class Pretended:
 
     def __init__(self):
         self.calls, self.broken, self.guard = [], {}, threading.Lock()
-        self.stopped = False
+        self.stopped, self.threads = False, set()
 
     def run(self, app, options, overrides, log):
         folder = RunFolder(options["run"])
         with self.guard:
             self.calls.append((app, folder.path.name, options.get("name")))
+            self.threads.add((app, options.get("threads")))
         error = self.broken.get(app) or self.broken.get(folder.path.name)
         if isinstance(error, BaseException):
             raise error

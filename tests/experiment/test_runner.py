@@ -37,6 +37,11 @@ def test_every_run_is_trained_once_and_evaluated_for_each_of_its_cells(small):
     assert small.launcher.asked() == [], "everything is done"
 
 
+def test_both_apps_get_the_number_of_threads(small):
+    small.run(threads=3)
+    assert small.launcher.threads == {("train", 3), ("evaluate", 3)}
+
+
 def test_another_split_needs_evaluations_alone(small):
     small.run()
     small.launcher.asked()

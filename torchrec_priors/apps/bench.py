@@ -19,6 +19,7 @@ from torchrec_priors.errors import UserError
 
 _MOST_REPEATS = 10_000
 _MOST_SECONDS = 300
+_BUSY = "the figures will be those of a busy machine"
 _CASE = "4 heads"  # of a service, if neither a run nor a case is given
 
 
@@ -80,8 +81,6 @@ def bench(
     if not 0 < seconds <= _MOST_SECONDS:
         raise UserError(f"--seconds must be above 0 and at most {_MOST_SECONDS}, not {seconds}")
 
-    if shape != "launches":  # counts do not depend on the time that anything takes
-        warn_if_busy("the figures will be those of a busy machine")
     cores = threads or len(os.sched_getaffinity(0))
     machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
 
@@ -105,6 +104,7 @@ def bench(
         if shape == "serve":
             _measure_service(run, case, seconds, repeats, cores, machine, as_json)
             return
+        warn_if_busy(_BUSY)
         with stage_bar() as bar:
             measured = _measure_part(shape, repeats, cores, bar.set_description_str)
         print_rows(measured)
@@ -123,6 +123,7 @@ def bench(
         # The other variants are compared with "ours", so it is always measured.
         variants = [variant for variant in variants if variant.name in ("ours", *only)]
 
+    warn_if_busy(_BUSY)
     with stage_bar() as bar:
         measured = rows.measure(described, variants, repeats, cores, bar.set_description_str)
         if profile is not None:
@@ -147,6 +148,7 @@ def _measure_contention(repeats: int, threads: int, machine: dict[str, Any], as_
     """Measures what other processes cost, and prints the figures."""
     from torchrec_priors.bench import contention
 
+    warn_if_busy(_BUSY)
     with stage_bar() as bar:
         measured = contention.measure(repeats, threads, bar.set_description_str)
     print(contention.as_json(measured, machine) if as_json else contention.table(measured))
@@ -168,6 +170,7 @@ def _measure_service(
         raise UserError("give either --run or --case")
     name = case or _CASE
     serve.check_case(name)
+    warn_if_busy(_BUSY)
     with stage_bar() as bar:
         report = bar.set_description_str
         measured = serve.measure(run, name, seconds, repeats, threads, report)

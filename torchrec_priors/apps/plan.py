@@ -232,6 +232,8 @@ def plan(
         plots.check_plot(plot)
 
     if measure:
+        # A mistake is a single line, so it is found before the warning.
+        measuring.check_measurable(request, item_counts, rank_counts, repeats)
         warn_if_busy("the figures will be those of a busy machine")
     with stage_bar() as bar:
         if measure:
