@@ -9,9 +9,11 @@ import asyncio
 from typing import Any
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from torchrec_priors.service.guard import BODY
 from torchrec_priors.service.sockets import has_input
 
 _HEADERS_WITHIN = 10.0  # seconds from the first byte, or from the connection, to the last header
@@ -112,7 +114,7 @@ class Connection(HttpToolsProtocol):
             self._task.cancel()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        task = self.loop.create_task(cycle.run_asgi(_until_gone(app, cycle)))
+        task = self.loop.create_task(cycle.run_asgi(_called(app, cycle)))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
         self._task = task
@@ -133,10 +135,16 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def _until_gone(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
-    """Returns an application that ends without an error if it is cancelled for a gone client."""
+def _called(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """Returns an application that gets a body which is there, without waiting for messages.
+
+    It ends without an error if it is cancelled because its client has gone.
+    """
 
     async def called(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        # The connection does not read beyond larger bodies until they are received.
+        if not cycle.more_body and len(cycle.body) <= HIGH_WATER_LIMIT:
+            scope[BODY] = bytes(cycle.body)  # type: ignore[typeddict-unknown-key]
         try:
             await app(scope, receive, send)
         except asyncio.CancelledError:

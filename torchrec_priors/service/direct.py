@@ -5,6 +5,7 @@ route itself. Every other call takes the usual way.
 """
 
 from fastapi import FastAPI
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchrec_priors.service.routes.raw import RawRoute
@@ -33,11 +34,16 @@ class Direct:
 
 
 class Entry:
-    """The application of a server: FastAPI's middleware, without its search for telemetry."""
+    """The application of a server: FastAPI's middleware, without its search for telemetry.
+
+    It is also without FastAPI's outermost layer, which answers unexpected errors: the guard does.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._inside = app.build_middleware_stack()
+        outermost = app.build_middleware_stack()
+        assert isinstance(outermost, ServerErrorMiddleware)
+        self._inside = outermost.app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or a message about the life of the server."""

@@ -72,11 +72,11 @@ class Guard:
             return
 
         call = _Call(self._parts, scope, send)
-        self._parts.metrics.in_flight.inc()
+        self._parts.metrics.in_flight += 1
         try:
             await self._answer(call, scope, receive)
         finally:
-            self._parts.metrics.in_flight.dec()
+            self._parts.metrics.in_flight -= 1
             call.end()
 
     async def _answer(self, call: "_Call", scope: Scope, receive: Receive) -> None:
@@ -90,7 +90,12 @@ class Guard:
             self._check(call.headers, scope)
             body = b""
             if scope["method"] in _WITH_BODY:
-                body = await self._body(call.headers, receive)
+                given: bytes | None = scope.get(BODY)
+                if given is None:
+                    given = await self._body(call.headers, receive)
+                elif len(given) > self._parts.limits.body_bytes:
+                    raise self._too_large()
+                body = given
             call.received = len(body)
             scope[BODY] = body
             await self._app(scope, _replayed(body, receive), call.send)
@@ -193,7 +198,7 @@ class _Call:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self._id), _NO_SNIFF]
-            if not any(name == b"cache-control" for name, _ in headers):
+            if b"cache-control" not in dict(headers):
                 headers.append(_NO_STORE)
             message["headers"] = headers
         else:

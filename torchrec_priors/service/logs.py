@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections import deque
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from threading import Event, Thread
 from typing import TextIO
@@ -96,6 +97,8 @@ class RequestLog:
         """
         self.lines = lines or Lines()
         self._name = json.dumps(name)
+        # The parts of lines that many requests share.
+        self._about: dict[tuple[str, str, int], str] = {}
 
     def request(
         self,
@@ -123,11 +126,18 @@ class RequestLog:
             code: the code of the error, if there was one.
             trace: the trace of an unexpected error.
         """
-        level = "error" if status == 500 else "info"
+        key = (method, route, status)
+        about = self._about.get(key)
+        if about is None:
+            level = "error" if status == 500 else "info"
+            about = (
+                f'"level":"{level}","service":{self._name},"message":"request",'
+                f'"method":{quoted(method)},"route":{quoted(route)},"status":{status}'
+            )
+            self._about[key] = about
         line = (
-            f'{{"time":"{_now()}","level":"{level}","service":{self._name},"message":"request",'
-            f'"request_id":{quoted(request_id)},"method":{quoted(method)},"route":{quoted(route)},'
-            f'"status":{status},"ms":{seconds * 1e3:.2f},"received":{received},"sent":{sent}'
+            f'{{"time":"{_now()}",{about},"request_id":{quoted(request_id)},'
+            f'"ms":{seconds * 1e3:.2f},"received":{received},"sent":{sent}'
         )
         if code is not None:
             line += f',"code":{quoted(code)}'
@@ -160,5 +170,9 @@ def _now(seconds: float | None = None) -> str:
     """Returns a time in UTC, as ISO 8601 with milliseconds."""
     seconds = time.time() if seconds is None else seconds
     whole = int(seconds)
-    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{date}.{int((seconds - whole) * 1000):03d}Z"
+    return f"{_date(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _date(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -3,20 +3,26 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+
+from torchrec_priors.service.seconds import BOUNDS, Seconds
 
 if TYPE_CHECKING:
     from torchrec_priors.service.parts import Parts
     from torchrec_priors.serving.kept_queries import KeptQueries
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The metrics of a service.
+    """The metrics of a service. What is counted for each request belongs to the event loop.
 
     Attributes:
         queue_seconds: the time that requests waited for their batch.
@@ -28,41 +34,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._requests = Counter(
-            "torchrec_priors_requests",
-            "Requests by route and status.",
-            ["route", "status"],
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "torchrec_priors_request_seconds",
-            "Time from the first line of a request to its response.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.queue_seconds = Histogram(
-            "torchrec_priors_queue_seconds",
-            "Time that a request waited for its batch.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self.in_flight = 0
+        self.queue_seconds = Seconds()
+        self._seconds: dict[str, Seconds] = {}
+        self._requests: dict[tuple[str, int], int] = {}
+        self.registry.register(_OfRequests(self))
+
         self._compute_seconds = Histogram(
             "torchrec_priors_compute_seconds",
             "Time in which a batch was answered.",
-            buckets=_SECONDS,
+            buckets=BOUNDS,
             registry=self.registry,
         )
         self._batch_size = Histogram(
             "torchrec_priors_batch_size",
             "Requests in a batch.",
             buckets=_SIZES,
-            registry=self.registry,
-        )
-
-        self.in_flight = Gauge(
-            "torchrec_priors_requests_in_flight",
-            "Requests that are being answered.",
             registry=self.registry,
         )
 
@@ -88,10 +75,6 @@ class Metrics:
             registry=self.registry,
         )
 
-        # Looking up a child by its labels takes longer than counting.
-        self._of_route: dict[str, Histogram] = {}
-        self._of_status: dict[tuple[str, int], Counter] = {}
-
     def request(self, route: str, status: int, seconds: float) -> None:
         """Counts a request.
 
@@ -100,16 +83,43 @@ class Metrics:
             status: the status of the response; 499 if the client went away before.
             seconds: the time from its first line to the response.
         """
-        counter = self._of_status.get((route, status))
-        if counter is None:
-            counter = self._requests.labels(route, str(status))
-            self._of_status[route, status] = counter
-        histogram = self._of_route.get(route)
-        if histogram is None:
-            histogram = self._seconds.labels(route)
-            self._of_route[route] = histogram
-        counter.inc()
-        histogram.observe(seconds)
+        key = (route, status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        of_route = self._seconds.get(route)
+        if of_route is None:
+            of_route = Seconds()
+            self._seconds[route] = of_route
+        of_route.observe(seconds)
+
+    def of_requests(self) -> Iterable[Metric]:
+        """Yields what is counted for each request."""
+        requests = CounterMetricFamily(
+            "torchrec_priors_requests", "Requests by route and status.", labels=["route", "status"]
+        )
+        for (route, status), count in self._requests.copy().items():
+            requests.add_metric([route, str(status)], count)
+        yield requests
+
+        seconds = HistogramMetricFamily(
+            "torchrec_priors_request_seconds",
+            "Time from the first line of a request to its response.",
+            labels=["route"],
+        )
+        for route, of_route in self._seconds.copy().items():
+            seconds.add_metric([route], of_route.buckets, of_route.sum)
+        yield seconds
+
+        yield HistogramMetricFamily(
+            "torchrec_priors_queue_seconds",
+            "Time that a request waited for its batch.",
+            buckets=self.queue_seconds.buckets,
+            sum_value=self.queue_seconds.sum,
+        )
+        yield GaugeMetricFamily(
+            "torchrec_priors_requests_in_flight",
+            "Requests that are being answered.",
+            value=self.in_flight,
+        )
 
     def batch(self, size: int, seconds: float) -> None:
         """Notes a batch: the number of its requests, and the seconds that they took."""
@@ -127,6 +137,21 @@ class Metrics:
     def text(self) -> bytes:
         """Returns all metrics in Prometheus' format."""
         return generate_latest(self.registry)
+
+
+class _OfRequests(Collector):
+    """Reads what is counted for each request when the metrics are asked for."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterable[Metric]:
+        """Returns nothing: the names do not clash with those of other collectors."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields the metrics."""
+        return self._metrics.of_requests()
 
 
 def _of_cache(kept: "KeptQueries") -> Iterable[Metric]:

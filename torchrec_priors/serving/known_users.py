@@ -19,6 +19,8 @@ from torchrec_priors.serving.user_context import Event, Skipped, UserContext, ev
 
 EVENTS = "events"
 
+_NOTHING = Skipped()
+
 
 @dataclass(frozen=True)
 class KnownUser:
@@ -136,6 +138,8 @@ class KnownUsers:
         stored = History(np.zeros(0, np.int64))
         if number >= 0 and context.history is None:
             stored = self._stored.history(number)
+        if not given and not context.groups:
+            return self._only_stored(context, number, stored)
 
         unknown = int((place_N < 0).sum())
         if context.posted and len(stored.items):
@@ -160,6 +164,17 @@ class KnownUsers:
         )
         history = History(np.concatenate([stored.items, place_N[kept]]), columns, number)
         return KnownUser(history, groups, skipped)
+
+    def _only_stored(self, context: UserContext, number: int, stored: History) -> KnownUser:
+        """Returns the user of a request that gives neither events nor groups, as most do."""
+        columns = {
+            name: stored.columns[name]
+            for name in self._columns
+            if len(stored.columns.get(name, ()))
+        }
+        is_unknown = context.user is not None and number < 0
+        skipped = Skipped(users=1) if is_unknown else _NOTHING
+        return KnownUser(History(stored.items, columns, number), {}, skipped)
 
     def _column(self, name: str, stored: History, events: list[Event]) -> np.ndarray | None:
         """Returns a column of a history; None if it is known of no item.

@@ -56,6 +56,11 @@ class Levers:
         )
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no lever is used."""
+        return self.only is None and not (self.mute or self.boost or self.at_least)
+
+    @property
     def key(self) -> Hashable:
         """A value that is equal for equal levers, to find what was prepared for them."""
         return (

@@ -63,6 +63,7 @@ class LeversOfRun:
         self._kept: OrderedDict[Hashable, PreparedLevers] = OrderedDict()
         self._lock = Lock()
         self._everything = bits_of(finder.index.item_C.cpu().numpy(), items)
+        self._without = self._prepare(Levers())
 
     def prepare(self, levers: Levers) -> PreparedLevers:
         """Finds out what the names of levers mean.
@@ -70,6 +71,8 @@ class LeversOfRun:
         Raises:
             UserError: a lever names no head, or the levers leave no head.
         """
+        if levers.is_empty:
+            return self._without
         key = levers.key
         with self._lock:
             prepared = self._kept.get(key)

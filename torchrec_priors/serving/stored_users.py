@@ -4,6 +4,7 @@ Row groups that were read stay in memory, up to a limit. So a request for a user
 were asked for does not read a file.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -33,7 +34,7 @@ class StoredUsers:
         self._data = data
         times = (TIMES,) if data.manifest.has_times else ()
         self._columns = tuple(dict.fromkeys((*columns, *times)))
-        self._first_users = np.array([group.first_user for group in data.row_groups])
+        self._first_users = [group.first_user for group in data.row_groups]
         self._kept: OrderedDict[int, Users] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
@@ -53,9 +54,9 @@ class StoredUsers:
 
     def history(self, number: int) -> History:
         """Returns the whole history of a user, given by the number in file order."""
-        group = int(np.searchsorted(self._first_users, number, side="right")) - 1
+        group = bisect_right(self._first_users, number) - 1
         users = self._read(group)
-        place = number - int(self._first_users[group])
+        place = number - self._first_users[group]
         return History(users.history(place), users.columns_of(place), number)
 
     def _read(self, group: int) -> Users:

@@ -6,16 +6,17 @@ from typing import Any
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchrec_priors.service.guard import BODY, STARTED
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[bytes]]
+
+_JSON = (b"content-type", b"application/json")
 
 
 class RawRoute(APIRoute):
-    """A route whose function gets the request as it is, and returns the response.
+    """A route whose function gets the request as it is, and returns the JSON of the response.
 
     FastAPI describes it in the OpenAPI document, but neither reads nor writes its bodies.
 
@@ -42,8 +43,10 @@ def _called(endpoint: Endpoint) -> ASGIApp:
     """Returns the ASGI application of a function."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        response = await endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+        content = await endpoint(Request(scope, receive))
+        headers = [_JSON, (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
     return app
 

@@ -1,26 +1,22 @@
 """POST /v1/recommend: recommendations to one user, or to several users at once."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import Response
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.service.answers import many_answers, one_answer
 from torchrec_priors.service.batcher import Batched
 from torchrec_priors.service.bodies import AskedBody, ManyBody, RecommendBody, read_recommend
 from torchrec_priors.service.context import Asked, Contexts
-from torchrec_priors.service.guard import ClientGoneError
 from torchrec_priors.service.parts import LOADING, Parts
 from torchrec_priors.service.problem import unavailable
 from torchrec_priors.service.routes.documented import errors
 from torchrec_priors.service.routes.raw import RawRoute, body_of, started_at
 from torchrec_priors.service.shapes import ManyAnswer, OneAnswer
 from torchrec_priors.serving.request import LateError
-from torchrec_priors.serving.request import Request as ModelRequest
 
 
 class Recommending:
@@ -59,52 +55,19 @@ class Recommending:
         seconds = parts.limits.deadline_s if timeout_ms is None else timeout_ms / 1e3
         deadline = started_at(request) + seconds
         asked = await self._contexts.asked(bodies, deadline)
-        batched = await self._submit(request, [one.request for one in asked], deadline)
+        # If the client goes away, the server cancels this task, and the batcher drops the requests.
+        batched = await parts.batcher.submit([one.request for one in asked], deadline)
         parts.metrics.queue_seconds.observe(batched.queued_s)
         if batched.version is None:
             raise LateError(f"no answer within {seconds:g} s: give a longer timeout_ms, or retry")
         return asked, batched
-
-    async def _submit(
-        self, request: Request, requests: list[ModelRequest], deadline: float
-    ) -> Batched:
-        """Waits for the batch, unless the client goes away: then nothing is computed for it."""
-        task = asyncio.current_task()
-        assert task is not None
-        watching = asyncio.create_task(_until_gone(request))
-        is_gone = False
-        is_over = False
-
-        def stop(_: object) -> None:
-            nonlocal is_gone
-            if not watching.cancelled() and not is_over:
-                is_gone = True
-                task.cancel()
-
-        watching.add_done_callback(stop)
-        try:
-            return await self._parts.batcher.submit(requests, deadline)
-        except asyncio.CancelledError:
-            if not is_gone:
-                raise
-            task.uncancel()
-            raise ClientGoneError from None
-        finally:
-            is_over = True
-            watching.cancel()
-
-
-async def _until_gone(request: Request) -> None:
-    """Waits until the client has gone away."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def add(app: FastAPI, parts: Parts, recommending: Recommending) -> None:
     """Adds the route to the service."""
     name = parts.model_name
 
-    async def recommend(request: Request) -> Response:
+    async def recommend(request: Request) -> bytes:
         """Recommends items to one user, or to several users at once.
 
         The body is one request, or an object with a list `requests`.
@@ -116,13 +79,11 @@ def add(app: FastAPI, parts: Parts, recommending: Recommending) -> None:
 
         seconds = time.monotonic() - started_at(request)
         if many:
-            content = many_answers(asked, batched, name, seconds)
-        else:
-            (outcome,) = batched.outcomes
-            if isinstance(outcome, UserError):
-                raise outcome
-            content = one_answer(outcome, asked[0], batched, name, seconds)
-        return Response(content, media_type="application/json")
+            return many_answers(asked, batched, name, seconds)
+        (outcome,) = batched.outcomes
+        if isinstance(outcome, UserError):
+            raise outcome
+        return one_answer(outcome, asked[0], batched, name, seconds)
 
     route = RawRoute(
         "/v1/recommend",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from fastapi import FastAPI, Path, Query
 from starlette.requests import Request
-from starlette.responses import Response
 
 from torchrec_priors.service.bodies import EventsBody, read_body
 from torchrec_priors.service.parts import Parts
@@ -91,7 +90,7 @@ class Calls:
 def add(app: FastAPI, parts: Parts, calls: Calls) -> None:
     """Adds the routes to the service."""
 
-    async def events(request: Request) -> Response:
+    async def events(request: Request) -> bytes:
         """Stores events of users. They count from the next request on.
 
         All are stored, or none. When the response comes, they are durable. The same call may be
@@ -111,7 +110,7 @@ def add(app: FastAPI, parts: Parts, calls: Calls) -> None:
             trimmed=appended.trimmed,
             unknown=unknown,
         )
-        return Response(answer.model_dump_json(), media_type="application/json")
+        return answer.model_dump_json().encode()
 
     app.router.routes.append(
         RawRoute(

@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import Response
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.service.bodies import read_body
@@ -66,7 +65,7 @@ def add(app: FastAPI, parts: Parts, recommending: Recommending) -> None:
                 ],
             )
 
-    async def infer(request: Request) -> Response:
+    async def infer(request: Request) -> bytes:
         """Recommends items to users, or for histories.
 
         If one of the rows is rejected, the call is.
@@ -87,7 +86,7 @@ def add(app: FastAPI, parts: Parts, recommending: Recommending) -> None:
             id=body.id,
             outputs=tensors_of(answers, bodies[0].k, body.outputs),
         )
-        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+        return answer.model_dump_json(exclude_none=True).encode()
 
     app.router.routes.append(
         RawRoute(
