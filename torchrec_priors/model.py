@@ -301,7 +301,7 @@ class Recommender(nn.Module):
         positives = step.positives[number]
 
         histories = self._histories(looked_up, part)
-        states = replace(histories, vector_Nd=self._encode(histories))
+        states = replace(histories, vector_Nd=self.states(histories))
 
         # A target is new if its item is not in the context up to the token. With a repeat head, the
         # prior heads and the gate learn only new targets.
@@ -514,7 +514,16 @@ class Recommender(nn.Module):
         Args:
             histories: histories with vectors from `tokens`. None of them may be empty.
         """
-        states = replace(histories, vector_Nd=self._encode(histories))
+        return self.queries_at(histories, self.states(histories))
+
+    def queries_at(self, histories: Jagged, state_Nd: Tensor) -> PathQueries:
+        """Returns the query of every path at the last position of each history.
+
+        Args:
+            histories: see `queries`.
+            state_Nd: the states of all their positions.
+        """
+        states = replace(histories, vector_Nd=state_Nd)
         query_BKd = self.score.queries(ask_last(self.heads, self.baseline, states, self.paths))
 
         log_group_BK = query_BKd.new_zeros(query_BKd.shape[:2])
@@ -533,7 +542,7 @@ class Recommender(nn.Module):
             repeats = RepeatShares(logit_B, log_share_N, states.offsets_B1.diff())
         return PathQueries(query_BKd, log_group_BK, repeats)
 
-    def _encode(self, histories: Jagged) -> Tensor:
+    def states(self, histories: Jagged) -> Tensor:
         """Returns the states of all positions, float32 [N, d]."""
         precision = self.behaviour.precision
         reduced = self.training and precision != torch.float32

@@ -35,7 +35,7 @@ def _resident(index, score=Score("dot"), dense=3, **options):
     """The packed index; with tiles of one block, and a chosen share from which sets have masks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resident_module, "_TILE", 16)
-        patch.setattr(resident_module, "_DENSE", dense)
+        patch.setattr(resident_module, "_dense", lambda *_, **__: dense)
         packed = Resident.of(index, score, **options)
     if packed is None:
         pytest.skip("there is no C++ compiler")
@@ -216,7 +216,7 @@ def test_bytes_find_what_the_definition_finds(case, dense):
     assert fast.path_Bk[found].tolist() == plain.path_Bk[found].tolist()
 
 
-@pytest.mark.parametrize("dim", [24, 7])
+@pytest.mark.parametrize("dim", [24, 7, 6])
 @pytest.mark.parametrize("kind", ["dot", "cosine"])
 def test_bytes_give_the_same_bits_as_floats(kind, dim):
     index, queries, excluded = _example(dim=dim)
@@ -228,6 +228,12 @@ def test_bytes_give_the_same_bits_as_floats(kind, dim):
     assert torch.equal(one.row_Bk, other.row_Bk)
     assert torch.equal(one.score_Bk, other.score_Bk)
     assert torch.equal(one.path_Bk, other.path_Bk)
+    for packed in (floats, as_bytes):
+        for threads in (2, 5):
+            divided = search(index, score, queries, excluded, 50, resident=packed, threads=threads)
+            assert torch.equal(one.row_Bk, divided.row_Bk)
+            assert torch.equal(one.score_Bk, divided.score_Bk)
+            assert torch.equal(one.path_Bk, divided.path_Bk)
     rows = one.row_Bk[0].numpy()
     assert torch.equal(floats.vectors(rows), as_bytes.vectors(rows))
     assert as_bytes.nbytes < 0.6 * floats.nbytes

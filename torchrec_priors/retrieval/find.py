@@ -28,6 +28,7 @@ from torchrec_priors.retrieval.item_filter import Filters
 from torchrec_priors.retrieval.resident import Resident
 from torchrec_priors.retrieval.search import log_normalisers, search
 from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries, Repeats
+from torchrec_priors.retrieval.together import Together
 from torchrec_priors.settings.evaluation import RetrievalConfig
 
 # The name of the repeat head.
@@ -81,6 +82,7 @@ class Finder:
         self.resident: Resident | None = None
         self._resident_sample: Resident | None = None
         self._inputs: InputVectors | None = None
+        self.together = Together(model)
         self._quantised: Quantised | None = None
         if config.tiles == "int8":
             self._quantised = Quantised.of(index.shard.rows, model.score)
@@ -268,6 +270,7 @@ class Finder:
         k: int,
         index: GroupIndex | None = None,
         filters: Filters | None = None,
+        threads: int = 1,
     ) -> Found:
         """Finds the k best items of each of this rank's users.
 
@@ -278,6 +281,7 @@ class Finder:
             k: the number of items for each user.
             index: the items that may be found; by default all items of `self.index`.
             filters: the items that may be found, for each user or for all (see `search`).
+            threads: see `search`.
         """
         # Items of the context are found by the repeat head, and by no other head.
         excluded = self._hidden(users) if self.model.repeat_head is not None else None
@@ -298,6 +302,7 @@ class Finder:
             self._quantised,
             resident=self.resident if index is None else None,
             filters=filters,
+            threads=threads,
         )
         if self.diversifier is None:
             return found

@@ -39,7 +39,6 @@ _LANES = 16  # candidates of a block
 _TILE = 1 << 11
 _LARGE_TILE = 1 << 14
 _LARGE = 1 << 16  # candidates of a catalogue with large tiles
-_DENSE = 3  # a set with more than 1 / _DENSE of the candidates is searched among all of them
 _PACKED_AT_ONCE = 1 << 16  # vectors
 _KINDS = {"max": 0, "hierarchical": 1, "mean": 2, "inverse_variance": 2}
 
@@ -71,7 +70,7 @@ class _Users(ctypes.Structure):
     """The struct `Users` of the C++ source."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("users", "k")),
+        *((name, ctypes.c_int64) for name in ("users", "k", "threads")),
         *((name, ctypes.c_void_p) for name in ("vector", "bias", "seen", "first_seen")),
         *((name, ctypes.c_void_p) for name in ("allow", "deny")),
     )
@@ -95,7 +94,7 @@ class _Bytes:
     """The vectors of all lists with a byte for each number (`int8_search.py`).
 
     Attributes:
-        packed: int8 [blocks, pairs, lanes, 2], two dimensions of a candidate side by side.
+        packed: int8 [blocks, quads, lanes, 4], four dimensions of a candidate side by side.
         step: float32 [blocks x lanes], the step of each vector; 0 for a lane without candidate.
         rows_Rd: the vectors as they are stored.
         row_C: the row of each candidate.
@@ -130,18 +129,18 @@ class _Bytes:
         if score.kind == "cosine":
             divisor_C = _lengths(library, rows_Rd)[torch.from_numpy(row_C)]
 
-        pairs = -(-rows_Rd.shape[1] // 2)
-        packed = torch.zeros(len(position) // _LANES, pairs, _LANES, 2, dtype=torch.int8)
+        quads = -(-rows_Rd.shape[1] // 4)
+        packed = torch.zeros(len(position) // _LANES, quads, _LANES, 4, dtype=torch.int8)
         step = torch.zeros(len(position))
         for first in range(0, len(position), _PACKED_AT_ONCE):
             part = slice(first, first + _PACKED_AT_ONCE)
             held = torch.from_numpy(np.flatnonzero(position[part] >= 0))
             row = torch.from_numpy(row_C[position[part][held.numpy()]])
-            padded = torch.zeros(len(position[part]), 2 * pairs, dtype=torch.int8)
+            padded = torch.zeros(len(position[part]), 4 * quads, dtype=torch.int8)
             padded[held, : rows_Rd.shape[1]] = quantised.byte_Rd[row]
             step[part][held] = quantised.step_R[row]
             blocks = slice(first // _LANES, first // _LANES + len(padded) // _LANES)
-            packed[blocks] = padded.view(-1, _LANES, pairs, 2).transpose(1, 2)
+            packed[blocks] = padded.view(-1, _LANES, quads, 4).transpose(1, 2)
         rounding, length = quantised.rounding, quantised.length
         return cls(packed, step, rows_Rd, row_C, divisor_C, rounding, length)
 
@@ -168,6 +167,7 @@ class Resident:
         candidates = len(index)
         tile = _LARGE_TILE if candidates > _LARGE else _TILE
 
+        dense = _dense(library, as_bytes=as_bytes)
         # List 0 has all candidates. The vectors of other lists are copied from it.
         lists = [_list_of(np.arange(candidates), candidates, tile)]
         self._list_of_set = np.zeros(len(index.paths_of_set), np.int64)
@@ -175,7 +175,7 @@ class Resident:
         for number in range(len(index.paths_of_set)):
             position = _positions(index, number)
             mask = None
-            if len(position) * _DENSE < candidates:
+            if len(position) * dense < candidates:
                 self._list_of_set[number] = len(lists)
                 lists.append(_list_of(position, candidates, tile))
             elif len(position) < candidates:
@@ -262,6 +262,7 @@ class Resident:
         filters: Filters | None,
         k: int,
         fusion: Fusion,
+        threads: int = 1,
     ) -> tuple[Tensor, Tensor]:
         """Finds the same as `find`, in the form in which lists are merged.
 
@@ -269,7 +270,7 @@ class Resident:
             Keys (`keys.py`) and paths (int32): [B, k] each. Shorter lists are padded with `NOTHING`
             keys.
         """
-        found = self.find(queries, excluded, filters, k, fusion)
+        found = self.find(queries, excluded, filters, k, fusion, threads)
         return encode(found.score_Bk, found.row_Bk), found.path_Bk.int()
 
     def find(
@@ -279,6 +280,7 @@ class Resident:
         filters: Filters | None,
         k: int,
         fusion: Fusion,
+        threads: int = 1,
     ) -> Found:
         """Finds the k best candidates of each user, without repeats.
 
@@ -288,6 +290,7 @@ class Resident:
             filters: the items that may be found, for each user.
             k: the number of items for each user.
             fusion: how the scores of an item are combined into one.
+            threads: the most threads, which search different tiles. They do not change the result.
         """
         users = len(queries)
         assert self._bytes is None or fusion.kind == "max"
@@ -296,7 +299,7 @@ class Resident:
         path_Bk = torch.empty(users, k, dtype=torch.int64)
         # The rule is held until the call ends, as another thread may replace `_rule`.
         rule = self._rule_of(fusion)
-        given = _Given(self._shape, queries, excluded, filters, k)
+        given = _Given(self._shape, queries, excluded, filters, k, threads)
         self._library.resident_search(
             ctypes.byref(self._index),
             ctypes.byref(rule.rule),
@@ -448,11 +451,12 @@ class _Given:
         excluded: Exclusions,
         filters: Filters | None,
         k: int,
+        threads: int = 1,
     ) -> None:
         """
         Args:
             shape: K and d of the index.
-            queries, excluded, filters, k: as for `Resident.search`.
+            queries, excluded, filters, k, threads: as for `Resident.find`.
         """
         users = len(queries)
         self.vector_BKd = queries.vector_BKd.contiguous()
@@ -465,10 +469,16 @@ class _Given:
         self.users = _Users(
             users,
             k,
+            threads,
             self.vector_BKd.data_ptr(),
             self.bias_BK.data_ptr(),
             *map(_address, (self.seen, self.first_seen, self.allow, self.deny)),
         )
+
+
+def _dense(library: ctypes.CDLL, *, as_bytes: bool) -> int:
+    """Returns D: a set with more than 1 / D of the candidates is searched among all of them."""
+    return int(library.resident_dense(ctypes.c_int64(as_bytes)))
 
 
 def _lengths(library: ctypes.CDLL, vectors_Rd: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ struct Index {
   const uint16_t* const* mask;  // [sets]: the lanes of each block of list 0 that are in the set; null for all lanes
   const int64_t* set_of_path;   // [paths], ascending
   // Copies of the vectors with a byte for each number (`int8_search.py`), and the vectors themselves, for MAX only.
-  const int8_t* bytes;     // [blocks][pairs][LANES][2]: two dimensions of each candidate side by side
+  const int8_t* bytes;     // [blocks][quads][LANES][4]: four dimensions of each candidate side by side
   const float* step;       // [blocks][LANES]: a vector is its bytes times its step, and a rounding error
   const float* rows;       // [rows][dim]
   const int64_t* row;      // [candidates]
@@ -60,7 +60,7 @@ struct Rule {
 
 // The users of a call.
 struct Users {
-  int64_t users, k;
+  int64_t users, k, threads;
   const float* vector;           // [users][paths][dim]
   const float* bias;             // [users][paths]; -inf for a path that is closed to the user
   const int64_t* seen;           // for one user after another, ascending: row ids that must not be found
@@ -160,12 +160,22 @@ struct Open {
   int64_t set_of(const Index& index, int64_t p) const { return index.set_of_path[path[p]]; }
 };
 
+// The bytes of a query, four dimensions in each number. Without the instruction for products of bytes they are widened
+// to 16 bits, as the products need.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+using Quad = int64_t;
+#else
+using Quad = int32_t;
+#endif
+
 // A query with a byte for each number, and the largest error of its products with bytes, in steps.
 struct Rounded {
-  std::vector<int32_t> pairs;  // two numbers of 16 bits side by side
+  std::vector<Quad> quads;
   float step, margin;
+  int32_t sum = 0;  // of all numbers
 
-  Rounded(const Index& index, const float* query) : pairs((index.dim + 1) / 2) {
+  Rounded(const Index& index, const float* query) : quads((index.dim + 3) / 4) {
+    constexpr int bits = 2 * sizeof(Quad);
     float largest = 0.0f;
     for (int64_t j = 0; j < index.dim; j++) largest = std::max(largest, std::abs(query[j]));
     step = largest > 0.0f ? largest / 127.0f : 1.0f;
@@ -175,8 +185,9 @@ struct Rounded {
       const double missing = static_cast<double>(query[j]) - static_cast<double>(number) * step;
       square += static_cast<double>(query[j]) * query[j];
       error += missing * missing;
-      pairs[j / 2] |= static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint16_t>(static_cast<int16_t>(number)))
-                                           << (j % 2 ? 16 : 0));
+      sum += static_cast<int32_t>(number);
+      const auto digits = static_cast<uint64_t>(static_cast<int64_t>(number)) & ((1ull << bits) - 1);
+      quads[j / 4] |= static_cast<Quad>(digits << (bits * (j % 4)));
     }
     // The last summand bounds the rounding errors of the score itself, a chain of `dim` additions.
     const double length = std::sqrt(square), whole = index.length + index.rounding;
@@ -185,34 +196,89 @@ struct Rounded {
   }
 };
 
+// As many products as fit into the registers.
+#ifdef __AVX512VNNI__
+constexpr int SOME = 6;
+#else
+constexpr int SOME = 3;
+#endif
+
+// Bytes that are asked for before they are needed: the processor itself does not read ahead beyond a page.
+constexpr int64_t AHEAD = 4096;
+
 // Products of the bytes of P queries and a block.
 template <int P>
-void byte_products(const int32_t* const* query, const int8_t* block, int64_t pairs, int32_t (*out)[LANES]) {
-#ifdef __AVX2__
-  __m256i sum[P][2];
-  for (int p = 0; p < P; p++) sum[p][0] = sum[p][1] = _mm256_setzero_si256();
-  for (int64_t j = 0; j < pairs; j++) {
-    const auto* bytes = reinterpret_cast<const __m128i*>(block + j * 2 * LANES);
-    const __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes));
-    const __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes + 1));
-    for (int p = 0; p < P; p++) {
-      const __m256i q = _mm256_set1_epi32(query[p][j]);
-      sum[p][0] = _mm256_add_epi32(sum[p][0], _mm256_madd_epi16(low, q));
-      sum[p][1] = _mm256_add_epi32(sum[p][1], _mm256_madd_epi16(high, q));
+void byte_products(const Rounded* const* query, const int8_t* block, int64_t quads, int32_t (*out)[LANES]) {
+#if defined(__AVX512VNNI__)
+  // The instruction takes bytes without a sign from the block: each is 128 too large.
+  const __m512i shift = _mm512_set1_epi8(static_cast<char>(0x80));
+  __m512i sum[P][2];
+  for (int p = 0; p < P; p++) {
+    sum[p][0] = _mm512_set1_epi32(-128 * query[p]->sum);
+    sum[p][1] = _mm512_setzero_si512();
+  }
+  const auto add = [&](int64_t j, int half) {
+    const int8_t* at = block + j * 4 * LANES;
+    _mm_prefetch(reinterpret_cast<const char*>(at) + AHEAD, _MM_HINT_T0);
+    const __m512i bytes = _mm512_xor_si512(_mm512_loadu_si512(at), shift);
+    for (int p = 0; p < P; p++)
+      sum[p][half] = _mm512_dpbusd_epi32(sum[p][half], bytes, _mm512_set1_epi32(query[p]->quads[j]));
+  };
+  // Two sums, so that an addition need not wait for the one before.
+  int64_t j = 0;
+  for (; j + 2 <= quads; j += 2) {
+    add(j, 0);
+    add(j + 1, 1);
+  }
+  if (j < quads) add(j, 0);
+  for (int p = 0; p < P; p++) _mm512_storeu_si512(out[p], _mm512_add_epi32(sum[p][0], sum[p][1]));
+#elif defined(__AVX2__)
+  constexpr int PARTS = LANES / 4;  // of four candidates
+  __m256i sum[P][PARTS];
+  for (int p = 0; p < P; p++)
+    for (int part = 0; part < PARTS; part++) sum[p][part] = _mm256_setzero_si256();
+  for (int64_t j = 0; j < quads; j++) {
+    const auto* bytes = reinterpret_cast<const __m128i*>(block + j * 4 * LANES);
+    for (int part = 0; part < PARTS; part++) {
+      const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes + part));
+      for (int p = 0; p < P; p++) {
+        const __m256i q = _mm256_set1_epi64x(query[p]->quads[j]);
+        sum[p][part] = _mm256_add_epi32(sum[p][part], _mm256_madd_epi16(wide, q));
+      }
     }
   }
+  // Each candidate has two sums side by side.
   for (int p = 0; p < P; p++)
-    for (int half = 0; half < 2; half++)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out[p] + half * LANES / 2), sum[p][half]);
+    for (int part = 0; part < PARTS; part += 2) {
+      const __m256i both = _mm256_hadd_epi32(sum[p][part], sum[p][part + 1]);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out[p] + part * 4), _mm256_permute4x64_epi64(both, 0xD8));
+    }
 #else
   for (int p = 0; p < P; p++)
     for (int l = 0; l < LANES; l++) out[p][l] = 0;
-  for (int64_t j = 0; j < pairs; j++)
-    for (int p = 0; p < P; p++) {
-      const int32_t first = static_cast<int16_t>(query[p][j]), second = query[p][j] >> 16;
-      for (int l = 0; l < LANES; l++)
-        out[p][l] += first * block[(j * LANES + l) * 2] + second * block[(j * LANES + l) * 2 + 1];
-    }
+  for (int64_t j = 0; j < quads; j++)
+    for (int p = 0; p < P; p++)
+      for (int i = 0; i < 4; i++) {
+        const int32_t number = static_cast<int8_t>(query[p]->quads[j] >> (8 * i));
+        for (int l = 0; l < LANES; l++) out[p][l] += number * block[(j * LANES + l) * 4 + i];
+      }
+#endif
+}
+
+// The lanes whose upper bounds, from products of bytes, are at least `least`.
+inline uint32_t reaching(const int32_t* product, const float* step, const Rounded& query, float bias, float least) {
+#ifdef __AVX512F__
+  const __m512 unit = _mm512_mul_ps(_mm512_loadu_ps(step), _mm512_set1_ps(query.step));
+  const __m512 most = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(product)), _mm512_set1_ps(query.margin));
+  const __m512 upper = _mm512_add_ps(_mm512_mul_ps(most, unit), _mm512_set1_ps(bias));
+  return _mm512_cmp_ps_mask(upper, _mm512_set1_ps(least), _CMP_GE_OQ);
+#else
+  uint32_t lanes = 0;
+  for (int l = 0; l < LANES; l++) {
+    const float upper = (static_cast<float>(product[l]) + query.margin) * (step[l] * query.step) + bias;
+    lanes |= static_cast<uint32_t>(upper >= least) << l;
+  }
+  return lanes;
 #endif
 }
 
@@ -503,10 +569,9 @@ class Tile {
 template <typename Banned>
 void search_bytes(const Index& index, const Open& open, const std::vector<Rounded>& rounded, int64_t tile,
                   const uint64_t* allow, TopOnce& top, Banned banned) {
-  constexpr int SOME = 6;  // as many products as fit into the registers
-  const int64_t pairs = (index.dim + 1) / 2;
+  const int64_t quads = (index.dim + 3) / 4;
   int32_t products[SOME][LANES];
-  const int32_t* query[SOME];
+  const Rounded* query[SOME];
 
   const auto visit_list = [&](int64_t list, int64_t first, int64_t last) {
     if (first == last) return;
@@ -514,31 +579,30 @@ void search_bytes(const Index& index, const Open& open, const std::vector<Rounde
     for (int64_t block = block_at[0]; block < block_at[1]; block++) {
       const uint32_t lanes = lanes_of(index, block, allow);
       if (!lanes) continue;
-      const int8_t* bytes = index.bytes + block * pairs * 2 * LANES;
+      const int8_t* bytes = index.bytes + block * quads * 4 * LANES;
       const float* step = index.step + block * LANES;
       const int32_t* position = index.position + block * LANES;
       for (int64_t p = first; p < last; p += SOME) {
         const int some = static_cast<int>(std::min<int64_t>(SOME, last - p));
-        for (int i = 0; i < some; i++) query[i] = rounded[p + i].pairs.data();
+        for (int i = 0; i < some; i++) query[i] = &rounded[p + i];
         switch (some) {
-          case 1: byte_products<1>(query, bytes, pairs, products); break;
-          case 2: byte_products<2>(query, bytes, pairs, products); break;
-          case 3: byte_products<3>(query, bytes, pairs, products); break;
-          case 4: byte_products<4>(query, bytes, pairs, products); break;
-          case 5: byte_products<5>(query, bytes, pairs, products); break;
-          default: byte_products<SOME>(query, bytes, pairs, products);
+          case 1: byte_products<1>(query, bytes, quads, products); break;
+          case 2: byte_products<2>(query, bytes, quads, products); break;
+#ifdef __AVX512VNNI__
+          case 3: byte_products<3>(query, bytes, quads, products); break;
+          case 4: byte_products<4>(query, bytes, quads, products); break;
+          case 5: byte_products<5>(query, bytes, quads, products); break;
+#endif
+          default: byte_products<SOME>(query, bytes, quads, products);
         }
         for (int i = 0; i < some; i++) {
-          const float bias = open.bias[p + i], margin = rounded[p + i].margin, unit = rounded[p + i].step;
+          const float bias = open.bias[p + i];
           const float slack = (std::abs(bias) + std::abs(top.threshold)) * 1e-6f;
-          uint32_t reaching = 0;
-          for (int l = 0; l < LANES; l++) {
-            const float upper = (static_cast<float>(products[i][l]) + margin) * (step[l] * unit) + bias;
-            reaching |= static_cast<uint32_t>(upper >= top.threshold - slack) << l;
-          }
-          reaching &= lanes & lanes_of_path(index, open, p + i, block);
-          for (; reaching; reaching &= reaching - 1) {
-            const int32_t c = position[__builtin_ctz(reaching)];
+          uint32_t left = reaching(products[i], step, rounded[p + i], bias, top.threshold - slack);
+          if (!left) continue;
+          left &= lanes & lanes_of_path(index, open, p + i, block);
+          for (; left; left &= left - 1) {
+            const int32_t c = position[__builtin_ctz(left)];
             if (c < 0 || banned(index.item[c])) continue;
             const float score = exact(index, open.query[p + i], c) + bias;
             if (score >= top.threshold) top.offer_once(score + 0.0f, index.item[c], open.path[p + i]);
@@ -574,37 +638,60 @@ void add_exponentials(uint32_t lanes, const float* score, double& offset, double
 
 extern "C" {
 
+// A set with more than a 1 / `resident_dense()` of the candidates is searched among all of them. Products of bytes take
+// less time than reading a second copy of the bytes, if the processor has an instruction for them.
+int64_t resident_dense(int64_t as_bytes) {
+#ifdef __AVX512VNNI__
+  return as_bytes ? 32 : 3;
+#else
+  (void)as_bytes;
+  return 3;
+#endif
+}
+
 // Writes the k best items of each user: scores (-inf at the end of a shorter list), row ids and paths. If the index has
-// bytes, the rule is MAX.
+// bytes, the rule is MAX. Threads search different tiles; the result does not depend on their number.
 void resident_search(const Index* index, const Rule* rule, const Users* users, float* score, int64_t* item,
                      int64_t* path) {
+  const int64_t threads = std::max<int64_t>(1, std::min(users->threads, index->tiles));
   std::vector<Open> open;
   std::vector<TopOnce> tops(users->users);
   std::vector<std::vector<Rounded>> rounded(users->users);
   for (int64_t u = 0; u < users->users; u++) {
     open.emplace_back(*index, users->vector + u * index->paths * index->dim, users->bias + u * index->paths);
     tops[u].k = users->k;
-    tops[u].best.reserve(users->k + 1);
     if (index->bytes)
       for (const float* query : open[u].query) rounded[u].emplace_back(*index, query);
   }
   std::vector<Tile> scratch;
-  if (!index->bytes) scratch.emplace_back(*index, *rule);
-  for (int64_t t = 0; t < index->tiles; t++)
-    for (int64_t u = 0; u < users->users; u++) {
-      const uint64_t *allow = users->allow[u], *deny = users->deny[u];
-      const int64_t* seen = users->seen + users->first_seen[u];
-      const int64_t* seen_end = users->seen + users->first_seen[u + 1];
-      const auto banned = [=](int64_t i) {
-        return (allow && !has(allow, i)) || (deny && has(deny, i)) || std::binary_search(seen, seen_end, i);
-      };
-      if (index->bytes) {
-        search_bytes(*index, open[u], rounded[u], t, allow, tops[u], banned);
-      } else {
-        scratch[0].search(open[u], t, allow);
-        scratch[0].offer(tops[u], banned);
+  std::vector<std::vector<TopOnce>> of_thread(threads, tops);
+  for (int64_t t = 0; t < threads; t++) {
+    if (!index->bytes) scratch.emplace_back(*index, *rule);
+    for (TopOnce& top : of_thread[t]) top.best.reserve(users->k + 1);
+  }
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
+  for (int64_t thread = 0; thread < threads; thread++)
+    for (int64_t t = index->tiles * thread / threads; t < index->tiles * (thread + 1) / threads; t++)
+      for (int64_t u = 0; u < users->users; u++) {
+        const uint64_t *allow = users->allow[u], *deny = users->deny[u];
+        const int64_t* seen = users->seen + users->first_seen[u];
+        const int64_t* seen_end = users->seen + users->first_seen[u + 1];
+        const auto banned = [=](int64_t i) {
+          return (allow && !has(allow, i)) || (deny && has(deny, i)) || std::binary_search(seen, seen_end, i);
+        };
+        if (index->bytes) {
+          search_bytes(*index, open[u], rounded[u], t, allow, of_thread[thread][u], banned);
+        } else {
+          scratch[thread].search(open[u], t, allow);
+          scratch[thread].offer(of_thread[thread][u], banned);
+        }
       }
-    }
+  // Threads have different items.
+  tops = std::move(of_thread[0]);
+  for (int64_t t = 1; t < threads; t++)
+    for (int64_t u = 0; u < users->users; u++)
+      for (const Best& best : of_thread[t][u].best)
+        if (best.score >= tops[u].threshold) tops[u].offer(best.score, best.item, best.path);
   for (int64_t u = 0; u < users->users; u++)
     for (int64_t i = 0; i < users->k; i++) {
       const bool found = i < static_cast<int64_t>(tops[u].best.size());

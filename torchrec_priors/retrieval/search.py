@@ -60,6 +60,7 @@ def search(
     *,
     resident: Resident | None = None,
     filters: Filters | None = None,
+    threads: int = 1,
 ) -> Found:
     """Finds the k best items of all ranks for each of this rank's users.
 
@@ -78,19 +79,20 @@ def search(
             none. If it is given, the kernel searches them, and `quantised` is ignored.
         filters: the items that may be found, for each user or for all; None for all items. If there
             is a filter for each user, all ranks must have the same users.
+        threads: the most threads of the search kernel, which do not change the result.
     """
 
     # On a single rank no lists are merged. The kernel's answer is the result.
     is_alone = dist.get_world_size() == 1
     if is_alone and resident is not None and queries.repeats is None:
-        return resident.find(queries, excluded or Exclusions.none(), filters, k, fusion)
+        return resident.find(queries, excluded or Exclusions.none(), filters, k, fusion, threads)
 
     def search_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor, Tensor]:
         excluded = excluded or Exclusions.none()
         if resident is None:
             return _search_filtered(index, score, queries, excluded, k, fusion, quantised, filters)
 
-        keys_Bk, path_Bk = resident.search(queries, excluded, filters, k, fusion)
+        keys_Bk, path_Bk = resident.search(queries, excluded, filters, k, fusion, threads)
         if queries.repeats is None:
             return keys_Bk, path_Bk
         repeats = _allowed(queries.repeats, filters, len(queries))

@@ -12,7 +12,7 @@ An answer does not depend on the other requests of the batch, to the last bit on
 Shapes: B users, K paths, k items, J groups with a share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,9 @@ from torchrec_priors.serving.popular import PopularItems
 from torchrec_priors.serving.queries import ask_known, batch_of
 from torchrec_priors.serving.request import Answer
 from torchrec_priors.serving.shares import Shares
+
+# Finds the k best items of users.
+_Find = Callable[[Histories, Queries, int, list[ItemFilter] | None], Found]
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,14 @@ class Answering:
         self._explainer = explainer
         self._kept = kept
 
-    def answer(self, requests: Sequence[PreparedRequest]) -> list[Answer | UserError]:
+    def answer(
+        self, requests: Sequence[PreparedRequest], threads: int = 1
+    ) -> list[Answer | UserError]:
         """Answers requests.
+
+        Args:
+            requests: the requests.
+            threads: the most threads of a search.
 
         Returns:
             For each request the answer, or the error with which it is rejected.
@@ -97,7 +106,7 @@ class Answering:
         unknown = sorted(set(range(len(requests))) - set(known))
         for numbers, answer in ((known, self._by_model), (unknown, self._by_popularity)):
             if numbers:
-                of_part = answer([requests[number] for number in numbers])
+                of_part = answer([requests[number] for number in numbers], threads)
                 for number, one in zip(numbers, of_part, strict=True):
                     answers[number] = one
         return answers
@@ -109,9 +118,15 @@ class Answering:
         return len(items) > 0 and (has_row_I is None or bool(has_row_I[items].any()))
 
     @torch.no_grad()
-    def _by_model(self, requests: list[PreparedRequest]) -> list[Answer | UserError]:
+    def _by_model(self, requests: list[PreparedRequest], threads: int) -> list[Answer | UserError]:
         users, queries = self._asked([request.user for request in requests])
-        listed = self._lists(requests, users, queries, by_model=True)
+
+        def find(
+            users: Histories, queries: Queries, k: int, filters: list[ItemFilter] | None
+        ) -> Found:
+            return self._finder.find(users, queries, k, filters=filters, threads=threads)
+
+        listed = self._lists(requests, users, queries, find)
 
         # The lookup of vectors is a collective. All ranks want the same explanations.
         wanted = [number for number, request in enumerate(requests) if request.explain]
@@ -145,12 +160,12 @@ class Answering:
         return users, self._finder.queries(users, asked, given_groups(self._finder, people))
 
     @torch.no_grad()
-    def _by_popularity(self, requests: list[PreparedRequest]) -> list[Answer | UserError]:
+    def _by_popularity(self, requests: list[PreparedRequest], _: int) -> list[Answer | UserError]:
         people = [request.user for request in requests]
         users = batch_of(self._finder, [one.history for one in people])
         queries = self._popular.queries(users, given_groups(self._finder, people))
 
-        listed = self._lists(requests, users, queries, by_model=False)
+        listed = self._lists(requests, users, queries, self._popular.find)
         scores: dict[int, Tensor] = {}
         for number, request in enumerate(requests):
             if request.explain:
@@ -165,11 +180,10 @@ class Answering:
         requests: list[PreparedRequest],
         users: Histories,
         queries: Queries,
-        *,
-        by_model: bool,
+        find: _Find,
     ) -> _Listed:
         """Finds the lists of a batch of users. A list is empty after the k items of its request."""
-        listed = self._lists_of_largest(requests, users, queries, by_model=by_model)
+        listed = self._lists_of_largest(requests, users, queries, find)
         for number, request in enumerate(requests):
             if request.k < listed.found.row_Bk.shape[1]:
                 listed.found.row_Bk[number, request.k :] = -1
@@ -180,8 +194,7 @@ class Answering:
         requests: list[PreparedRequest],
         users: Histories,
         queries: Queries,
-        *,
-        by_model: bool,
+        find: _Find,
     ) -> _Listed:
         """Finds lists that all have the largest k."""
         queries = with_biases(queries, [request.bias_K for request in requests])
@@ -191,15 +204,15 @@ class Answering:
         plain = [number for number, one in enumerate(requests) if one.shares is None]
         filters = [one.item_filter for one in requests]
         if len(plain) == len(requests):
-            return _Listed(self._find(users, queries, k, filters, by_model), queries, short)
+            return _Listed(_found(find, users, queries, k, filters), queries, short)
 
         # A request with shares has a search for each cell of its groups.
         device = queries.bias_BK.device
         row_Bk = torch.full((len(requests), k), -1, dtype=torch.int64, device=device)
         whole = Found(row_Bk, torch.full(row_Bk.shape, -torch.inf, device=device), row_Bk.clone())
         if plain:
-            part = self._find(
-                users.chosen(plain), queries.of(plain), k, [filters[one] for one in plain], by_model
+            part = _found(
+                find, users.chosen(plain), queries.of(plain), k, [filters[one] for one in plain]
             )
             whole.put(plain, part)
         for number, request in enumerate(requests):
@@ -215,26 +228,13 @@ class Answering:
                 request: PreparedRequest = request,
             ) -> Found:
                 within = request.item_filter.within(bits)
-                return self._find(one, asked, request.k, [within], by_model)
+                return _found(find, one, asked, request.k, [within])
 
             found, short_BJ = request.shares.find(search)
             whole.put([number], found)
             lacking = zip(request.shares.names, short_BJ[0].tolist(), strict=True)
             short[number] = tuple(name for name, is_short in lacking if is_short)
         return _Listed(whole, queries, short)
-
-    def _find(
-        self,
-        users: Histories,
-        queries: Queries,
-        k: int,
-        filters: list[ItemFilter],
-        by_model: bool,
-    ) -> Found:
-        used = None if all(one.is_empty for one in filters) else filters
-        if by_model:
-            return self._finder.find(users, queries, k, filters=used)
-        return self._popular.find(users, queries, k, used)
 
     def _repeats(self, request: PreparedRequest) -> bool:
         """Whether the repeat head may answer a request."""
@@ -273,6 +273,14 @@ class Answering:
             skipped = request.user.skipped
             answers.append(Answer(items, source, skipped, listed.short[number]))  # type: ignore[arg-type]
         return answers
+
+
+def _found(
+    find: _Find, users: Histories, queries: Queries, k: int, filters: list[ItemFilter]
+) -> Found:
+    """Finds the best items of users, each with a filter."""
+    used = None if all(one.is_empty for one in filters) else filters
+    return find(users, queries, k, used)
 
 
 def given_groups(finder: Finder, users: Sequence[KnownUser]) -> GivenGroups | None:

@@ -2,9 +2,10 @@
 
 The last bits of a matrix product depend on its shape. Those of an element-wise function depend on
 how an array is divided among threads and vector instructions. If two items have almost equal
-scores, such a difference can swap them. So on a CPU, where batches hardly save time, each history
-is encoded separately, on one thread. On a GPU histories are encoded together, so the last digits of
-scores may depend on the batch.
+scores, such a difference can swap them. So on a CPU histories are encoded on one thread, and
+together only where this gives the same bits (`retrieval/together.py`); the heads are asked for one
+user after another. On a GPU histories are encoded together, so the last digits of scores may depend
+on the batch.
 """
 
 import itertools
@@ -36,9 +37,10 @@ def ask_each(finder: Finder, users: Histories) -> PathQueries:
     together = finder.histories(users)
     bounds = together.offsets_B1.tolist()
     with single_thread():
+        state_Nd = finder.together.states(together)
+        parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
         answers = [
-            finder.model.queries(_single(together, slice(*pair)))
-            for pair in itertools.pairwise(bounds)
+            finder.model.queries_at(_single(together, part), state_Nd[part]) for part in parts
         ]
     whole = PathQueries.joined(answers)
     # If there are no users, `histories` still returns one history; its query is removed.

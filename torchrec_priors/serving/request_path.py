@@ -17,6 +17,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.find import Finder, head_names
 from torchrec_priors.retrieval.item_filter import EVERYTHING, ItemFilter
+from torchrec_priors.retrieval.together import CHECKS
 from torchrec_priors.serving.answering import Answering, PreparedRequest
 from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList
 from torchrec_priors.serving.explained import Explainer
@@ -25,11 +26,13 @@ from torchrec_priors.serving.known_users import KnownUser, KnownUsers
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.levers_of_run import LeversOfRun
 from torchrec_priors.serving.popular import PopularItems, Popularity
+from torchrec_priors.serving.queries import ask_known
 from torchrec_priors.serving.request import Answer, LateError, Request
 from torchrec_priors.serving.shares import Shares
 from torchrec_priors.serving.stored_users import StoredUsers
 from torchrec_priors.serving.user_context import UserContext
 
+_TRIED = 8  # users who are encoded before the first request
 _FEWEST = 4  # requests that are worth a thread of their own
 _MOST_THREADS = 64
 
@@ -96,9 +99,11 @@ class RequestPath:
                 prepared[number] = one
 
         parts = self._parts(list(prepared))
+        # Threads that answer no part of their own help with the searches.
+        searching = max(1, self.threads // max(1, len(parts)))
 
         def answer_part(numbers: list[int]) -> list[Outcome]:
-            return self._answer_part(requests, prepared, numbers)
+            return self._answer_part(requests, prepared, numbers, searching)
 
         # The last part is answered by this thread.
         waiting = [self._workers().submit(answer_part, numbers) for numbers in parts[:-1]]
@@ -126,6 +131,22 @@ class RequestPath:
         _ = self._catalogue.index
         _ = self.stored.index
         self._made()
+        if self._finder.is_local:
+            self._encode_some()
+
+    def _encode_some(self) -> None:
+        """Encodes users of the data set, so that no request has to check how this is done."""
+        ids = self._data.user_texts()[:_TRIED].to_pylist()
+        users = self._users.find([UserContext(user=user) for user in ids], [False] * len(ids))
+        has_row_I = self._finder.model.item_rows.has_row_I
+        histories = [
+            user.history
+            for user in users
+            if isinstance(user, KnownUser) and _has_any(user.history.items, has_row_I)
+        ]
+        if len(histories) > 1:
+            for _ in range(CHECKS):
+                ask_known(self._finder, histories)
 
     def popular(self) -> PopularItems:
         """Returns what answers requests without a history. Every rank must call it."""
@@ -171,7 +192,8 @@ class RequestPath:
         if request.strict:
             self._check_strictly(user, allow, deny)
         levers = self.levers.prepare(request.levers)
-        shares = self.shares(request.levers, request.k, item_filter)
+        self.levers.check(levers, item_filter)
+        shares = self.levers.shares(request.levers, levers, request.k, item_filter)
 
         if allow is not None or deny is not None:
             unknown = replace(
@@ -214,7 +236,11 @@ class RequestPath:
         return [numbers[first : first + most] for first in range(0, len(numbers), most)]
 
     def _answer_part(
-        self, requests: Sequence[Request], prepared: dict[int, PreparedRequest], numbers: list[int]
+        self,
+        requests: Sequence[Request],
+        prepared: dict[int, PreparedRequest],
+        numbers: list[int],
+        threads: int,
     ) -> list[Outcome]:
         """Answers some of the requests, unless their deadlines have passed."""
         if not self._finder.is_local:
@@ -222,7 +248,7 @@ class RequestPath:
 
         in_time = [number for number in numbers if not _is_late(requests[number])]
         with single_thread():
-            answers = self._made().answer([prepared[number] for number in in_time])
+            answers = self._made().answer([prepared[number] for number in in_time], threads)
         # An answer without items is false, too, so it is asked for by its number.
         outcomes: dict[int, Outcome] = dict(zip(in_time, answers, strict=True))
         return [outcomes[number] if number in outcomes else _too_late() for number in numbers]
@@ -276,6 +302,11 @@ class _Lists:
         if id(ids) not in self._found:
             self._found[id(ids)] = self._catalogue.item_list(ids)
         return self._found[id(ids)]
+
+
+def _has_any(items: np.ndarray, has_row_I: np.ndarray | None) -> bool:
+    """Returns whether the model knows any of the items."""
+    return len(items) > 0 and (has_row_I is None or bool(has_row_I[items].any()))
 
 
 def check_k(k: int, data: PreparedData) -> None:
