@@ -212,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.service.problems:
             self._error(*self.service.problems.pop(0))
         elif muted >= set(TERMS) or muted >= set(GENRES):
-            self._error(422, NO_HEAD)
+            self._error(422, NO_HEAD, "no_head")
         else:
             self._json(200, recommended(body))
 
@@ -226,9 +226,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._error(401, "Authorization: send 'Bearer TOKEN' with the token of the service")
         return True
 
-    def _error(self, status, message):
+    def _error(self, status, message, code="fake"):
         headers = {"Retry-After": "1"} if status in (429, 503) else {}
-        error = {"code": "fake", "message": message, "request_id": "1"}
+        error = {"code": code, "message": message, "request_id": "1"}
         self._json(status, {"error": error}, headers)
 
     def _json(self, status, answer, headers=None):

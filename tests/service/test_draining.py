@@ -31,6 +31,9 @@ def test_new_requests_are_refused_except_for_health_and_metrics(make_service):
         assert response.status_code == 503, path
         assert response.headers["retry-after"] == "1"
         assert "the service ends: try again" in response.text
+    for route in ("/v1/recommend", "/v2/models/{name}/infer", "/v1/items"):
+        assert service.metric("torchrec_priors_requests_total", route=route, status="503") == 1
+    assert service.metric("torchrec_priors_requests_total", route="other", status="503") is None
 
 
 def test_a_request_that_had_begun_is_answered_and_the_body_of_a_new_one_is_read(service):

@@ -98,6 +98,7 @@ def test_a_part_of_a_larger_array_of_titles_is_indexed_as_it_is():
 def test_ids_are_found_by_their_first_characters(ids, start, limit):
     places = SortedIds(pa.array(ids, pa.string())).beginning(start, limit)
     matching = sorted((each for each in ids if each.startswith(start)), key=str.encode)
+    assert SortedIds(pa.array(ids, pa.string())).count(start) == len(matching)
     assert [ids[place] for place in places] == matching[:limit]
 
 

@@ -143,6 +143,10 @@ def test_a_client_that_goes_away_while_it_sends_gets_nothing(service):
         (b'{"history":[{"itm":5}]}', "history.0.item: it is missing"),
         (b'{"history":[{"item":5,"tim":5}]}', "history.0.tim: there is no such field: did you mean 'time'?"),
         (b'{"history":[{"item":5,"time":891000000}]}', "history.0.time: it must be 100000000000 or more, in milliseconds since 1970"),
+        (b'{"history":[{"item":5,"time":"now"}]}', "history.0.time: it must be an integer, in milliseconds since 1970"),
+        (b'{"history":[7,{"item":[5]}]}', "history.1.item: an id must be an integer or a text"),
+        (b'{"session":[{"item":5,"event":7}]}', "session.0.event: it must be a text"),
+        (b'{"groups":{"gender":["M",5]}}', "groups.gender.1: it must be a text"),
         (b'{"user":[5]}', "user: an id must be an integer or a text"),
         (b'{"user":18446744073709551616}', "user: it must be 18446744073709551615 or less"),
         (b'{"user":"a\\u0000"}', "user: it has a null character"),
@@ -161,6 +165,34 @@ def test_a_client_that_goes_away_while_it_sends_gets_nothing(service):
 )  # fmt: skip
 def test_422_names_the_field_and_the_remedy(service, body, says):
     failed(service.call("POST", "/v1/recommend", raw=body), 422, "invalid", says)
+
+
+def test_a_code_says_that_no_head_is_left(service):
+    heads = service.call("GET", "/v1/model").json()["heads"]
+    response = service.call("POST", "/v1/recommend", {"user": 9, "levers": {"mute": heads}})
+    failed(response, 422, "no_head", "no head is left")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/v1/items?limit=abc", "limit: it must be an integer"),
+        ("/v1/items?limit=51", "limit: it must be 50 or less"),
+        ("/v1/items?limit=1.5", "limit: it must be an integer"),
+        ("/v1/users?q=" + "x" * 1_001, "q: it has more than 1000 characters: give fewer"),
+        ("/v1/items?limt=5", "limt: there is no such parameter: did you mean 'limit'?"),
+        ("/v1/users/9?q=5", "q: there is no such parameter: valid: limit"),
+        ("/v1/model?x=1", "x: there is no such parameter: the path has none: leave it out"),
+    ],
+)
+def test_422_names_the_parameter(service, path, says):
+    failed(service.call("GET", path), 422, "invalid", says)
+
+
+def test_a_query_of_a_path_without_parameters_is_refused(service):
+    response = service.call("POST", "/v1/recommend?k=5", {"user": 9})
+    failed(response, 422, "invalid", "k: there is no such parameter")
+    assert service.call("GET", "/health/live?probe=1").status_code == 200
 
 
 def test_422_for_more_than_a_list_may_have(service):

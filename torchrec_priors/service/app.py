@@ -5,18 +5,20 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import NoReturn
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
+from torchrec_priors.service.bodies import described_parameter
 from torchrec_priors.service.context import Contexts
 from torchrec_priors.service.direct import Direct
 from torchrec_priors.service.guard import Guard
 from torchrec_priors.service.openapi import describe
 from torchrec_priors.service.parts import Parts
-from torchrec_priors.service.problem import ProblemError
+from torchrec_priors.service.problem import ProblemError, unknown_parameter
 from torchrec_priors.service.routes import console, health, items, model, recommend, users, v2
 from torchrec_priors.service.routes.raw import RawRoute
 
@@ -54,6 +56,7 @@ def make_app(parts: Parts) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(_check_query)],
         exception_handlers={
             HTTPException: _http_error,
             RequestValidationError: _invalid,
@@ -72,7 +75,7 @@ def make_app(parts: Parts) -> FastAPI:
 
     raw = [route for route in app.routes if isinstance(route, RawRoute) and "{" not in route.path]
     app.add_middleware(Direct, routes=raw)
-    app.add_middleware(Guard, parts=parts)
+    app.add_middleware(Guard, parts=parts, routes=app.routes)
     if parts.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -95,6 +98,15 @@ async def _http_error(_: Request, error: Exception) -> NoReturn:
 async def _invalid(_: Request, error: Exception) -> NoReturn:
     """Turns an invalid parameter of a path or a query into a problem."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    name = str(first["loc"][-1])
-    raise ProblemError(422, f"{name}: {first['msg']}")
+    raise ProblemError(422, described_parameter(error.errors()[0]))
+
+
+async def _check_query(request: Request) -> None:
+    """Raises ProblemError if a query has a parameter that its path does not have (422)."""
+    if not request.url.path.startswith("/v1/"):
+        return
+    dependant: Dependant = request.scope["route"].dependant
+    known = [parameter.alias for parameter in dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            raise unknown_parameter(name, known)

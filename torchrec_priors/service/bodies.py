@@ -5,7 +5,7 @@ an error. `read_body` says in one line what is wrong, and what to do about it.
 """
 
 import json
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -128,6 +128,9 @@ class EventsBody(Body):
     ]
 
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 B = TypeVar("B", bound=Body)
 
 
@@ -209,7 +212,7 @@ def _described(error: ValidationError, model: type[Body]) -> str:
     if error.error_count() > _MOST_ERRORS:
         return f"body: it has {error.error_count():,} errors: compare it with /openapi.json"
 
-    found = error.errors(include_url=False, include_input=False)
+    found = _without_other_types(error.errors(include_url=False, include_input=False))
     precise = [one for one in found if one["type"] not in _OTHER_TYPES]
     chosen = (precise or found)[0]
 
@@ -233,9 +236,33 @@ def _described(error: ValidationError, model: type[Body]) -> str:
         for kinds, message in _ONE_OF:
             if kinds <= tried:
                 return f"{place}: {message}"
+    return f"{place}: {_plain(chosen)}{_unit(parts)}"
+
+
+def described_parameter(error: "ErrorDetails") -> str:
+    """Returns one line about an invalid parameter of a path or a query."""
+    return f"{error['loc'][-1]}: {_plain(error)}"
+
+
+def _plain(error: "ErrorDetails") -> str:
+    """Returns what is wrong with a value, in the words of this service."""
+    kind = error["type"]
     if kind in _LIMITS:
-        return f"{place}: {_LIMITS[kind].format(**chosen.get('ctx', {}))}{_unit(parts)}"
-    return f"{place}: {chosen['msg']}"
+        return _LIMITS[kind].format(**error.get("ctx", {}))
+    return str(error["msg"])
+
+
+def _without_other_types(errors: "list[ErrorDetails]") -> "list[ErrorDetails]":
+    """Leaves out that a value has not another type, if errors are inside of the value."""
+    inside: set[tuple[int | str, ...]] = set()
+    for error in errors:
+        at = error["loc"]
+        inside.update(at[:end] for end in range(len(at) - 1) if at[end] in _TYPES)
+    return [
+        error
+        for error in errors
+        if not (error["loc"] and error["loc"][-1] in _TYPES and error["loc"][:-1] in inside)
+    ]
 
 
 # What may stand in a place, by the types that were tried there.
@@ -247,6 +274,9 @@ _ONE_OF = (
 
 _LIMITS = {
     "int_type": "it must be an integer",
+    "int_parsing": "it must be an integer",
+    "int_parsing_size": "it is too large",
+    "int_from_float": "it must be an integer",
     "string_type": "it must be a text",
     "bool_type": "it must be true or false",
     "float_type": "it must be a number",

@@ -144,7 +144,7 @@ def _called(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Applicat
     async def called(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         # The connection does not read beyond larger bodies until they are received.
         if not cycle.more_body and len(cycle.body) <= HIGH_WATER_LIMIT:
-            scope[BODY] = bytes(cycle.body)  # type: ignore[typeddict-unknown-key]
+            scope[BODY] = bytes(cycle.body)  # type: ignore[literal-required]
         try:
             await app(scope, receive, send)
         except asyncio.CancelledError:

@@ -10,9 +10,11 @@ import random
 import re
 import time
 import traceback
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchrec_priors.service.problem import ProblemError, problem_of, unavailable
@@ -55,13 +57,15 @@ class ClientGoneError(Exception):
 class Guard:
     """An ASGI application around the routes."""
 
-    def __init__(self, app: ASGIApp, parts: "Parts") -> None:
+    def __init__(self, app: ASGIApp, parts: "Parts", routes: Sequence[BaseRoute]) -> None:
         """
         Args:
-            app: the routes.
+            app: answers requests.
             parts: the parts of the service.
+            routes: the routes of the service.
         """
         self._app = app
+        self._routes = routes
         self._parts = parts
         self._token = None if parts.token is None else parts.token.encode()
 
@@ -77,7 +81,17 @@ class Guard:
             await self._answer(call, scope, receive)
         finally:
             self._parts.metrics.in_flight -= 1
+            # What is refused before the routing is counted with its route, too.
+            if call.is_refused:
+                self._find_route(scope)
             call.end()
+
+    def _find_route(self, scope: Scope) -> None:
+        """Notes the route that a request would have taken, if there is one."""
+        for route in self._routes:
+            if route.matches(scope)[0] is Match.FULL:
+                scope["route"] = route
+                return
 
     async def _answer(self, call: "_Call", scope: Scope, receive: Receive) -> None:
         try:
@@ -98,6 +112,7 @@ class Guard:
                 body = given
             call.received = len(body)
             scope[BODY] = body
+            call.is_refused = False
             await self._app(scope, _replayed(body, receive), call.send)
         except ClientGoneError:
             call.status = _GONE
@@ -179,6 +194,7 @@ class _Call:
         self.received = 0
         self.status = 0
         self.trace: str | None = None
+        self.is_refused = True
         self._parts = parts
         self._scope = scope
         self._send = send

@@ -106,6 +106,14 @@ class Source:
             self.follower.start()
             return
         assert self._run is not None
+        manifest = self._run.data.manifest
+        log.info(
+            "'%s' is being loaded: data set '%s' with %s items and %s users",
+            self._run.folder,
+            manifest.name,
+            f"{manifest.counts['items']:,}",
+            f"{manifest.counts['users']:,}",
+        )
         run = self._loading.load(self._run)
         run.warm_up()
         self._versions.swap(Served(run.checkpoint, run, time.time()))

@@ -58,6 +58,10 @@ class Lookup:
         """Returns ids of users that begin with a query, in the order of their bytes."""
         return [self._users[place].as_py() for place in self._user_ids.beginning(query, limit)]
 
+    def count_users(self, query: str) -> int:
+        """Returns how many ids of users begin with a query."""
+        return self._user_ids.count(query)
+
 
 class Lookups:
     """The indexes of each version that is in memory."""

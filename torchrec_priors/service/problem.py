@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.errors import OutsideError, UserError, nearest, shown
 from torchrec_priors.service.batcher import QueueFullError
+from torchrec_priors.serving.levers import NoHeadError
 from torchrec_priors.serving.request import LateError
 
 # The code of each status, if a problem has no code of its own.
@@ -71,6 +72,12 @@ def unavailable(
     return ProblemError(503, message, code=code, headers=headers)
 
 
+def unknown_parameter(name: str, known: Sequence[str]) -> ProblemError:
+    """Returns the problem of a query with a parameter that its path does not have: 422."""
+    hint = nearest(name, known) if known else "the path has none: leave it out"
+    return ProblemError(422, f"{shown(name)[1:-1]}: there is no such parameter: {hint}")
+
+
 def problem_of(error: Exception) -> ProblemError | None:
     """Returns the problem that an error of the service's parts is to a client.
 
@@ -83,6 +90,8 @@ def problem_of(error: Exception) -> ProblemError | None:
         return ProblemError(429, str(error), headers={"Retry-After": str(seconds)})
     if isinstance(error, LateError):
         return ProblemError(504, str(error))
+    if isinstance(error, NoHeadError):
+        return ProblemError(422, str(error), code="no_head")
     if isinstance(error, UserError):
         return ProblemError(422, str(error))
     if isinstance(error, OutsideError):

@@ -96,8 +96,10 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         return
 
     bound = open_socket(settings.host, settings.port)
+    requests = RequestLog(name=settings.name)
     try:
-        _Service(settings, opened, bound, ranks, on_ready).run()
+        with _json_lines(requests.lines):
+            _Service(settings, opened, bound, ranks, on_ready, requests).run()
     finally:
         bound.close()
 
@@ -112,6 +114,7 @@ class _Service:
         bound: socket,
         ranks: int,
         on_ready: Callable[[str], None],
+        requests: RequestLog,
     ) -> None:
         """
         Args:
@@ -120,6 +123,7 @@ class _Service:
             bound: the socket of its address.
             ranks: the number of ranks.
             on_ready: see `serve`.
+            requests: writes a line for each request.
         """
         self._settings = settings
         self._bound = bound
@@ -159,7 +163,7 @@ class _Service:
             hosts=hosts_of(settings.host),
             origins=settings.origins,
             metrics=metrics,
-            log=RequestLog(name=settings.name),
+            log=requests,
             following=self._source.follower,
         )
         self._http = HttpServer(Entry(make_app(self._parts)), settings.drain_s, self._begin_to_end)
@@ -170,13 +174,12 @@ class _Service:
         Raises:
             BaseException: the error that has ended it.
         """
-        with _json_lines(self._parts.log.lines):
-            with asyncio.Runner(loop_factory=self._http.config.get_loop_factory()) as runner:
-                runner.run(self._serve())
-            if self._parts.store is not None:
-                self._parts.store.close()
-            if self._ends_since is not None:
-                log.info("the service has ended, after %.1f s", time.monotonic() - self._ends_since)
+        with asyncio.Runner(loop_factory=self._http.config.get_loop_factory()) as runner:
+            runner.run(self._serve())
+        if self._parts.store is not None:
+            self._parts.store.close()
+        if self._ends_since is not None:
+            log.info("the service has ended, after %.1f s", time.monotonic() - self._ends_since)
         if self._error is not None:
             raise self._error
 

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_AFTER_ALL = b"\xff"  # no byte of UTF-8 is greater
+
 
 class SortedIds:
     """The order of a list of ids. It takes 4 bytes for each id; the ids themselves are shared."""
@@ -39,6 +41,12 @@ class SortedIds:
                 break
             places.append(int(self._order[number]))
         return places
+
+    def count(self, start: str) -> int:
+        """Returns how many ids begin with some characters."""
+        order = range(len(self._order))
+        first = bisect_left(order, start.encode(), key=self._bytes)
+        return bisect_left(order, start.encode() + _AFTER_ALL, key=self._bytes) - first
 
     def _bytes(self, number: int) -> bytes:
         """Returns an id by its number in the order."""

@@ -42,7 +42,8 @@ def describe_user(parts: Parts, user: str, limit: int) -> UserAnswer:
             is_there = False
     with parts.versions.lease() as served:
         run = served.run
-        base = None if kept.forgotten else _base(run, user)
+        known = _base(run, user)
+        base = None if kept.forgotten else known
         if base is None and not stored and not kept.forgotten:
             if not is_there:
                 raise unavailable("the store of events does not answer: try again")
@@ -53,7 +54,7 @@ def describe_user(parts: Parts, user: str, limit: int) -> UserAnswer:
         return UserAnswer(
             user=user,
             version=served.name,
-            in_data_set=base is not None,
+            in_data_set=known is not None,
             forgotten=kept.forgotten,
             groups={} if base is None else _groups(run, base.user),
             interactions=0 if base is None else len(base.items),

@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 MOST_SHARES = 5  # n groups have up to 2^n overlaps, each of which needs a search
 
 
+class NoHeadError(UserError):
+    """Levers leave no head."""
+
+
 @dataclass(frozen=True)
 class Levers:
     """The levers of a request. Heads are given by the names of `HeadNames`.
@@ -104,7 +108,8 @@ class Levers:
         `only`, `mute` and `boost` are not used.
 
         Raises:
-            UserError: a name matches no head, or no head is left.
+            UserError: a name matches no head.
+            NoHeadError: no head is left.
         """
         if self.only is None and not self.mute and not self.boost:
             return None
@@ -116,7 +121,7 @@ class Levers:
         for name in self.mute:
             is_used_K &= ~names.find(name, "mute").path_K
         if not is_used_K.any():
-            raise UserError(
+            raise NoHeadError(
                 "only, mute: no head is left: name fewer heads in mute, or more in only"
             )
 

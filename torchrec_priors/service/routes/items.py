@@ -31,6 +31,7 @@ class UsersAnswer(Shape):
     """The users that match."""
 
     users: list[str] = Field(description="Original ids, in the order of their bytes.")
+    more: int = Field(description="How many further users match.")
 
 
 def add(app: FastAPI, parts: Parts) -> None:
@@ -56,4 +57,6 @@ def add(app: FastAPI, parts: Parts) -> None:
     def users(q: Text = "", limit: Limit = 20) -> UsersAnswer:
         """Finds users of the data set whose ids begin with `q`."""
         with parts.versions.lease() as served:
-            return UsersAnswer(users=lookups.of(served.run).users(q, limit))
+            lookup = lookups.of(served.run)
+            found = lookup.users(q, limit)
+            return UsersAnswer(users=found, more=lookup.count_users(q) - len(found))

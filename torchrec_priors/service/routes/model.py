@@ -16,13 +16,13 @@ from torchrec_priors.service.versions import NoPreviousError, Served
 def add(app: FastAPI, parts: Parts) -> None:
     """Adds the routes to the service."""
 
-    @app.get("/v1/model", responses=errors(503), tags=["model"])
+    @app.get("/v1/model", responses=errors(422, 503), tags=["model"])
     def model() -> ModelAnswer:
         """Describes the model: its version, heads, priors and event types."""
         with parts.versions.lease() as served:
             return _described(served, parts)
 
-    @app.post("/v1/model:rollback", responses=errors(409, 503), tags=["model"])
+    @app.post("/v1/model:rollback", responses=errors(409, 422, 503), tags=["model"])
     async def rollback() -> ModelName:
         """Goes back to the previous version, if it is in memory."""
         # The versions wait for threads that use them.

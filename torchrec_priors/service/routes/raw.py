@@ -5,10 +5,12 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchrec_priors.service.guard import BODY, STARTED
+from torchrec_priors.service.problem import unknown_parameter
 
 Endpoint = Callable[[Request], Awaitable[bytes]]
 
@@ -43,6 +45,9 @@ def _called(endpoint: Endpoint) -> ASGIApp:
     """Returns the ASGI application of a function."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["query_string"]:
+            for name in QueryParams(scope["query_string"]):
+                raise unknown_parameter(name, ())
         content = await endpoint(Request(scope, receive))
         headers = [_JSON, (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

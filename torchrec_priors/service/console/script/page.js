@@ -16,7 +16,7 @@ const askedFor = { with: null, without: null };
 const asking = new Latest((...answer) => arrived("with", ...answer), (error) => refused("with", error));
 const askingWithout = new Latest((...answer) => arrived("without", ...answer), (error) => refused("without", error));
 
-const NO_HEAD = "no head is left"; // the service says so if all heads are muted
+const NO_HEAD = "no_head"; // the code of the error if all heads are muted
 
 const k = () => Number(byId("k").value);
 
@@ -75,7 +75,7 @@ function copyWithout() {
 /** Leaves the last list in its place, dimmed, and compares it with nothing: it is not what was asked for. */
 function refused(which, error) {
   const list = which === "with" ? withLevers : without;
-  const isMuted = which === "with" && error.message.includes(NO_HEAD);
+  const isMuted = which === "with" && error.code === NO_HEAD;
   list.section.classList.toggle("stale", !isMuted);
   if (isMuted) {
     list.empty("All heads are muted: unmute one.");

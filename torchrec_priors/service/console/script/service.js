@@ -4,8 +4,9 @@ const TOKEN = "torchrec-priors token";
 
 /** A call that was not answered. The message is for people. */
 class CallError extends Error {
-  constructor(message, status = 0, retryAfter = 0) {
+  constructor(message, status = 0, retryAfter = 0, code = "") {
     super(message);
+    this.code = code;
     this.status = status;
     this.retryAfter = retryAfter;
   }
@@ -36,9 +37,14 @@ async function call(path, { body = null, signal = null } = {}) {
   if (response.ok) return read(text);
 
   let message = `The service answered with status ${response.status}.`;
-  try { message = sentence(read(text).error.message); } catch { /* a proxy's page: the status has to do */ }
+  let code = "";
+  try {
+    const { error } = read(text);
+    message = sentence(error.message);
+    code = error.code;
+  } catch { /* a proxy's page: the status has to do */ }
   const retryAfter = [429, 503].includes(response.status) ? Number(response.headers.get("Retry-After")) || 1 : 0;
-  throw new CallError(message, response.status, retryAfter);
+  throw new CallError(message, response.status, retryAfter, code);
 }
 
 function sentence(message) {
