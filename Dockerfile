@@ -35,6 +35,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
 ARG EXTRAS=
 COPY README.md LICENSE ./
 COPY datasets datasets
+COPY torchx_configs torchx_configs
 COPY torchrec_priors torchrec_priors
 RUN pip install ".${EXTRAS:+[$EXTRAS]}" \
     && pip check \

@@ -38,7 +38,7 @@ def experiment(
     The scheduler starts it as one process.
 
     Args:
-        file: TOML file of the experiment.
+        file: TOML file of the experiment, or the name of one that comes with the project.
         data: Prepared data set. [the file's]
         out: Folder for the runs and the files <split>/results.parquet and .md. [experiments/<name>]
         split: Split to evaluate on. One of: validation, test. [the file's; validation]

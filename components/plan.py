@@ -96,7 +96,8 @@ def plan(
         kernel: fused, fused_uvm, fused_uvm_caching (rows in the host's memory), or auto. [fused]
         reserve: Share of a device's memory for uses that are not counted: CUDA, the allocator,
             copies.
-        config: TOML file of a run's configuration, instead of --dim, --batch, --context, ...
+        config: TOML file of a run's configuration, or the name of one that comes with the project,
+            instead of --dim, --batch, --context, ...
         data: With --config: the prepared data set.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.

@@ -13,11 +13,12 @@ from torchrec_priors.launch.application import application
 
 def train(
     *overrides: str,
-    config: str,
     data: str,
     run: str,
+    config: Optional[str] = None,
     init_from: Optional[str] = None,
     fit_all: bool = False,
+    track: Optional[List[str]] = None,
     trust: bool = False,
     threads: Optional[int] = None,
     j: str = "1x2",
@@ -38,13 +39,17 @@ def train(
 
     Args:
         overrides: Changes to the configuration, such as model.dim=64.
-        config: TOML file of the run's configuration.
         data: Folder of the prepared data set.
         run: Folder of the run. If it contains a run of the same configuration, that run is resumed.
+        config: TOML file of the run's configuration, or the name of one that comes with the
+            project, such as small. [the default of every key]
         init_from: Folder of another run. The new run starts from its best weights; items and heads
             are matched by name.
         fit_all: Also train on validation and test interactions. Such a model is for serving and
             cannot be evaluated.
+        track: Also show the curves and the hyper-parameters in tensorboard:FOLDER, mlflow:FOLDER,
+            mlflow:URI, wandb:PROJECT, or torchx (the trackers of .torchxconfig). Separate several
+            with commas.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
         threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
@@ -61,11 +66,12 @@ def train(
         mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
-        config=config,
         data=data,
         run=run,
+        config=config,
         init_from=init_from,
         fit_all=fit_all,
+        track=track,
         trust=trust,
         threads=threads,
     )

@@ -7,7 +7,9 @@ from torchrec_priors.apps.__main__ import apps
 
 METHOD = "forkserver"
 FORKS = multiprocessing.get_context(METHOD)
-FORKS.set_forkserver_preload([f"torchrec_priors.apps.{name}" for name in apps()])
+# The apps import these only when they run.
+HEAVY = ["torchrec_priors.api.train", "torchrec_priors.api.evaluate", "torchrec_priors.api.run"]
+FORKS.set_forkserver_preload([*HEAVY, *(f"torchrec_priors.apps.{name}" for name in apps())])
 
 
 def free_port() -> str:

@@ -50,6 +50,7 @@ from torchrec_priors.settings.ranges import (
 )
 from torchrec_priors.settings.repeats import RepeatsConfig
 from torchrec_priors.settings.sharding import ShardingConfig
+from torchrec_priors.settings.shipped import find_config
 from torchrec_priors.settings.sizes import with_size
 from torchrec_priors.settings.table import TABLE, TableConfig, table_of_feature
 from torchrec_priors.settings.training import TrainingConfig
@@ -222,12 +223,13 @@ _SECTIONS: dict[str, Any] = {
 
 
 def load_config(
-    file: Path | str, overrides: Iterable[str] = (), *, trust: bool = False
+    file: Path | str | None, overrides: Iterable[str] = (), *, trust: bool = False
 ) -> RunConfig:
     """Reads the configuration in a TOML file and applies overrides to it.
 
     Args:
-        file: the TOML file.
+        file: the TOML file, or the name of a configuration that comes with the project, such as
+            "small"; None for the defaults.
         overrides: texts such as `model.dim=64` or `priors.tree=["genre"]`.
         trust: whether custom files may run even if the TOML file came with somebody else's run.
 
@@ -235,7 +237,10 @@ def load_config(
         UserError: the file does not exist or is not TOML, a key is unknown, a value has the wrong
             type or is out of its range, or a custom file is not trusted.
     """
-    values = read_toml(Path(file), "--config")
+    if file is None:
+        return with_changes({}, map(read_override, overrides))
+    file = find_config(file, "--config")
+    values = read_toml(file, "--config")
     config = with_changes(values, map(read_override, overrides))
 
     # Only custom files that the TOML file names must be trusted. The user has typed those that
@@ -243,7 +248,7 @@ def load_config(
     in_file: list[Path] = []
     if config.own_files():
         in_file = with_changes(values, ()).own_files()
-    check_given(Path(file), [path for path in in_file if path in config.own_files()], trust=trust)
+    check_given(file, [path for path in in_file if path in config.own_files()], trust=trust)
     return config
 
 

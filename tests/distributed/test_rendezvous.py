@@ -128,7 +128,7 @@ def _evaluate(run, _):
         _stop_rank_1()
         return whole_evaluation(*given, **named)
 
-    with patch("torchrec_priors.apps.evaluate.run_evaluation", stopped):
+    with patch("torchrec_priors.api.evaluate.run_evaluation", stopped):
         evaluate.evaluate(run, evaluate.Split.test)
 
 

@@ -7,8 +7,8 @@ import pytest
 from command_line import CONFIG, TINY, app
 from independent import recompute
 
-from torchrec_priors.experiment.matrix import Cell
-from torchrec_priors.experiment.plan import plan
+from torchrec_priors.experiments.matrix import Cell
+from torchrec_priors.experiments.plan import plan
 from torchrec_priors.prepared.data_set import PreparedData
 
 pytestmark = pytest.mark.slow

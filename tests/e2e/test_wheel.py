@@ -57,6 +57,13 @@ def test_a_corpus_by_name(installed, small_raw, tmp_path):
     assert "prior genre (item)" in out
 
 
+def test_a_configuration_by_name(installed, small_data, tmp_path):
+    tiny = ["training.steps=2", "model.dim=8", "training.batch=8"]
+    run = tmp_path / "run"
+    out = installed("train", "--config", "small", "--data", small_data, "--run", run, *tiny)
+    assert "best validation" in out
+
+
 FILES = ("shop.py", "big_shop.py", "popularity.py", "recurrent.py", "views.py")
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pretended import Pretended
 
-from torchrec_priors.experiment.matrix import Cell
-from torchrec_priors.experiment.plan import plan
-from torchrec_priors.experiment.runner import Runner
+from torchrec_priors.experiments.matrix import Cell
+from torchrec_priors.experiments.plan import plan
+from torchrec_priors.experiments.runner import Runner
 from torchrec_priors.prepared.data_set import PreparedData
 
 

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from pretended import Pretended
 
-from torchrec_priors.experiment.file import read_experiment
-from torchrec_priors.experiment.matrix import cells_of, flat
-from torchrec_priors.experiment.plan import plan
-from torchrec_priors.experiment.runner import Runner
-from torchrec_priors.experiment.search import search as searching
+from torchrec_priors.experiments.file import read_experiment
+from torchrec_priors.experiments.matrix import cells_of, flat
+from torchrec_priors.experiments.plan import plan
+from torchrec_priors.experiments.runner import Runner
+from torchrec_priors.experiments.search import search as searching
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.run.folder import RunFolder
 
@@ -72,7 +72,7 @@ def small(tmp_path, small_data):
         )
         base = tomllib.loads((tmp_path / "base.toml").read_text())
         experiment = read_experiment(file)
-        text, code = searching.search(
+        text, lacking = searching.search(
             experiment,
             base,
             runner,
@@ -82,7 +82,7 @@ def small(tmp_path, small_data):
             command="command",
             **options,
         )
-        return text, code, launcher.asked()
+        return text, int(bool(lacking)), launcher.asked()
 
     return run
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.file import read_experiment
-from torchrec_priors.experiment.matrix import cells_of, flat
-from torchrec_priors.experiment.plan import plan
+from torchrec_priors.experiments.file import read_experiment
+from torchrec_priors.experiments.matrix import cells_of, flat
+from torchrec_priors.experiments.plan import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAD = 'config = "small.toml"\nseeds = [0, 1]\n'

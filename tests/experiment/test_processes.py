@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.processes import InPlace, OnScheduler
+from torchrec_priors.experiments.processes import InPlace, OnScheduler
 
 
 def _wrong(tmp_path):

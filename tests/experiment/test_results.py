@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_experiment import Small
 
-from torchrec_priors.experiment.per_user import COMPARED
-from torchrec_priors.experiment.results import NOT_RUN, Results, collect
-from torchrec_priors.experiment.results_table import About, markdown
+from torchrec_priors.experiments.per_user import COMPARED
+from torchrec_priors.experiments.results import NOT_RUN, Results, collect
+from torchrec_priors.experiments.results_table import About, markdown
 
 
 @pytest.fixture

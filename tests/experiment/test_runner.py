@@ -10,8 +10,8 @@ import pytest
 from small_experiment import Small
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.matrix import Cell
-from torchrec_priors.experiment.runner import lock
+from torchrec_priors.experiments.matrix import Cell
+from torchrec_priors.experiments.runner import lock
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.data_set import PreparedData
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from torchrec_priors.experiment.search.proposals import Proposals
-from torchrec_priors.experiment.search.space import Between, OneOf
+from torchrec_priors.experiments.search.proposals import Proposals
+from torchrec_priors.experiments.search.space import Between, OneOf
 
 SPACE = {
     "rate": Between(1e-4, 1e-1, True),

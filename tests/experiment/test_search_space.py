@@ -5,9 +5,9 @@ import tomllib
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.file import read_experiment
-from torchrec_priors.experiment.matrix import cells_of, flat
-from torchrec_priors.experiment.search.space import Between, OneOf, own_values, spaces_of
+from torchrec_priors.experiments.file import read_experiment
+from torchrec_priors.experiments.matrix import cells_of, flat
+from torchrec_priors.experiments.search.space import Between, OneOf, own_values, spaces_of
 
 HEAD = 'config = "base.toml"\nseeds = [0]\n[cells.one]\n[cells."two heads"]\nmodel.dim = 8\n'
 SEARCH = "[search]\ntrials = 3\n"

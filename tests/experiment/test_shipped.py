@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from torchrec_priors.config import load_config, with_changes
-from torchrec_priors.experiment.file import read_experiment
-from torchrec_priors.experiment.matrix import cells_of
+from torchrec_priors.experiments.file import read_experiment
+from torchrec_priors.experiments.matrix import cells_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "torchx_configs/experiments"
 

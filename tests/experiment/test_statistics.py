@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.experiment import statistics
-from torchrec_priors.experiment.statistics import Difference, intervals_of, mean_and_deviation
+from torchrec_priors.experiments import statistics
+from torchrec_priors.experiments.statistics import Difference, intervals_of, mean_and_deviation
 
 
 def _of_one_seed(difference_UD):

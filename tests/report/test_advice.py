@@ -6,7 +6,7 @@ import pytest
 from made_up import ONE_HEAD, evaluate, train
 
 from torchrec_priors.config import write_override
-from torchrec_priors.experiment.statistics import Interval
+from torchrec_priors.experiments.statistics import Interval
 from torchrec_priors.report.advice import advice
 from torchrec_priors.report.gains import gains_of
 from torchrec_priors.report.runs import find

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from torchrec_priors.experiment.per_user import COMPARED
+from torchrec_priors.experiments.per_user import COMPARED
 from torchrec_priors.report.comparison import differences
 from torchrec_priors.report.gains import gains_of, resamples
 from torchrec_priors.report.users import PerUser

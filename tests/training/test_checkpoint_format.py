@@ -67,7 +67,7 @@ def test_one_without_a_number_is_of_format_1_and_loads_the_same_bits(folder, sma
     _assert_same(_weights(folder), expected)
 
     before = _checkpoints(folder)
-    train(folder / "small.toml", str(small_data), folder / "run")
+    train(str(small_data), folder / "run", folder / "small.toml")
     assert _checkpoints(folder) == before, "nothing was put aside"
     _assert_same(_weights(folder), expected)
 
@@ -79,9 +79,9 @@ def test_a_later_format_is_rejected_in_one_line_and_nothing_is_touched(folder, s
         rf"step-\d+' is of format {FORMAT + 1}, but this release reads only up to {FORMAT}: update"
     )
     commands = (
-        lambda: train(folder / "small.toml", str(small_data), folder / "run"),
+        lambda: train(str(small_data), folder / "run", folder / "small.toml"),
         lambda: load_run(folder / "run"),
-        lambda: train(folder / "small.toml", str(small_data), folder / "b", folder / "run"),
+        lambda: train(str(small_data), folder / "b", folder / "small.toml", folder / "run"),
     )
     for command in commands:
         with pytest.raises(UserError, match=says) as raised:
@@ -124,9 +124,9 @@ def test_a_part_that_a_later_format_adds_is_not_missed_in_earlier_checkpoints(
     monkeypatch.setattr(Progress, "state_dict", lambda _: longer.clone())
 
     _as_format(folder, 1)
-    train(folder / "small.toml", str(small_data), folder / "run")
+    train(str(small_data), folder / "run", folder / "small.toml")
     assert extra.loaded is None
 
     _as_format(folder, FORMAT)
     with pytest.raises(UserError, match="cannot be loaded"):
-        train(folder / "small.toml", str(small_data), folder / "run")
+        train(str(small_data), folder / "run", folder / "small.toml")

@@ -24,8 +24,8 @@ def made(small_data, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("started")
     (folder / "small.toml").write_text(CONFIG.to_toml())
     shutil.copytree(trained(CONFIG), folder / "a")
-    train(folder / "small.toml", str(small_data), folder / "b", folder / "a")
-    train(folder / "small.toml", str(small_data), folder / "other", overrides=["seed=1"])
+    train(str(small_data), folder / "b", folder / "small.toml", folder / "a")
+    train(str(small_data), folder / "other", folder / "small.toml", overrides=["seed=1"])
     return folder
 
 
@@ -41,9 +41,9 @@ def test_a_run_goes_on_though_the_one_it_started_from_has_moved_or_gone(made, fo
     moved = Path("a").rename("a2")
     shutil.move(made / "a", made / "kept")
     try:
-        train(Path("small.toml"), str(small_data), Path("b"), moved)
-        train(Path("small.toml"), str(small_data), Path("b"), made / "a")
-        train(Path("small.toml"), str(small_data), Path("b"))
+        train(str(small_data), Path("b"), Path("small.toml"), moved)
+        train(str(small_data), Path("b"), Path("small.toml"), made / "a")
+        train(str(small_data), Path("b"), Path("small.toml"))
     finally:
         shutil.move(made / "kept", made / "a")
     assert RunFolder(Path("b")).origin().init_from == str(made / "a")
@@ -92,12 +92,12 @@ def test_a_second_training_in_a_folder_is_stopped_until_the_first_is_gone(folder
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="--run: another training uses 'b': wait until it ends"):
-            train(Path("small.toml"), str(small_data), Path("b"))
+            train(str(small_data), Path("b"), Path("small.toml"))
         RunFolder(Path("b")).open()  # who only reads is not stopped
     finally:
         holder.kill()  # as a kill ends it
         holder.wait()
-    train(Path("small.toml"), str(small_data), Path("b"))
+    train(str(small_data), Path("b"), Path("small.toml"))
 
 
 def test_ranks_of_a_training_claim_a_folder_once(tmp_path):

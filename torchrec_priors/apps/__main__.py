@@ -3,22 +3,36 @@
 """
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
 from torchrec_priors.apps.streams import one_line, open_streams
+from torchrec_priors.common.versions import in_words as versions_in_words
 from torchrec_priors.errors import nearest
+
+# The shell's completion starts the command with this variable.
+COMPLETE_VARIABLE = "_TORCHREC_PRIORS_COMPLETE"
+COMPLETION_OPTIONS = ("--install-completion", "--show-completion")
 
 
 def main() -> None:
     """Runs the `torchrec-priors` command."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if COMPLETE_VARIABLE in os.environ or name in COMPLETION_OPTIONS:
+        from torchrec_priors.apps.completion import complete  # Typer takes a moment to import
+
+        complete(apps())
     if name in ("-h", "--help"):
         sys.stdout.write(
             f"usage: torchrec-priors APP [options]\n"
             f"apps: {', '.join(apps())}\n"
             f"APP --help explains its options\n"
+            f"--version shows versions, --install-completion completes commands in your shell\n"
         )
+        sys.exit(0)
+    if name == "--version":
+        sys.stdout.write(versions_in_words() + "\n")
         sys.exit(0)
 
     if name not in apps():

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.progress import stage_bar
 from torchrec_priors.apps.threads import check_threads, warn_if_busy
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import NAMES, PARTS, SHAPES, check_shape
 from torchrec_priors.common.limits import check_most
+from torchrec_priors.common.progress import stage_bar
 from torchrec_priors.errors import UserError
 
 _MOST_REPEATS = 10_000

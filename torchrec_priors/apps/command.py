@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.common.limits import whole_number
 from torchrec_priors.common.out_of_memory import out_of_memory
+from torchrec_priors.common.progress import stages
 from torchrec_priors.common.system_errors import naming
 from torchrec_priors.common.system_errors import one_line as explain
 from torchrec_priors.errors import (
@@ -39,6 +40,8 @@ _RANK_0_REPORTS_WITHIN = 20.0
 # Seconds between the reports of ranks on the same machine. When the first rank exits, the launcher
 # ends the others, so that only one rank reports.
 _BETWEEN_REPORTS = 0.5
+# Seconds between two lines while libraries are imported.
+_STARTING_EVERY = 3.0
 # The exit code if the reader of the output has closed it, as `head` does.
 _READER_HAS_CLOSED = 128 + signal.SIGPIPE
 
@@ -72,8 +75,7 @@ def run(
     leads = not isinstance(launch, Launch) or launch.rank == 0
     _set_up_logging(leads)
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(_with_checks(function, launch))
+    app = as_typer(_with_checks(function, launch))
     try:
         check_texts(arguments)
         check_renamed(function.__name__, arguments)
@@ -110,6 +112,30 @@ def run(
         # rank 0 is lost.
         os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Imports of PyTorch and TorchRec are in this block, which says so if they take long.
+
+    An app imports them when it runs, so that its help and completion are fast. All ranks import
+    them, and rank 0 prints.
+    """
+    with stages(_STARTING_EVERY, shown=_leads()) as report:
+        report("starting PyTorch and TorchRec")
+        yield
+
+
+def _leads() -> bool:
+    """Returns whether no launcher has started this process, or as its rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def as_typer(function: Callable[..., Any]) -> typer.Typer:
+    """Returns the command of an app, which Typer makes from the options that the app declares."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(function)
+    return app
 
 
 def _set_up_logging(leads: bool) -> None:

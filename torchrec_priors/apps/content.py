@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.progress import stages
+from torchrec_priors.common.progress import stages
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.content.add import add_vectors, counted
 from torchrec_priors.prepared.data_set import PreparedData

@@ -8,7 +8,7 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
-from torchrec_priors.apps.progress import with_progress
+from torchrec_priors.common.progress import with_progress
 from torchrec_priors.serving.export import check_out
 from torchrec_priors.serving.export import export as write_export
 from torchrec_priors.serving.run import load_run

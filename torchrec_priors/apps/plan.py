@@ -7,8 +7,9 @@ from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
-from torchrec_priors.apps.progress import stage_bar
+from torchrec_priors.apps.completion import complete_config
 from torchrec_priors.apps.threads import check_threads, warn_if_busy
+from torchrec_priors.common.progress import stage_bar
 from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning import measure as measuring
@@ -138,7 +139,9 @@ def plan(
     config: Annotated[
         Path | None,
         Option(
-            help="TOML file of a run's configuration, instead of --dim, --batch, --context, ..."
+            help="TOML file of a run's configuration, or the name of one that comes with the "
+            "project, instead of --dim, --batch, --context, ...",
+            autocompletion=complete_config,
         ),
     ] = None,
     data: Annotated[

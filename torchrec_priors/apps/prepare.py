@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.progress import stage_bar
+from torchrec_priors.common.progress import stages
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.split import SplitBy
 from torchrec_priors.preparation.engine.choice import EngineChoice
@@ -240,8 +240,7 @@ def prepare(
         overwrite=overwrite,
         engine=EngineChoice(engine.value, memory, spark_master),
     )
-    with stage_bar() as bar:
-        report = bar.set_description_str
+    with stages() as report:
         if append:
             _refuse_with_append(
                 {"--overwrite": overwrite, "--generate": generate, "--keep-short": keep_short}

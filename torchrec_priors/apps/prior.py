@@ -6,18 +6,16 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from torchrec_priors.api.add_prior import make_prior
 from torchrec_priors.apps import command
-from torchrec_priors.apps.progress import stages
+from torchrec_priors.common.progress import stages
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.summary import prior_line
 from torchrec_priors.preparation.describe import prior_lines
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
-from torchrec_priors.preparation.priors.add_prior import add_prior, add_prior_there, check_free
 from torchrec_priors.preparation.priors.remove_prior import remove_prior
 from torchrec_priors.preparation.priors.request import PriorRequest
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.remote.store import Store
-from torchrec_priors.remote.uri import Uri
 
 
 class Kind(StrEnum):
@@ -151,25 +149,12 @@ def prior(
         memory=memory,
     )
     prepared = PreparedData(data)
-    # Whether the result can be written is checked first, because the computation may take long.
-    if isinstance(prepared.folder, Uri):
-        Store(prepared.folder, "--data").require_writable()
-    check_free(prepared.manifest, name, overwrite)
-
     with stages() as report:
-        grouping = request.make(prepared, report)
-        if isinstance(prepared.folder, Uri):
-            manifest = add_prior_there(
-                prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
-            )
-        else:
-            manifest = add_prior(
-                prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
-            )
+        messages, manifest = make_prior(prepared, request, overwrite=overwrite, report=report)
 
     # The manifest has the sizes of the groups as they were written.
     info = manifest.prior(name)
-    print("\n".join([*grouping.messages, prior_line(info)]))
+    print("\n".join([*messages, prior_line(info)]))
     print(f"written to {prepared.folder / info.path}")
 
 

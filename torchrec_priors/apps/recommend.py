@@ -13,9 +13,9 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
-from torchrec_priors.apps.progress import with_progress
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.files import check_replaceable
+from torchrec_priors.common.progress import with_progress
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.id_files import read_ids

@@ -12,6 +12,9 @@ MOST_GROUPS = 1 << 16
 # Numbers with this many digits fit into 64 bits.
 _DIGITS = 18
 
+# The most runs of an experiment at a time on one machine.
+MOST_AT_ONCE = 1_000
+
 
 def whole_number(text: str) -> int | None:
     """Returns the number that a text of ASCII digits represents; None for any other text.

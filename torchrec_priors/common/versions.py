@@ -4,6 +4,7 @@ The libraries are not imported for this. Without the check, versions that do not
 later, with an error about undefined symbols of a shared library.
 """
 
+import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -13,6 +14,13 @@ TRIPLE = {"torch": "2.13.", "torchrec": "1.8.", "fbgemm-gpu": "1.8."}
 
 class VersionMismatchError(ImportError):
     """The installed versions do not work together; the message is one line."""
+
+
+def in_words() -> str:
+    """Returns the versions that a report of an error needs, in one line."""
+    others = ", ".join(f"{package} {version(package)}" for package in TRIPLE)
+    own = sys.modules["torchrec_priors"].__version__
+    return f"torchrec-priors {own} ({others}, Python {platform.python_version()})"
 
 
 def mismatch() -> str | None:

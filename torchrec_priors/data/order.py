@@ -149,6 +149,11 @@ class WindowOrder:
         return int(self._windows_G.sum())
 
     @property
+    def tokens(self) -> int:
+        """The number of context items in an epoch."""
+        return int(self._tokens_G.sum())
+
+    @property
     def steps_an_epoch(self) -> int:
         """The number of global batches in an epoch."""
         return -(-int(self._line_G.sum()) // self._quota)

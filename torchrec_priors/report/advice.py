@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchrec_priors.config import write_override
-from torchrec_priors.experiment.statistics import LEVEL
+from torchrec_priors.experiments.statistics import LEVEL
 from torchrec_priors.report import standing
 from torchrec_priors.report.gains import Gain, Gains, sign
 from torchrec_priors.report.page_table import seconds, signed

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from torchrec_priors.experiment.per_user import COMPARED
-from torchrec_priors.experiment.statistics import LEVEL, SEED
+from torchrec_priors.experiments.per_user import COMPARED
+from torchrec_priors.experiments.statistics import LEVEL, SEED
 from torchrec_priors.report.gains import Gain, Gains, resamples, sign
 from torchrec_priors.report.page_table import Line, Table, count, over_seeds, seconds, signed
 from torchrec_priors.report.sections import Row, Section

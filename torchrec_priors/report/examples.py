@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.data.histories import Histories, history_batches, users_of
-from torchrec_priors.experiment.per_user import first_rows, rows_of
+from torchrec_priors.experiments.per_user import first_rows, rows_of
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts, plain_array

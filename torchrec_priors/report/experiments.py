@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrec_priors.experiment.matrix import file_name
+from torchrec_priors.experiments.matrix import file_name
 from torchrec_priors.parquet import read_schema, read_table, readable
 
 # The name of a run ends with its seed. The name of a trial ends with the hash of its values, before

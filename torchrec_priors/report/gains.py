@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from torchrec_priors.experiment.per_user import COMPARED
-from torchrec_priors.experiment.statistics import RESAMPLES, Difference, Interval, intervals_of
+from torchrec_priors.experiments.per_user import COMPARED
+from torchrec_priors.experiments.statistics import RESAMPLES, Difference, Interval, intervals_of
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.users import PerUser
 

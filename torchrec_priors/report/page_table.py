@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchrec_priors.experiment.statistics import Interval, mean_and_deviation
+from torchrec_priors.experiments.statistics import Interval, mean_and_deviation
 
 _MISSING = "–"
 

@@ -13,7 +13,7 @@ from typing import Any
 from torchrec_priors.common.files import read_json
 from torchrec_priors.config import read_override
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.matrix import file_name, flat
+from torchrec_priors.experiments.matrix import file_name, flat
 from torchrec_priors.report.experiments import ExperimentFolder
 from torchrec_priors.report.result import Result
 from torchrec_priors.retrieval.read_predictions import NOTED

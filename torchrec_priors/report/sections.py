@@ -12,7 +12,7 @@ from typing import Any
 from torchrec_priors.baselines.baseline import interests_of, labelled
 from torchrec_priors.data.histories import Split
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.experiment.statistics import mean_and_deviation
+from torchrec_priors.experiments.statistics import mean_and_deviation
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.report.result import Result
 from torchrec_priors.report.variant import Variant

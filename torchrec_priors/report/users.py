@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from torchrec_priors.data.histories import Split, history_batches, users_of
-from torchrec_priors.experiment.per_user import CUTOFF, PerUserReader
+from torchrec_priors.experiments.per_user import CUTOFF, PerUserReader
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import GAIN, IDEAL, Ranked
 from torchrec_priors.prepared.data_set import PreparedData

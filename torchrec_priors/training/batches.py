@@ -35,6 +35,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler
 from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.build import Built
+from torchrec_priors.training.pace import Epoch
 
 
 class Batches:
@@ -66,6 +67,11 @@ class Batches:
         with closing(iter(self._stream(negatives.last_admission(step) + 1))) as again:
             negatives.catch_up(again, step)
         return self._make_on_demand(negatives, ahead(iter(self._stream(step)), prefetch))
+
+    def epoch(self) -> Epoch:
+        """Returns the size of an epoch, which is computed from the lengths of the histories."""
+        order = self._stream(0).order
+        return Epoch(order.steps_an_epoch, order.tokens)
 
     def _stream(self, first_step: int) -> WindowStream:
         config = self.config

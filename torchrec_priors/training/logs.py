@@ -9,16 +9,22 @@ point of TensorBoard's curve of the same name.
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from torchrec_priors.common.files import append_to, write_whole
+from torchrec_priors.common.progress import Lines as ProgressLines
+from torchrec_priors.common.progress import in_clock_form, print_line, with_progress
 from torchrec_priors.common.system_errors import naming
 from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.training.callbacks import Step
 from torchrec_priors.training.run.log_lines import read_lines, to_line
+
+T = TypeVar("T")
 
 
 class Logs:
@@ -37,6 +43,7 @@ class Logs:
         steps: int,
         first_step: int,
         evaluated: bool = True,
+        shown: bool = True,
     ) -> None:
         """
         Args:
@@ -46,16 +53,19 @@ class Logs:
             first_step: the number of completed steps. Lines of later steps are dropped.
             evaluated: False if the evaluation after these steps will be repeated, so that its line
                 is dropped, too.
+            shown: whether the user sees the progress.
         """
         self.leads = ranks.leads
+        self._shown = shown and self.leads
         self.bar: Any = tqdm(
             total=steps,
             initial=first_step,
             unit="step",
-            # None: no bar if the output is not a terminal.
-            disable=None if self.leads else True,
+            # None: no bar if the output is not a terminal, where lines take its place.
+            disable=None if self._shown else True,
             mininterval=1.0,
         )
+        self._lines_of_progress = ProgressLines()
 
         if self.leads:
             _keep_until(metrics, first_step, evaluated)
@@ -95,18 +105,44 @@ class Logs:
             with naming(self._folder):
                 self._events.flush()
 
-    def advance(self, **shown: str) -> None:
-        """Moves the progress bar forward by one step.
+    def advance(self, step: Step, best: float) -> None:
+        """Moves the progress bar forward by one step, or prints a line if one is due.
 
         Args:
-            shown: texts that the bar shows, by name.
+            step: the step that is done.
+            best: the best result of an evaluation so far.
         """
+        if not self._shown:
+            return
+        if self.bar.disable:
+            if self._lines_of_progress.is_due():
+                print_line(_in_words(step))
+            return
         self.bar.update(1)
-        if shown:
-            self.bar.set_postfix(shown, refresh=False)
+        self.bar.set_postfix(
+            {
+                "epoch": f"{step.epoch:.1f}/{step.epochs:.1f}",
+                "loss": f"{step.loss:.4f}",
+                "best": f"{best:.4f}",
+                "tokens/s": f"{step.tokens_per_second:,.0f}",
+            },
+            refresh=False,
+        )
+
+    def evaluating(self, batches: Iterable[T], count: int, doing: str) -> Iterable[T]:
+        """Yields the batches of an evaluation, and prints lines while it takes long."""
+        # A second bar would disturb the one of the steps.
+        if not self._shown or not self.bar.disable:
+            return batches
+        return with_progress(batches, count, "batch", leads=self.leads, doing=doing)
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
+        if self._shown:
+            tqdm.write(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Prints a line above the progress bar, even if the progress is not shown."""
         if self.leads:
             tqdm.write(text, file=sys.stderr)
 
@@ -115,6 +151,15 @@ class Logs:
         if self.leads:
             self._lines.close()
             self._events.close()
+
+
+def _in_words(step: Step) -> str:
+    """Returns the line of a step."""
+    return (
+        f"step {step.step:,} of {step.steps:,} (epoch {step.epoch:.1f} of {step.epochs:.1f})  "
+        f"loss {step.loss:.4f}  {step.tokens_per_second:,.0f} tokens/s  "
+        f"{in_clock_form(step.seconds_left)} left"
+    )
 
 
 class Lines:

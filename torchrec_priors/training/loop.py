@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from torchrec_priors.common.files import write_json
 from torchrec_priors.common.own_code import remember
@@ -32,10 +31,13 @@ from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.ranks.roll_call import lost_ranks
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.callbacks import Callbacks, Evaluation, Saved
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, checkpoint_name
 from torchrec_priors.training.checkpoint.keys import Progress
 from torchrec_priors.training.divergence import diverged
 from torchrec_priors.training.logs import Logs
+from torchrec_priors.training.observers import Observers
+from torchrec_priors.training.pace import Pace
 from torchrec_priors.training.run.ancestry import new_ancestry, read_ancestry, write_ancestry
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import length_and_checksum
@@ -43,11 +45,13 @@ from torchrec_priors.training.run.paths import write_paths
 from torchrec_priors.training.run.seen import write_seen
 from torchrec_priors.training.step import AbortedStepError, StepResult
 from torchrec_priors.training.stop_request import StopRequest, asked_for
+from torchrec_priors.training.summary import SELECTED_BY, parameters_of
+from torchrec_priors.training.tracking.parameters import tracked_run
+from torchrec_priors.training.tracking.tracking import Tracking
 from torchrec_priors.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-SELECTED_BY = "ndcg@10"
 # The number of steps after which ranks ask rank 0 again whether a checkpoint is due.
 _ASK_EVERY = 5
 
@@ -58,11 +62,13 @@ def train(
     folder: RunFolder,
     ranks: Ranks,
     init_from: RunFolder | None = None,
+    seen_by: Observers = Observers(),
 ) -> dict[str, Any]:
     """Trains or resumes a run; returns its summary, the same on every rank.
 
     Args:
         init_from: the run from which a new run takes its initial weights.
+        seen_by: who sees the training, besides the run's folder.
 
     Raises:
         DivergedError: the loss or a gradient is not finite, or the loss is too large.
@@ -72,7 +78,7 @@ def train(
     run = None
     ranks.where.remedy = "run the same command again to resume"
     try:
-        run = _Run(config, data, folder, ranks, init_from)
+        run = _Run(config, data, folder, ranks, init_from, seen_by)
         summary = run.go()
     except BaseException as error:
         lost = lost_ranks(error, ranks.meeting)
@@ -99,7 +105,10 @@ class _Run:
             and those runs were trained on.
         leaks: the validation targets that ancestors of this run were trained on; None if the run
             trains on all interactions (`fit_all`) or has no ancestors.
-        logs: the lines, the curves and the progress bar.
+        logs: the lines, the curves, and what the user sees of the progress.
+        pace: the speed of the training.
+        callbacks: the functions that a Python program has given; nothing on ranks other than 0.
+        tracking: the trackers that the user has named; none on ranks other than 0.
         stop: the signals that this process has received.
         warned_of_reach: whether the warnings about targets out of reach were printed.
         started, saved_at: the times when this process started or resumed the run, and when the last
@@ -114,6 +123,7 @@ class _Run:
         folder: RunFolder,
         ranks: Ranks,
         init_from: RunFolder | None,
+        seen_by: Observers,
     ) -> None:
         self.config = config
         self.data = data
@@ -145,18 +155,26 @@ class _Run:
             self._write_start(first_start=trained is None, init_from=init_from)
         dist.barrier(ranks.side)
 
+        first_step = self.progress.step
+        self.callbacks = seen_by.callbacks if ranks.leads else Callbacks()
         self.logs = Logs(
             folder.metrics,
             folder.events,
             ranks,
             steps=config.training.steps,
-            first_step=self.progress.step,
+            first_step=first_step,
             evaluated=not self._evaluation_is_missing(),
+            shown=seen_by.progress,
         )
+        self.tracking = Tracking()
+        if ranks.leads and seen_by.trackers:
+            known = tracked_run(config, data, folder, ranks.world, first_step)
+            self.tracking = Tracking(seen_by.trackers, known)
+        self.pace = Pace(self.trainer.epoch(), steps=config.training.steps, first_step=first_step)
         self.logs.say(self.built.plan.in_words())
         self._say_leaks()
         if resumed:
-            self.logs.say(f"resuming '{folder.path}' at step {self.progress.step}")
+            self.logs.say(f"resuming '{folder.path}' at step {first_step}")
 
         self.started = time.monotonic()
         self.saved_at = self.started
@@ -183,7 +201,7 @@ class _Run:
         words = None if self.leaks is None else self.leaks.in_words()
         if words is None:
             return
-        self.logs.say(
+        self.logs.warn(
             f"warning: validation is not held out from {self.ancestry.in_words()}, which this run"
             f" comes from: {words}. Early stopping and the choice of the best checkpoint use"
             " figures that are too good"
@@ -199,6 +217,7 @@ class _Run:
     def close(self) -> None:
         self.checkpoints.close()
         self.logs.close()
+        self.tracking.finish({})
 
     # Steps
 
@@ -208,6 +227,7 @@ class _Run:
         self.built.parallel.train()
         if self._evaluation_is_missing():
             self._evaluate()
+        self.pace.resume()
 
         timed = self._timed(batches)
         while progress.step < settings.steps and not self._out_of_patience():
@@ -226,6 +246,7 @@ class _Run:
         result = self._step(batch)
         progress.step += 1
 
+        done = self.pace.after(progress.step, result)
         if progress.step % settings.log_every == 0:
             values = {
                 "loss": result.loss,
@@ -233,12 +254,21 @@ class _Run:
                 "rate": settings.rate(progress.step - 1),
                 "seconds": self._seconds(),
             }
-            self.logs.add(progress.step, values)
-        self.logs.advance(loss=f"{result.loss:.4f}", best=f"{max(progress.best, 0):.4f}")
+            self._log(values)
+        self.logs.advance(done, best=max(progress.best, 0.0))
+        if self.callbacks.on_step is not None:
+            self.callbacks.on_step(done)
 
         self._stop_if_signalled(result.counts)
         if not self._evaluation_is_due() and self._checkpoint_is_due():
             self._save(best=False)
+            self.pace.resume()
+
+    def _log(self, values: dict[str, Any], prefix: str = "") -> None:
+        """Logs values of the last step, with a prefix before their names."""
+        step = self.progress.step
+        self.logs.add(step, values, prefix)
+        self.tracking.log(step, {f"{prefix}{name}": value for name, value in values.items()})
 
     def _steps_to_evaluation(self) -> int:
         settings = self.config.training
@@ -317,7 +347,7 @@ class _Run:
             by_group=(),  # logs no metrics by group: a prior may have hundreds of groups
             reach=reach,
             total=self.ranks.total,
-            progress=self._until_signalled,
+            progress=self._evaluating,
         )
 
         if not self.warned_of_reach:
@@ -325,7 +355,7 @@ class _Run:
             for warning in reach.warnings() if self.ranks.leads else ():
                 log.warning("warning: on validation, %s", warning)
         leaked = {} if self.leaks is None else self.leaks.to_metrics()
-        self.logs.add(progress.step, result | leaked, prefix="validation/")
+        self._log(result | leaked, prefix="validation/")
 
         better = result[SELECTED_BY] > progress.best
         if better:
@@ -339,12 +369,16 @@ class _Run:
         figures = ", ".join(f"{name} {result[name]:.4f}" for name in names)
         best_so_far = " (best so far)" if better else ""
         self.logs.say(f"step {progress.step}: validation {figures}{best_so_far}")
+        if self.callbacks.on_evaluation is not None:
+            self.callbacks.on_evaluation(Evaluation(progress.step, result, better))
         if better or self._checkpoint_is_due():
             self._save(best=better)
+        self.pace.resume()
 
-    def _until_signalled(self, batches: Iterable[Histories], _count: int) -> Iterator[Histories]:
+    def _evaluating(self, batches: Iterable[Histories], count: int) -> Iterator[Histories]:
         """Yields the batches of an evaluation; a signal ends the run between two batches."""
-        for batch in batches:
+        doing = f"step {self.progress.step}: evaluation"
+        for batch in self.logs.evaluating(batches, count, doing):
             flags = torch.tensor(self.stop.flags(), dtype=torch.float32)
             self._stop_if_signalled(self.ranks.total(flags).tolist())
             yield batch
@@ -366,6 +400,10 @@ class _Run:
         self.logs.flush()
         self.checkpoints.save(self.built, self.trainer.optimizers, self.progress, best=best)
         self.saved_at = time.monotonic()
+        if self.callbacks.on_checkpoint is not None:
+            step = self.progress.step
+            folder = self.folder.checkpoints / checkpoint_name(step)
+            self.callbacks.on_checkpoint(Saved(step, folder, best))
 
     def _finish(self) -> dict[str, Any]:
         """Writes the last checkpoint and the summary."""
@@ -383,35 +421,20 @@ class _Run:
                 "log": length_and_checksum(self.folder.metrics),
             }
             write_json(self.folder.summary, summary | origin)
+        self.tracking.finish(summary)
         return summary
 
     def _summary(self) -> dict[str, Any]:
         progress = self.progress
         model = self.built.model
         fit_all = self.config.training.fit_all
-
-        modules: list[nn.Module] = [model.heads]
-        if model.baseline is not None:
-            modules.append(model.baseline)
-        heads = sum(parameter.numel() for module in modules for parameter in module.parameters())
-        dense = sum(
-            parameter.numel()
-            for name, parameter in model.named_parameters()
-            if not name.startswith("table.")
-        )
-        parameters = {
-            "table": model.item_rows.rows * self.config.model.dim,
-            "heads": heads,
-            "encoder and score": dense - heads,
-        }
-
         summary = {
             "steps": progress.step,
             "best_step": progress.best_step,
             f"validation/{SELECTED_BY}": None if fit_all else progress.best,
             "stopped": "no better evaluation" if self._out_of_patience() else "end of schedule",
             "paths": len(model.tree.paths),
-            "parameters": parameters,
+            "parameters": parameters_of(model, self.config),
             "ranks": self.ranks.world,
             "seconds_of_last_start": self._seconds(),
             "seconds_waiting_for_data": round(self.seconds_waited, 3),

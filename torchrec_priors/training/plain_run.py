@@ -25,10 +25,10 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.plain_lists import PlainLists
 from torchrec_priors.settings.priors import PriorsConfig
 from torchrec_priors.training.checkpoint.checkpoint import checkpoint_name
-from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import length_and_checksum, to_line
 from torchrec_priors.training.run.recorded_data import earlier_state
+from torchrec_priors.training.summary import SELECTED_BY
 
 # A baseline takes no steps, so what is evaluated is its state after 0 steps.
 CHECKPOINT = checkpoint_name(0)

@@ -28,6 +28,7 @@ from torchrec_priors.training.build import build_model, set_loss_weights
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.checkpoint.keys import Progress
 from torchrec_priors.training.optimizers import Optimizers
+from torchrec_priors.training.pace import Epoch
 from torchrec_priors.training.pipeline import pipeline_of
 from torchrec_priors.training.run.folder import RunFolder, TrainedOn
 from torchrec_priors.training.sampler import make_sampler
@@ -117,6 +118,13 @@ class Trainer:
             self.prepare_batches()
         assert self._batches is not None
         return self._batches.after(first_step)
+
+    def epoch(self) -> Epoch:
+        """Returns the number of steps and of context items in an epoch."""
+        if self._batches is None:
+            self.prepare_batches()
+        assert self._batches is not None
+        return self._batches.epoch()
 
     def ready(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
         """Yields the next `steps` batches, on the device.

@@ -8,13 +8,13 @@ from typing import Any
 
 from torchrec_priors.common.files import write_whole
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.experiment.file import ExperimentFile
-from torchrec_priors.experiment.matrix import flat
-from torchrec_priors.experiment.plan import plan
-from torchrec_priors.experiment.runner import Runner
-from torchrec_priors.experiment.search.best import best_cells, best_toml, final_folder, hand_over
-from torchrec_priors.experiment.search.trials import Search
-from torchrec_priors.experiment.search.trials_table import markdown, write_parquet
+from torchrec_priors.experiments.file import ExperimentFile
+from torchrec_priors.experiments.matrix import flat
+from torchrec_priors.experiments.plan import plan
+from torchrec_priors.experiments.runner import Runner
+from torchrec_priors.experiments.search.best import best_cells, best_toml, final_folder, hand_over
+from torchrec_priors.experiments.search.trials import Search
+from torchrec_priors.experiments.search.trials_table import markdown, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def search(
     keep_weights: bool = True,
     data: str,
     command: str,
-) -> tuple[str, int]:
+) -> tuple[str, list[str]]:
     """Runs the missing trials of a search, and writes `search/` in the runner's folder.
 
     Args:
@@ -42,8 +42,7 @@ def search(
         command: the command that the files name.
 
     Returns:
-        the table of the trials with the next command, and the exit code, which is 1 if a cell has
-        no trial with a score.
+        the table of the trials with the next command, and the cells of which no trial has a score.
 
     Raises:
         UserError: the space is invalid (see `space.spaces_of`), or a folder contains another run.
@@ -90,4 +89,4 @@ def search(
         "then:\n"
         f"  {shlex.join(words)}"
     )
-    return f"{text}\n{then}", 1 if lacking else 0
+    return f"{text}\n{then}", lacking

@@ -6,18 +6,19 @@ A cell is one configuration of an experiment, which is run with several seeds.
 import functools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from torchrec_priors.common.limits import check_most
+from torchrec_priors.common.limits import MOST_AT_ONCE, check_most
 from torchrec_priors.config import explain, read_toml
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.search.settings import SearchSettings
+from torchrec_priors.experiments.search.settings import SearchSettings
+from torchrec_priors.settings.shipped import find_config
 
-MOST_AT_ONCE = 1_000  # runs at a time on one machine
 _RENAMED = {"baseline": "reference"}  # old key -> the new key
 _STRICT = {"extra": "forbid", "strict": True}
 
@@ -29,7 +30,8 @@ class ExperimentFile:
     """The configurations that an experiment runs, and how it compares them.
 
     Attributes:
-        config: the base configuration of all cells; the path is relative to this file.
+        config: the base configuration of all cells: a path relative to this file, or the name of a
+            configuration that comes with the project.
         seeds: the seeds with which every cell is run.
         name: the name of the experiment; by default the file's name.
         data: the prepared data set, relative to the working folder; `--data` takes precedence.
@@ -94,7 +96,20 @@ def read_experiment(file: Path) -> ExperimentFile:
         UserError: the file does not exist or is not TOML, a key is unknown (the message names the
             nearest valid key), or a value is invalid.
     """
-    values = read_toml(file, "FILE")
+    return experiment_of(read_toml(file, "FILE"), file)
+
+
+def experiment_of(values: Mapping[str, Any], file: Path) -> ExperimentFile:
+    """Reads the content of an experiment's file.
+
+    Args:
+        values: the content, as nested dictionaries.
+        file: the file. Its name is the default name of the experiment, and paths are relative to
+            its folder.
+
+    Raises:
+        UserError: a key is unknown, or a value is invalid.
+    """
     for old, new in _RENAMED.items():
         if old in values:
             raise UserError(f"{file}: experiment key '{old}' is now called '{new}': use that name")
@@ -113,8 +128,18 @@ def read_experiment(file: Path) -> ExperimentFile:
         experiment.check()
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    experiment.config = str(file.parent / experiment.config)
+    experiment.config = str(_base(file, experiment.config))
     return experiment
+
+
+def _base(file: Path, config: str) -> Path:
+    """Returns the file of the base configuration: beside the experiment's file, or shipped."""
+    beside = file.parent / config
+    if beside.exists():
+        return beside
+    shipped = find_config(config, f"{file}: config")
+    # A path that does not exist is reported later, as it is relative to the experiment's file.
+    return shipped if shipped.exists() else beside
 
 
 @functools.cache

@@ -1,13 +1,14 @@
 """Stages are shown as lines where standard error is not a terminal: not at once, then every few seconds."""
 
 import io
+import logging
 import re
 import sys
 import time
 
 import pytest
 
-from torchrec_priors.apps.progress import stages
+from torchrec_priors.common.progress import shown_messages, stages, with_progress
 
 
 class _Terminal(io.StringIO):
@@ -71,3 +72,30 @@ def test_a_terminal_has_one_line_that_changes(monkeypatch):
         time.sleep(0.2)
     assert "reading [00:00]" in terminal.getvalue()
     assert "\n" not in terminal.getvalue()
+
+
+def test_messages_are_shown_within_a_block_only(capsys):
+    log = logging.getLogger("torchrec_priors.some.module")
+    package = logging.getLogger("torchrec_priors")
+    before = (package.level, package.propagate, list(package.handlers))
+    package.setLevel(logging.WARNING)
+    try:
+        with shown_messages(True):
+            log.info("[1/2] one: done")
+        with shown_messages(False):
+            log.info("nobody sees this")
+        assert (package.propagate, list(package.handlers)) == before[1:]
+    finally:
+        package.setLevel(before[0])
+    assert capsys.readouterr().err == "[1/2] one: done\n"
+
+
+def test_taken_values_are_counted_in_lines(capsys, monkeypatch):
+    monkeypatch.setattr("torchrec_priors.common.progress.EVERY", 0.0)
+    taken = list(with_progress("abc", 3, "batch", leads=True, doing="evaluation"))
+    assert taken == ["a", "b", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"evaluation: batch {number} of 3, 00:00 left" for number in (1, 2)]
+
+    assert list(with_progress("abc", 3, "batch", leads=False)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""

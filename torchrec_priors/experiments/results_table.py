@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torchrec_priors.baselines.baseline import labelled
-from torchrec_priors.experiment.per_user import COMPARED
-from torchrec_priors.experiment.results import Results, Row
-from torchrec_priors.experiment.statistics import (
+from torchrec_priors.experiments.per_user import COMPARED
+from torchrec_priors.experiments.results import Results, Row
+from torchrec_priors.experiments.statistics import (
     LEVEL,
     RESAMPLES,
     SEED,
     Interval,
     mean_and_deviation,
 )
-from torchrec_priors.training.loop import SELECTED_BY
+from torchrec_priors.training.summary import SELECTED_BY
 
 
 @dataclass(frozen=True)

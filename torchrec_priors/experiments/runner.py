@@ -14,12 +14,13 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.finished import has_weights, metrics_of, summary_of
-from torchrec_priors.experiment.plan import Evaluation, PlannedRun, run_folder
-from torchrec_priors.experiment.processes import Launcher
+from torchrec_priors.experiments.finished import has_weights, metrics_of, summary_of
+from torchrec_priors.experiments.heartbeat import Running, heartbeat
+from torchrec_priors.experiments.plan import Evaluation, PlannedRun, run_folder
+from torchrec_priors.experiments.processes import Launcher
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.summary import SELECTED_BY
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Runner:
         # Options of both apps, `train` and `evaluate`.
         self._options: dict[str, object] = {"trust": trust, "threads": threads}
         self._logs = out / "logs"
+        self._running: dict[str, Running] = {}
 
     def check(self, runs: list[PlannedRun]) -> None:
         """Raises UserError if a folder has a run of another configuration or of other data."""
@@ -99,7 +101,7 @@ class Runner:
 
         failures: dict[tuple[str, int], str] = {}
         started = time.monotonic()
-        with ThreadPoolExecutor(at_once) as pool:
+        with heartbeat(self._now_running), ThreadPoolExecutor(at_once) as pool:
             waiting = {pool.submit(self._run, run): run for run in todo}
             try:
                 for done, future in enumerate(as_completed(waiting), 1):
@@ -118,6 +120,17 @@ class Runner:
     def _run(self, run: PlannedRun) -> dict[tuple[str, int], str]:
         """Trains a run and makes its evaluations; returns the failures."""
         folder = self._folder(run)
+        self._running[run.name] = Running(run.name, folder.metrics, run.config.training.steps)
+        try:
+            return self._train_and_evaluate(run, folder)
+        finally:
+            del self._running[run.name]
+
+    def _now_running(self) -> list[Running]:
+        # The copy is made at once, while other threads add and remove runs.
+        return list(self._running.copy().values())
+
+    def _train_and_evaluate(self, run: PlannedRun, folder: RunFolder) -> dict[tuple[str, int], str]:
         output = self._logs / f"{run.name}.log"
         missing = self.missing(run)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from torchrec_priors.common.files import new_file
-from torchrec_priors.experiment.search.trials import Outcome, Search
+from torchrec_priors.experiments.search.trials import Outcome, Search
 from torchrec_priors.parquet import write_table
 
 _SCHEMA = pa.schema(

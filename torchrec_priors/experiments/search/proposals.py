@@ -21,7 +21,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from torchrec_priors.experiment.search.space import Between, OneOf, Space
+from torchrec_priors.experiments.search.space import Between, OneOf, Space
 
 _AT_RANDOM = 6  # trials before the sampler uses scores
 _TRIES = 8  # repeated proposals in a row, after which untried values are drawn

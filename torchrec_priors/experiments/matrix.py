@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.experiment.file import Changes, ExperimentFile
+from torchrec_priors.experiments.file import Changes, ExperimentFile
 from torchrec_priors.settings.former_keys import present_key
 
 JOIN = " + "

@@ -10,8 +10,8 @@ from typing import Any
 
 from torchrec_priors.config import with_changes
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.experiment.matrix import Cell, flat, in_both
-from torchrec_priors.experiment.search.settings import SearchSettings
+from torchrec_priors.experiments.matrix import Cell, flat, in_both
+from torchrec_priors.experiments.search.settings import SearchSettings
 from torchrec_priors.settings.former_keys import present_key
 
 _DIGITS = 3  # significant digits of a value from a range

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchrec_priors.config import RunConfig, with_changes, write_override
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.matrix import EVALUATION, Cell, file_name, flat
+from torchrec_priors.experiments.matrix import EVALUATION, Cell, file_name, flat
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import pyarrow as pa
 
 from torchrec_priors.baselines.baseline import interests_of
 from torchrec_priors.common.files import new_file
-from torchrec_priors.experiment.finished import evaluation_folder, metrics_of, summary_of
-from torchrec_priors.experiment.per_user import PerUserReader
-from torchrec_priors.experiment.plan import Evaluation, PlannedRun, run_folder
-from torchrec_priors.experiment.runner import Failures
-from torchrec_priors.experiment.statistics import Difference, Interval, intervals_of
+from torchrec_priors.experiments.finished import evaluation_folder, metrics_of, summary_of
+from torchrec_priors.experiments.per_user import PerUserReader
+from torchrec_priors.experiments.plan import Evaluation, PlannedRun, run_folder
+from torchrec_priors.experiments.runner import Failures
+from torchrec_priors.experiments.statistics import Difference, Interval, intervals_of
 from torchrec_priors.parquet import write_table
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.summary import SELECTED_BY
 
 Row = dict[str, Any]
 NOT_RUN = "not run"

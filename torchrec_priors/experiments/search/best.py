@@ -7,10 +7,10 @@ from typing import Any
 
 import tomli_w
 
-from torchrec_priors.experiment.file import ExperimentFile
-from torchrec_priors.experiment.finished import summary_of
-from torchrec_priors.experiment.matrix import Cell
-from torchrec_priors.experiment.plan import PlannedRun, run_folder
+from torchrec_priors.experiments.file import ExperimentFile
+from torchrec_priors.experiments.finished import summary_of
+from torchrec_priors.experiments.matrix import Cell
+from torchrec_priors.experiments.plan import PlannedRun, run_folder
 from torchrec_priors.training.run.folder import RunFolder
 
 # Keys that the final experiment copies from the experiment of the search.

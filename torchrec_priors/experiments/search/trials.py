@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.file import ExperimentFile
-from torchrec_priors.experiment.finished import metrics_of, summary_of
-from torchrec_priors.experiment.matrix import Cell, cells_of, flat
-from torchrec_priors.experiment.plan import PlannedRun, plan, run_folder
-from torchrec_priors.experiment.results import NOT_RUN
-from torchrec_priors.experiment.runner import Failures, Runner
-from torchrec_priors.experiment.search.proposals import Proposals
-from torchrec_priors.experiment.search.space import own_values, spaces_of
+from torchrec_priors.experiments.file import ExperimentFile
+from torchrec_priors.experiments.finished import metrics_of, summary_of
+from torchrec_priors.experiments.matrix import Cell, cells_of, flat
+from torchrec_priors.experiments.plan import PlannedRun, plan, run_folder
+from torchrec_priors.experiments.results import NOT_RUN
+from torchrec_priors.experiments.runner import Failures, Runner
+from torchrec_priors.experiments.search.proposals import Proposals
+from torchrec_priors.experiments.search.space import own_values, spaces_of
 from torchrec_priors.settings.former_keys import former_key
 from torchrec_priors.training.run.folder import RunFolder
 

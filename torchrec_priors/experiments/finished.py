@@ -8,7 +8,7 @@ from typing import Any
 
 from torchrec_priors.common.files import read_json
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.plan import Evaluation, PlannedRun
+from torchrec_priors.experiments.plan import Evaluation, PlannedRun
 from torchrec_priors.training.checkpoint.checkpoint import checkpoint_name
 from torchrec_priors.training.run.folder import RunFolder
 

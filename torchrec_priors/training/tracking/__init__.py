@@ -1,0 +1,1 @@
+"""Trackers: programs outside a run's folder that show its curves, such as MLflow."""
