@@ -33,7 +33,7 @@ def compile_attention(
     constants = {"TIMED": timed, "WIDTH": width, "BLOCK": attention.BLOCK, "PRECISION": "tf32x3"}
     types = {argument: _type(argument, dtype, constants) for argument in kernel.arg_names}
     aligned = filter(_is_aligned, types)
-    options = attention.launch(width, KERNELS[name])
+    options = attention.launch(width, KERNELS[name], 4 if dtype == "fp32" else 2)
     return compile_kernel(kernel, types, constants, aligned, options, capability)
 
 

@@ -21,11 +21,15 @@ from torchrec_priors.ops.hstu_attention import hstu_attention_reference
 from torchrec_priors.ops.hstu_attention_gpu import can_compute, hstu_attention_gpu
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
+# Bytes a thread, by type and width: spilled registers, and what the compiler needs for itself.
 STACK = {
-    "bf16": 64,
-    "fp16": 64,
-    "fp32": 512,
-}  # bytes a thread: spilled registers, and what the compiler needs for itself
+    ("bf16", 32): 64,
+    ("bf16", 128): 64,
+    ("bf16", 256): 640,
+    ("fp16", 128): 64,
+    ("fp32", 32): 512,
+    ("fp32", 128): 2048,
+}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -73,7 +77,7 @@ def test_equals_the_definition_forward_and_gradient(lengths, heads, width, timed
         torch.testing.assert_close(fast.double(), slow, rtol=1e-4, atol=1e-5 * (1 + largest))
 
 
-@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("width", [64, 128])
 def test_wide_heads_equal_the_definition(width):
     for fast, slow in _both([66, 3], 1, width, torch.float32, timed=False):
         torch.testing.assert_close(
@@ -81,20 +85,23 @@ def test_wide_heads_equal_the_definition(width):
         )
 
 
+@pytest.mark.parametrize("width", [32, 256])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_inputs_of_16_bits_are_summed_in_32(dtype):
+def test_inputs_of_16_bits_are_summed_in_32(dtype, width):
     if dtype == torch.bfloat16 and DEVICE == "cpu":
         pytest.skip(
             "Triton's interpreter takes the bits of bfloat16 for integers in products: a GPU is needed"
         )
-    for fast, slow in _both([70, 3], 1, 32, dtype, timed=True):
+    for fast, slow in _both([70, 3], 1, width, dtype, timed=True):
         assert fast.dtype == dtype
         assert (fast.double() - slow).abs().max() / slow.abs().max() < 3 * torch.finfo(dtype).eps
 
 
 def test_wider_heads_and_more_bits_are_left_to_others():
-    assert can_compute(torch.empty(1, 1, 256))
-    assert not can_compute(torch.empty(1, 1, 257))
+    assert can_compute(torch.empty(1, 1, 128))
+    assert not can_compute(torch.empty(1, 1, 129))
+    assert can_compute(torch.empty(1, 1, 256, dtype=torch.bfloat16))
+    assert not can_compute(torch.empty(1, 1, 257, dtype=torch.bfloat16))
     assert not can_compute(torch.empty(1, 1, 8, dtype=torch.float64))
 
 
@@ -105,6 +112,8 @@ def test_wider_heads_and_more_bits_are_left_to_others():
         ("sm_90", "bf16", 128),
         ("sm_90", "fp16", 128),
         ("sm_90", "fp32", 32),
+        ("sm_90", "fp32", 128),
+        ("sm_90", "bf16", 256),
         ("sm_100", "bf16", 128),
     ],
 )
@@ -120,4 +129,4 @@ def test_kernels_compile_for_a_gpu_and_fit_it(target, dtype, width):
     for *kernel, _warps, shared, registers, stack in rows:
         assert 0 < int(registers) <= 255, kernel
         assert 0 < int(shared) <= 227 * 1024, kernel
-        assert int(stack) <= STACK[dtype], kernel
+        assert int(stack) <= STACK[dtype, width], kernel

@@ -14,16 +14,13 @@ from torchrec_priors.ops.gpu_kernel import GpuKernel, has_kernels
 from torchrec_priors.ops.hstu_attention_blocked import hstu_attention_blocked
 from torchrec_priors.ops.time_bias import TimeBias
 
-_MOST_WIDTH = 256  # the largest width of a head
+# The largest width of a head: blocks of wider heads do not fit into the shared memory of an H100.
+_MOST_WIDTH = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
 
 
 def can_compute(q_NHD: Tensor) -> bool:
     """Returns whether the kernels can process heads of this width and type."""
-    return q_NHD.shape[2] <= _MOST_WIDTH and q_NHD.dtype in (
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    )
+    return q_NHD.shape[2] <= _MOST_WIDTH.get(q_NHD.dtype, 0)
 
 
 def longest_first(offsets_B1: Tensor) -> Tensor | None:

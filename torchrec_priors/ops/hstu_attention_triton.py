@@ -306,14 +306,20 @@ def _sum_distances(
     tl.store(grad_bias + head * longest + distance, total, mask=distance < longest)
 
 
-def launch(width: int, backward: bool) -> dict[str, int]:
+def launch(width: int, backward: bool, number: int) -> dict[str, int]:
     """Returns the options with which a kernel for heads of this width is compiled.
 
-    It gets the smallest number of warps that hold its sums in registers.
+    It gets the smallest number of warps that hold its sums in registers. It loads the next block
+    ahead if there is enough shared memory for two blocks.
+
+    Args:
+        width: the width of a head, padded to a power of 2.
+        backward: whether the kernel belongs to the backward pass.
+        number: the bytes of a number of the rows.
     """
     return {
         "num_warps": 4 if width <= (64 if backward else 128) else 8,
-        "num_stages": 1 if width > 128 else 2,
+        "num_stages": 1 if width * number > 256 else 2,
     }
 
 
@@ -378,7 +384,7 @@ class _Call:
         """
         strides = [stride for x in (*self.qkv, like) for stride in x.stride()[:2]]
         sizes = (self.heads, self.blocks, self.longest, self.width, *tokens)
-        options = launch(self.constants["WIDTH"], backward)
+        options = launch(self.constants["WIDTH"], backward, like.element_size())
         kernel[self.grid](
             *self.qkv, *tensors, *self.biases, self.offsets_B1, self.order_B,
             *strides, *sizes, *self.scales,

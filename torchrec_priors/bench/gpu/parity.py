@@ -16,7 +16,11 @@ from torchrec_priors.bench.gpu.report import Report
 from torchrec_priors.ops.best_tiles import TILE, TILE_MAXIMA, TILE_SCORES, TiledItems
 from torchrec_priors.ops.gated_norm import NORM_BACKWARD, NORM_FORWARD
 from torchrec_priors.ops.gpu_kernel import GpuKernel
-from torchrec_priors.ops.hstu_attention_gpu import ATTENTION_BACKWARD, ATTENTION_FORWARD
+from torchrec_priors.ops.hstu_attention_gpu import (
+    ATTENTION_BACKWARD,
+    ATTENTION_FORWARD,
+    can_compute,
+)
 from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import SOFTMAX
 from torchrec_priors.ops.keyed_dropout import DROP, DropoutKeys, hashed_salt
@@ -85,7 +89,7 @@ def compare(name: str, device: torch.device, report: Report) -> None:
         device: the device of the kernels.
         report: called with each row.
     """
-    for case in cases(SIZES[device.type]):
+    for case in cases(SIZES[device.type], TYPES[name]):
         if device.type == "cpu" and name == "bf16" and case.multiplies:
             report("kernels", {"kernel": case.name, "skipped": NOT_INTERPRETED})
             continue
@@ -118,8 +122,8 @@ def _errors(case: Case, name: str, device: torch.device) -> dict[str, object]:
     }
 
 
-def cases(sizes: Sizes) -> Iterator[Case]:
-    """Yields all kernels with inputs of these sizes."""
+def cases(sizes: Sizes, dtype: torch.dtype) -> Iterator[Case]:
+    """Yields all kernels with inputs of these sizes; heads only as wide as the type allows."""
     norm_grads = ("grad x", "grad u", "grad weight", "grad bias")
     yield Case("norm_forward", NORM_FORWARD, ("y", "moments"), _norm(sizes, False), False)
     yield Case("norm_backward", NORM_BACKWARD, norm_grads, _norm(sizes, True), False)
@@ -133,6 +137,8 @@ def cases(sizes: Sizes) -> Iterator[Case]:
     yield Case("in_group_softmax", SOFTMAX, softmax_results, _softmax(sizes))
 
     for width in sizes.head_widths:
+        if not can_compute(torch.empty(1, 1, width, dtype=dtype)):
+            continue
         grads = ("grad q", "grad k", "grad v", "grad bias", "grad time bias")
         forward = _attention(sizes, width, False)
         yield Case(f"attention_forward, d {width}", ATTENTION_FORWARD, ("out",), forward)
