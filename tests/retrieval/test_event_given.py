@@ -66,6 +66,7 @@ class Model:
     certainty: object = None
     repeat_head: object = None
     joint: object = None
+    encoder: object = None
 
 
 @settings(deadline=None, max_examples=80)
