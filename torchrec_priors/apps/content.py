@@ -15,8 +15,8 @@ from torchrec_priors.ranks.variables import read_launch
 
 
 class Action(StrEnum):
-    add = "add"
-    encode = "encode"
+    ADD = "add"
+    ENCODE = "encode"
 
 
 def content(
@@ -72,7 +72,7 @@ def content(
     kill, and encodes no text again that the same model has encoded before.
     """
     prepared = PreparedData(data)
-    if action == Action.add:
+    if action == Action.ADD:
         if vectors is None:
             raise UserError("content add needs the file of the vectors: --vectors FILE")
         _refuse("add", {"--model": model is not None})
