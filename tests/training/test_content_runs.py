@@ -166,6 +166,7 @@ def test_content_of_another_model_is_refused(runs, states, tmp_path):
         tiny.train(config(RARE), other, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_projection_is_carried_to_another_run_of_the_same_content(runs, states, tmp_path):
     embedding = RARE | {"min_frequency": 3}
     run = tmp_path / "run"
