@@ -134,7 +134,7 @@ from torchrec_priors.state.store import StoreGoneError
 
 
 def patiently(act):
-    """As clients do: on a busy machine, another process may write for longer than 5 s."""
+    # As clients do: on a busy machine, another process may write for longer than 5 s.
     for _ in range(20):
         try:
             return act()
