@@ -37,12 +37,9 @@ def describe(
         env: Environment variables, as A=1,B=2.
         mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
-    options = dict(
-    )
-
     return application(
         "describe",
-        options,
+        {},
         *data,
         j="1x1",
         image=image,

@@ -136,13 +136,10 @@ def text_of(app: str) -> str:
         *(f"    {parameter.in_signature()}," for parameter in parameters),
         ") -> specs.AppDef:",
         *_docstring(app, parameters),
-        "    options = dict(",
-        *(f"        {option.name}={option.name}," for option in options),
-        "    )",
-        "",
+        *_options(options),
         "    return application(",
         f'        "{app}",',
-        "        options,",
+        "        options," if options else "        {},",
         *(f"        {parameter.name}," for parameter in positional),
         *(f"        {argument}," for argument in passed_on),
         *(f"        {resource.name}={resource.name}," for resource in resources),
@@ -152,6 +149,18 @@ def text_of(app: str) -> str:
     too_long = [line for line in lines if len(line) > WIDTH]
     assert not too_long, too_long
     return "\n".join(lines) + "\n"
+
+
+def _options(options: list[Parameter]) -> list[str]:
+    """Returns the lines that collect the options, if there are any."""
+    if not options:
+        return []
+    return [
+        "    options = dict(",
+        *(f"        {option.name}={option.name}," for option in options),
+        "    )",
+        "",
+    ]
 
 
 def _parameters_of_app(app: str) -> tuple[list[Parameter], list[Parameter]]:

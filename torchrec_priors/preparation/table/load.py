@@ -67,9 +67,14 @@ def load(table: Table, known: Known | None, bad_rows: BadRows, engine: Engine) -
     facts = log.facts(engine)
     log.check_times(facts, bad_rows)
     of_items = [] if items is None else [items]
-    user_kind = _kind(facts.users, users, known and known.user_id, engine)
-    item_kind = _kind(facts.items, of_items, known and known.item_id, engine)
-    events = log.events(engine) if known is None else known.events
+    known_users, known_items = None, None
+    if known is None:
+        events = log.events(engine)
+    else:
+        known_users, known_items = known.user_id, known.item_id
+        events = known.events
+    user_kind = _kind(facts.users, users, known_users, engine)
+    item_kind = _kind(facts.items, of_items, known_items, engine)
 
     listed = None
     if items is not None:
