@@ -52,9 +52,11 @@ def _other(key: str, value):
         "plain.name": ("", "ease"),
         "evaluation.fusion": ("max", "mean"),
         "embedding.unseen": ("own", "dropped"),
+        "embedding.content": ("", "text"),
         "embedding.eviction": ("distance_lfu", "lru"),
         "evaluation.tiles": ("fp32", "int8"),
         "table.pretrained": ("", "/mine/vectors.parquet"),
+        "encoder.llm.folder": ("", "/mine/llm"),
         "sharding.type": ("row_wise", "auto"),
         "sharding.kernel": ("auto", "fused"),
         "sharding.plan": ("", "/mine/sharding.json"),
@@ -73,14 +75,21 @@ _NOT_ALONE = (
     "model.size",
     "training.batch_tokens",
     "sharding.plan",
+    "encoder.llm.folder",
+    "encoder.llm.config",
+    "embedding.ids",
+    "embedding.id_dropout",
 )  # change others, or need another change
 
 
 def _nested(flat: dict) -> dict:
     values: dict = {}
     for key, value in flat.items():
-        *section, name = key.split(".")
-        (values.setdefault(section[0], {}) if section else values)[name] = value
+        *sections, name = key.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
     return values
 
 
@@ -106,15 +115,15 @@ def test_shipped_configurations_are_valid(file):
 
 def test_keys_are_those_of_the_sections():
     fields = dataclasses.asdict(RunConfig())
-    assert keys() == [
-        "seed",
-        *(
-            f"{section}.{key}"
-            for section, values in fields.items()
-            if section != "seed"
-            for key in values
-        ),
+    wanted = [
+        f"{section}.{key}"
+        for section, values in fields.items()
+        if section != "seed"
+        for key in values
     ]
+    place = wanted.index("encoder.llm")  # a section in a section
+    wanted[place : place + 1] = ["encoder.llm.folder", "encoder.llm.config"]
+    assert keys() == ["seed", *wanted]
 
 
 def test_overrides_win_over_the_file_and_the_last_over_the_others(write):
@@ -368,7 +377,11 @@ def test_the_checksum_changes_with_any_value():
     beside = {"training.batch_tokens": {"training.batch": 0}, "baseline.options": {"baseline.name": "/my_own.py"},
               "plain.options": {"plain.name": "popularity"}, "repeats.weight": {"negatives.seen": False},
               "repeats.time_bias": {"repeats.weight": 1.0, "negatives.seen": False},
-              "baseline.interests": {"baseline.name": "/my_own.py"}}  # fmt: skip
+              "baseline.interests": {"baseline.name": "/my_own.py"},
+              "embedding.ids": {"embedding.content": "text", "embedding.unseen": "content"},
+              "embedding.id_dropout": {"embedding.content": "text"},
+              "encoder.llm.folder": {"encoder.backbone": "llm"},
+              "encoder.llm.config": {"encoder.backbone": "llm", "encoder.llm.folder": "/llm"}}  # fmt: skip
     changed = [
         parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256()
         for key in keys()

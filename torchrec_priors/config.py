@@ -47,6 +47,8 @@ from torchrec_priors.settings.ranges import (
     check_ranges,
     explain_range,
     is_of_range,
+    is_section,
+    types_of,
 )
 from torchrec_priors.settings.repeats import RepeatsConfig
 from torchrec_priors.settings.sharding import ShardingConfig
@@ -193,12 +195,14 @@ class RunConfig(Section):
         So the checksum of a configuration is the same as in earlier releases. These had no plain
         baselines and no repeat head, so their sections count only if they are used. The first
         repeat heads had no time bias, so it counts only if it is set. All softmaxes were in-group.
-        Items had no content.
+        Items had no content, and no encoder was a language model.
         """
         settings = with_former_keys(asdict(self))
         if not self.embedding.content:
             for key in ("content", "ids", "id_dropout"):
                 del settings["embedding"][key]
+        if not self.encoder.has_llm:
+            del settings["encoder"]["llm"]
         if self.loss.softmax == "in_group":
             del settings["loss"]["softmax"]
         if not self.plain.name:
@@ -290,6 +294,9 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
     config.baseline.name = absolute(config.baseline.name)
+    if config.encoder.llm.folder:
+        refuse_uri(Path(config.encoder.llm.folder), "encoder.llm.folder")
+        config.encoder.llm = config.encoder.llm.resolved()
     if config.table.pretrained:
         refuse_uri(Path(config.table.pretrained), "table.pretrained")
         config.table.pretrained = str(Path(config.table.pretrained).absolute())
@@ -316,7 +323,16 @@ def keys() -> list[str]:
     """Returns all valid keys, such as "model.dim"."""
     names = ["seed"]
     for name, section in _SECTIONS.items():
-        names += [f"{name}.{item.name}" for item in dataclasses.fields(section)]
+        names += _keys_of(section, name)
+    return names
+
+
+def _keys_of(section: type[Any], prefix: str) -> list[str]:
+    """Returns the dotted keys of a section, and of the sections in it."""
+    names = []
+    for name, kind in types_of(section):
+        key = f"{prefix}.{name}"
+        names += _keys_of(kind, key) if is_section(kind) else [key]
     return names
 
 

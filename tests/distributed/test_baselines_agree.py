@@ -10,8 +10,17 @@ DUALVAE = {
     "baseline.name": "dualvae",
     "baseline.options": {"aspects": 3, "width": 8, "kl_steps": 4},
 }
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+}
 WITHOUT_INTERESTS = {
     "sasrec": {"encoder.backbone": "sasrec"},
+    "llm": {"encoder.backbone": "llm", "encoder.llm": {"config": LLAMA}},
     "dualvae on hstu": DUALVAE | {"training.accumulate": 3, "negatives.seen": False},
     "dualvae": DUALVAE | {"encoder.backbone": "shallow"},
 }
@@ -27,6 +36,8 @@ WITH_INTERESTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", WITHOUT_INTERESTS)
 def test_two_ranks_give_the_losses_tables_and_parameters_of_one(case, small_data):
+    if case == "llm":
+        pytest.importorskip("transformers")
     changes = WITHOUT_INTERESTS[case]
     _compare(small_data, changes, changes)
 

@@ -7,7 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.ops.softmax_attention import softmax_attention, softmax_attention_reference
+from torchrec_priors.ops.softmax_attention import (
+    attention_chunks,
+    attention_in_chunks,
+    softmax_attention,
+    softmax_attention_reference,
+)
 
 
 def _inputs(lengths, heads, width, seed, dtype=torch.float64):
@@ -85,3 +90,12 @@ def test_fewer_bits_are_close_to_the_definition(dtype):
     assert out.dtype == dtype
     wanted = softmax_attention_reference(q.double(), k.double(), v.double(), offsets)
     assert (out.double() - wanted).abs().max() < 4 * torch.finfo(dtype).eps * wanted.abs().max()
+
+
+def test_grouped_queries_use_the_keys_and_values_of_their_group():
+    q, k, v = torch.randn(9, 6, 4), torch.randn(9, 2, 4), torch.randn(9, 2, 4)
+    offsets = torch.tensor([0, 5, 5, 9])
+    out = attention_in_chunks(q, k, v, attention_chunks(offsets), scale=1.0)
+    group = torch.tensor([0, 0, 0, 1, 1, 1])
+    wanted = softmax_attention_reference(2 * q, k[:, group], v[:, group], offsets)
+    torch.testing.assert_close(out, wanted)  # 2 is sqrt(D)

@@ -57,6 +57,12 @@ def test_baseline_models_are_none_of_ours_whatever_says_so():
     assert _of(baseline__name="/home/me/mine.py").name == "mine"
 
 
+def test_heads_on_another_backbone_have_its_name_too():
+    heads = _of(encoder__backbone="llm", priors__tree=["temporal:2", "genre"], model__horizon=8)
+    assert heads.name == "LLM: LT/ST_2 + Item (Hier)"
+    assert _of(encoder__backbone="llm", model__horizon=8).name == "LLM"
+
+
 def test_an_evaluation_that_ranks_again_is_not_the_model_of_one_head():
     assert _of(evaluation__diversify=0.0).plain
     variant = _of(evaluation__diversify=0.5)

@@ -25,6 +25,7 @@ _BASELINE_MODELS = {
     "mind": "MIND",
     "dualvae": "DualVAE",
     "sasrec": "SASRec",
+    "llm": "LLM",
     "popularity": "Popularity",
     "item_knn": "Item-kNN",
     "transitions": "Transitions",
@@ -116,10 +117,20 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The name in the paper's tables, such as "LT/ST_2 + Item (Add)"."""
-        if self.baseline_model:
-            return self.baseline_model
+        """The name in the paper's tables, such as "LT/ST_2 + Item (Add)".
 
+        With another backbone than HSTU, such as an LLM, it is "LLM" or "LLM: LT/ST_2 + Item (Add)".
+        """
+        if not self.baseline_model:
+            return self._tree_name
+        # Only another backbone can have heads; a baseline model has none.
+        if self.kinds:
+            return f"{self.baseline_model}: {self._tree_name}"
+        return self.baseline_model
+
+    @property
+    def _tree_name(self) -> str:
+        """The name of the heads."""
         parts = []
         if self.segments:
             parts.append(f"LT/ST_{self.segments}")

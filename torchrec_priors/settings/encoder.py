@@ -6,6 +6,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.settings.llm import LLMConfig
 from torchrec_priors.settings.ranges import Count, Probability, Section, check_ranges
 
 
@@ -14,11 +15,13 @@ class EncoderConfig(Section):
     """The encoder, which reads a history and computes the user state.
 
     Attributes:
-        backbone: `hstu`, `sasrec` (which has neither `time_bias` nor `events`), `shallow`
-            (DualVAE's encoder, which has no layers), or the path of a custom file.
+        backbone: `hstu`, `sasrec` (which has neither `time_bias` nor `events`), `llm` (a language
+            model, which has no `time_bias`; its sizes are in `encoder.llm`), `shallow` (DualVAE's
+            encoder, which has no layers), or the path of a custom file.
         layers: number of layers.
         heads: number of attention heads; it must divide `model.dim`.
-        dropout: probability of dropout, on the input and inside every layer.
+        dropout: probability of dropout, on the input and inside every layer (of a language model:
+            on the input only).
         time_bias: whether attention has a learned bias that depends on the time between the
             interaction of the query and that of the key.
         events: whether a vector for the event type of an interaction is added to the item's vector.
@@ -28,6 +31,7 @@ class EncoderConfig(Section):
             classes of equal size.
         recompute: whether layers are computed again in the backward pass, which needs less memory
             than keeping their results (activation checkpointing).
+        llm: the language model.
         options: settings of a custom backbone.
     """
 
@@ -39,10 +43,17 @@ class EncoderConfig(Section):
     events: bool = False
     item_features: list[str] = field(default_factory=list)
     recompute: bool = False
+    llm: LLMConfig = field(default_factory=LLMConfig)
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+    @property
+    def has_llm(self) -> bool:
+        """Whether the backbone is a language model, which has sizes of its own."""
+        return self.backbone == "llm"
 
     def check(self, dim: int) -> None:
         """Raises UserError if a value is out of its range or does not fit the model's width."""
         check_ranges(self, "encoder")
-        if dim % self.heads:
+        self.llm.check(used=self.has_llm)
+        if dim % self.heads and not self.has_llm:
             raise UserError(f"encoder.heads = {self.heads} must divide model.dim = {dim}")

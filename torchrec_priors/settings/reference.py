@@ -82,6 +82,10 @@ def _rows(section: type[Any], prefix: str) -> Iterator[str]:
     meanings = attributes(section)
     for name, kind in types_of(section):
         key = f"{prefix}.{name}"
+        # The keys of a section in a section, such as `encoder.llm`, follow one another.
+        if is_section(kind):
+            yield from _rows(kind, key)
+            continue
         yield _row(_field(section, name), kind, key, meanings[name])
 
         # The keys of a dictionary of sections, such as `sharding.tables`, get rows of their own.

@@ -129,10 +129,8 @@ def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
     modules = [part for part in parts if isinstance(part, nn.Module)]
     numbers = sum(parameter.numel() for part in modules for parameter in part.parameters())
 
-    settings = (
-        f"model.dim = {model.dim:,} and model.context = {model.context:,} with "
-        f"encoder.layers = {encoder.layers:,}"
-    )
+    of_encoder = "encoder.llm" if encoder.has_llm else f"encoder.layers = {encoder.layers:,}"
+    settings = f"model.dim = {model.dim:,} and model.context = {model.context:,} with {of_encoder}"
     if baseline.name:
         settings += f" and baseline.options of {baseline.name}"
     copies = _COPIES if for_training else 1
@@ -151,9 +149,10 @@ def _batch(config: RunConfig, data: PreparedData, world: int) -> Need:
     tokens = min(most_tokens, int(training_ends(data, training).sum(dtype="int64")))
     tokens_of_part = math.ceil(tokens / (world * training.accumulate))
 
-    # A custom encoder may keep anything for autograd; only its output, the states, is certain.
+    # A custom encoder may keep anything for autograd; only its output, the states, is certain. The
+    # width of a language model is not that of the states.
     kept = 1
-    if own_file(config.encoder.backbone) is None:
+    if own_file(config.encoder.backbone) is None and not config.encoder.has_llm:
         layers = 1 if config.encoder.recompute else config.encoder.layers
         kept = layers * _KEPT_OF_A_LAYER
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.pretrained import take_pretrained
+from torchrec_priors.encoder.llm import LLM
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import GroupSampler
@@ -76,8 +77,8 @@ class Trainer:
     ) -> Progress | None:
         """Loads the newest checkpoint.
 
-        If the run has no checkpoint yet, the pretrained vectors and the weights of `init_from` are
-        loaded instead, if the user named any.
+        If the run has no checkpoint yet, the pretrained vectors, the weights of a language model
+        and those of `init_from` are loaded instead, if the user named any.
 
         Args:
             init_from: the run from which a new run takes its initial weights.
@@ -92,6 +93,9 @@ class Trainer:
         if self.config.table.pretrained:
             vectors = Path(self.config.table.pretrained)
             take_pretrained(vectors, self.built.own, self.built.model.item_rows, self.data)
+        encoder = self.built.model.encoder
+        if isinstance(encoder, LLM) and self.config.encoder.llm.folder:
+            encoder.take_weights(Path(self.config.encoder.llm.folder))
         if init_from is not None:
             start_from(init_from, self.built, self.config, self.data, self.ranks)
         return None
