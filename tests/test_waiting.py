@@ -21,11 +21,12 @@ sys.meta_path.insert(0, AtTorch())
 """
 _AS_COMMAND = """
 from torchrec_priors.apps.__main__ import main
-sys.argv = ["torchrec-priors", "train", "--help"]
+sys.argv = ["torchrec-priors", "evaluate", "--run", "nowhere", "--split", "test"]
 main()
 """
 _AS_MODULE = """
 import runpy
+sys.argv = ["evaluate", "--run", "nowhere", "--split", "test"]
 runpy.run_module("torchrec_priors.apps.evaluate", run_name="__main__")
 """
 _AS_LIBRARY = """

@@ -14,6 +14,7 @@ from torchrec_priors.prepared import vector_files
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training import loop
+from torchrec_priors.training.observers import Observers
 from torchrec_priors.training.run.folder import RunFolder
 
 DIM = 8
@@ -30,7 +31,7 @@ def start(data, run, file, entries, **more):
     vector_files._NUMBERS_AT_A_TIME = entries
     config = parse(tiny.merged(SETTINGS, table={"pretrained": str(file or "")}, **more))
     with join() as ranks:
-        started = loop._Run(config, PreparedData(data), RunFolder(run), ranks, None)
+        started = loop._Run(config, PreparedData(data), RunFolder(run), ranks, None, Observers())
         started.go()
         started.checkpoints.close()
         started.logs.close()
