@@ -7,6 +7,7 @@ the app that was typed is imported.
 import ast
 import importlib
 import os
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ from torchrec_priors.settings.shipped import config_names
 
 # The variables in which the scripts for bash and for other shells pass the typed words.
 _WORDS = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+# With this variable, Typer takes the shell that is named, and does not look for the one that runs.
+_NAMED_SHELL = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
 
 
 def complete(names: list[str]) -> None:
@@ -28,6 +31,8 @@ def complete(names: list[str]) -> None:
         names: the names of all apps.
     """
     _Apps.names = names
+    if sys.argv[1:2] != sys.argv[1:]:  # the name of a shell follows the option
+        os.environ[_NAMED_SHELL] = "1"
     app = typer.Typer(cls=_Apps, rich_markup_mode=None)
     app.callback()(lambda: None)
     app(prog_name="torchrec-priors")
