@@ -141,12 +141,13 @@ def test_a_prior_of_ones_own(installed, shop, small_raw):
         shlex.split(line) for block in _blocks("sh", section) for line in block.splitlines()
     ]
     assert [words[:2] for words in commands] == [["torchrec-priors", app] for app in
-        ("prior", "train", "prior", "prior", "prior", "train")]  # fmt: skip
+        ("prior", "train", "prior", "prior", "prior", "prior", "prior", "train")]  # fmt: skip
     fast = {"train": ["training.steps=2", "model.dim=8", "training.batch=8"]}
     said = [installed(*words[1:], *fast.get(words[1], []), cwd=shop) for words in commands]
     assert "prior mood (item): no mood 146, light 2, adventurous 2" in said[0]
     assert "prior community (graph): 1: " in said[2]
     assert "prior crowd (user): users 1 " in said[3]
     assert "prior job (user): others " in said[4]
+    assert "crowd" in said[5]
     assert "best validation" in said[1]
-    assert "best validation" in said[5]
+    assert "best validation" in said[7]
