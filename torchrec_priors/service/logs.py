@@ -97,8 +97,6 @@ class RequestLog:
         """
         self.lines = lines or Lines()
         self._name = json.dumps(name)
-        # The parts of lines that many requests share.
-        self._about: dict[tuple[str, str, int], str] = {}
 
     def request(
         self,
@@ -126,15 +124,7 @@ class RequestLog:
             code: the code of the error, if there was one.
             trace: the trace of an unexpected error.
         """
-        key = (method, route, status)
-        about = self._about.get(key)
-        if about is None:
-            level = "error" if status == 500 else "info"
-            about = (
-                f'"level":"{level}","service":{self._name},"message":"request",'
-                f'"method":{quoted(method)},"route":{quoted(route)},"status":{status}'
-            )
-            self._about[key] = about
+        about = _about(self._name, method, route, status)
         line = (
             f'{{"time":"{_now()}",{about},"request_id":{quoted(request_id)},'
             f'"ms":{seconds * 1e3:.2f},"received":{received},"sent":{sent}'
@@ -171,6 +161,16 @@ def _now(seconds: float | None = None) -> str:
     seconds = time.time() if seconds is None else seconds
     whole = int(seconds)
     return f"{_date(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=256)
+def _about(name: str, method: str, route: str, status: int) -> str:
+    """Returns the part of a line that many requests share. `name` is quoted already."""
+    level = "error" if status == 500 else "info"
+    return (
+        f'"level":"{level}","service":{name},"message":"request",'
+        f'"method":{quoted(method)},"route":{quoted(route)},"status":{status}'
+    )
 
 
 @lru_cache(maxsize=2)
