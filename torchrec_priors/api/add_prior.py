@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+from torchrec_priors.api.choices import check_choice
 from torchrec_priors.common.progress import stages
 from torchrec_priors.common.scratch import scratch_folder
-from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.priors.add_prior import add_prior as write_prior
 from torchrec_priors.preparation.priors.add_prior import add_prior_there, check_free
 from torchrec_priors.preparation.priors.request import PriorRequest
@@ -16,8 +16,6 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.manifest import Manifest
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Uri
-
-_KINDS = ("graph", "user", "item")
 
 
 def add_prior(
@@ -67,8 +65,7 @@ def add_prior(
     Raises:
         UserError: the name is taken, the labels cannot be read, or arguments contradict each other.
     """
-    if kind not in _KINDS:
-        raise UserError(f"kind: '{kind}' is none of {', '.join(_KINDS)}")
+    check_choice("kind", kind, ("graph", "user", "item"))
     prepared = data if isinstance(data, PreparedData) else PreparedData(str(data))
     settings: dict[str, Any] = {
         "by": by,
@@ -129,11 +126,6 @@ def _file_of(labels: Path | str | Frame, kind: str, data: PreparedData, opened: 
     """Returns a file with the labels. A data frame is written to a temporary file for this."""
     if isinstance(labels, str | Path):
         return Path(labels)
-    if not isinstance(labels, Frame):
-        raise UserError(
-            f"labels is a {type(labels).__name__}: give a path, or a data frame of pandas (2.2 or "
-            "newer), Polars or Arrow"
-        )
     folder = opened.enter_context(scratch_folder(data.scratch, "labels"))
     file = folder / "labels.parquet"
     write_frame(labels, [f"{kind}_id", "label"], file, "labels")

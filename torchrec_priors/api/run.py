@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from torchrec_priors.api.choices import check_choice
 from torchrec_priors.api.config_source import Changes, overrides_of
 from torchrec_priors.api.evaluate import Leaked
 from torchrec_priors.api.evaluate import evaluate as evaluate_run
@@ -25,12 +26,12 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.publishing.publish import KEEP, Published
 from torchrec_priors.publishing.publish import publish as publish_run
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
-from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList
+from torchrec_priors.serving.catalogue import ItemId, ItemList
 from torchrec_priors.serving.export import check_out
 from torchrec_priors.serving.export import export as write_export
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.request import Answer
-from torchrec_priors.serving.run import LoadedRun
+from torchrec_priors.serving.run import LoadedRun, load_run
 from torchrec_priors.serving.user_context import Event
 from torchrec_priors.training.open_run import open_run
 from torchrec_priors.training.run.log_lines import read_lines
@@ -126,8 +127,8 @@ class Run:
         Raises:
             UserError: nothing is held out, or a setting is wrong.
         """
-        _check_choice("split", split, ("validation", "test"))
-        _check_choice("leaked", leaked, ("refuse", "leave-out", "keep"))
+        check_choice("split", split, ("validation", "test"))
+        check_choice("leaked", leaked, ("refuse", "leave-out", "keep"))
         metrics, _ = evaluate_run(
             self.path,
             split,
@@ -145,8 +146,7 @@ class Run:
     def load(self) -> LoadedRun:
         """Returns the model in memory, which it loads when it is first called."""
         if self._loaded is None:
-            opened = open_run(self.path, self._given(), trust=self._trust)
-            self._loaded = LoadedRun(opened, Catalogue.of(opened.data))
+            self._loaded = load_run(self.path, self._given(), trust=self._trust)
         return self._loaded
 
     def recommend(
@@ -280,8 +280,3 @@ class Run:
     def _given(self) -> Any:
         """Returns the place of the data set, in the form that `open_run` takes."""
         return str(self._place) if isinstance(self._place, Path) else self._place
-
-
-def _check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise UserError(f"{name}: '{value}' is none of {', '.join(valid)}")

@@ -35,8 +35,14 @@ def write_frame(frame: Frame, columns: Sequence[str], file: Path, name: str) -> 
         name: the argument that gave the data frame, for messages.
 
     Raises:
-        UserError: the data frame lacks a column.
+        UserError: it is no data frame, or lacks a column.
     """
+    # Python does not check the types of arguments.
+    if not isinstance(frame, Frame):
+        raise UserError(
+            f"{name} is a {type(frame).__name__}: give a path, or a data frame of pandas (2.2 or "
+            "newer), Polars or Arrow"
+        )
     reader = pa.RecordBatchReader.from_stream(frame)
     names = reader.schema.names
     for column in columns:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from torchrec_priors.common.scratch import scratch_folder
-from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.split import SplitBy
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.request import Request
@@ -99,11 +98,6 @@ def prepare_table(
             """Returns the path or URI of a table. A data frame is written to a file for this."""
             if isinstance(source, str | Path):
                 return str(source)
-            if not isinstance(source, Frame):
-                raise UserError(
-                    f"{argument} is a {type(source).__name__}: give a path, or a data frame of"
-                    " pandas (2.2 or newer), Polars or Arrow"
-                )
             file = scratch / f"{argument}.parquet"
             write_frame(source, list(dict.fromkeys(columns)), file, argument)
             return str(file)
