@@ -91,3 +91,27 @@ def test_mistakes(bucket, tmp_path):
         done = app(name, *arguments, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert all(word in done.stderr for word in words)
+
+
+@pytest.mark.slow
+def test_commands_with_a_handler_of_iopath(small_data, tmp_path, monkeypatch):
+    """`held_in_memory` registers a handler whose files are in the memory of each command."""
+    pytest.importorskip("iopath", reason="the extra `iopath` is not installed")
+    monkeypatch.setenv("TORCHREC_PRIORS_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(small_data, tmp_path / "shop" / "data")
+    run = tmp_path / "shop" / "run"
+    train = ["train", "--config", CONFIG, *TINY, "--data", "held://shop/data", "--run", run]
+    said = app(*train, check=False)
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
+    assert "name the module that registers its handler in TORCHREC_PRIORS_IMPORT" in said.stderr
+
+    monkeypatch.setenv("TORCHREC_PRIORS_IMPORT", "held_in_memory")
+    monkeypatch.setenv("HELD_FOLDER", str(tmp_path / "shop"))
+    app(*train, ranks=2)
+    app("evaluate", "--run", "held://shop/run", "--split", "test", ranks=2)
+    for where in (run, "held://shop/run"):
+        assert "because of" in app("recommend", "--run", where, "--user", "7").stdout
+    refused = app(
+        "train", "--config", CONFIG, "--data", small_data, "--run", "held://shop/run", check=False
+    )
+    assert "--run: 'held://shop/run' is a URI" in refused.stderr

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from torchrec_priors.api.metrics import Metrics
@@ -49,7 +48,7 @@ Leaked = Literal["refuse", "leave-out", "keep"]
 
 
 def evaluate(
-    run: Path,
+    run: Place | str,
     split: HeldOut,
     data: Place | str | None = None,
     *,
@@ -66,7 +65,8 @@ def evaluate(
     it also writes predictions_event_given.parquet.
 
     Args:
-        run: the folder of the run.
+        run: the folder or URI of the run. For a URI, the evaluation is written into the local copy
+            of the run, whose path the summary names.
         split: the split with the targets.
         data: the prepared data set, if it has moved since training.
         name: a name for the folder of the evaluation, so that no other one is overwritten.

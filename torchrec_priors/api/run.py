@@ -25,6 +25,7 @@ from torchrec_priors.parquet import read_table
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.publishing.publish import KEEP, Published
 from torchrec_priors.publishing.publish import publish as publish_run
+from torchrec_priors.remote.uri import Place
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import ItemId, ItemList
 from torchrec_priors.serving.export import check_out
@@ -44,14 +45,14 @@ class Run:
     `load` returns it, for batches of requests and for programs with threads.
 
     Attributes:
-        path: the folder of the run.
+        path: the folder of the run; for a run in a store, its local copy.
         config: the configuration of the run.
         data: the prepared data set.
     """
 
     def __init__(
         self,
-        path: Path | str,
+        path: Place | str,
         data: PreparedData | Path | str | None = None,
         *,
         trust: bool = False,
@@ -59,7 +60,7 @@ class Run:
     ) -> None:
         """
         Args:
-            path: the folder of the run.
+            path: the folder or URI of the run.
             data: the prepared data set, or its folder or URI, if it has moved since training.
             trust: whether to execute the custom code that the run was trained with.
             summary: the summary of the training that has just ended; None to read it when needed.
@@ -68,10 +69,10 @@ class Run:
             UserError: the folder has no run, or it was trained on other data.
         """
         silence_library_warnings()
-        self.path = Path(path)
         self._trust = trust
         self._place = data.folder if isinstance(data, PreparedData) else data
-        opened = open_run(self.path, self._given(), trust=trust, plain=True)
+        opened = open_run(path, self._given(), trust=trust, plain=True)
+        self.path: Path = opened.folder.path
         self.config: RunConfig = opened.config
         self.data: PreparedData = opened.data
         self._folder = opened.folder

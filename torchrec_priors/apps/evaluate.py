@@ -2,7 +2,6 @@
 
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -26,7 +25,7 @@ class Split(StrEnum):
 
 
 def evaluate(
-    run: Annotated[Path, Option(help="Folder of a trained run.")],
+    run: Annotated[str, Option(metavar="PATH|URI", help="Folder of a trained run.")],
     split: Annotated[Split, Option(help="Split with the interactions that are the targets.")],
     data: Annotated[
         str | None,

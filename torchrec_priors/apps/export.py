@@ -15,7 +15,7 @@ from torchrec_priors.serving.run import load_run
 
 
 def export(
-    run: Annotated[Path, Option(help="Folder of a trained run.")],
+    run: Annotated[str, Option(metavar="PATH|URI", help="Folder of a trained run.")],
     out: Annotated[Path, Option(help="Folder to write. It must be empty, or not exist yet.")],
     data: Annotated[
         str | None,

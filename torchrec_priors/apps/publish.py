@@ -18,10 +18,11 @@ from torchrec_priors.publishing.publish import publish as write_version
 def publish(
     to: Annotated[Path, Option(metavar="FOLDER", help="Folder of published models.")],
     run: Annotated[
-        Path | None,
+        str | None,
         Option(
+            metavar="PATH|URI",
             help="Folder of a trained run. Without it, --version names a version that was "
-            "published before, which becomes the current one again."
+            "published before, which becomes the current one again.",
         ),
     ] = None,
     version: Annotated[

@@ -37,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def recommend(
-    run: Annotated[Path, Option(help="Folder of a trained run.")],
+    run: Annotated[str, Option(metavar="PATH|URI", help="Folder of a trained run.")],
     user: Annotated[str | None, Option(help="Original id of a user in the data set.")] = None,
     history: Annotated[
         str | None,

@@ -10,12 +10,13 @@ from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.errors import UserError
+from torchrec_priors.remote.uri import Uri, place_of
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
 
 
 def serve(
-    run: Annotated[Path | None, Option(help="Folder of a trained run.")] = None,
+    run: Annotated[str | None, Option(metavar="PATH|URI", help="Folder of a trained run.")] = None,
     follow: Annotated[
         Path | None,
         Option(
@@ -94,11 +95,16 @@ def serve(
 
     Several processes serve one model that is too large for one: the first of them speaks HTTP.
     """
-    place = run or follow
+    trained = None if run is None else place_of(run, "--run")
+    place = trained or follow
     if place is None or (run is not None and follow is not None):
         raise UserError(
             "give either --run, the folder of a trained run, or --follow, a folder of published "
             "models"
+        )
+    if isinstance(trained, Uri) and state is None:
+        raise UserError(
+            f"--state: name where events of users are kept, because '{trained}' is in a store"
         )
     _check_least("--queue", queue, 1)
     _check_least("--batch", batch, 1)
@@ -129,7 +135,7 @@ def serve(
     use_threads(threads)
     serve_until_ended(
         Settings(
-            run=run,
+            run=trained,
             follow=follow,
             poll_s=poll_s,
             loading=Loading(data, trust, threads, cache_mb << 20),

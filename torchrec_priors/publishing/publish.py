@@ -70,7 +70,7 @@ class Published:
 
 
 def publish(
-    run: Path,
+    run: Place | str,
     folder: Path,
     version: str | None = None,
     *,
@@ -82,7 +82,7 @@ def publish(
     """Publishes the best checkpoint of a run, and makes it the current version.
 
     Args:
-        run: the folder of the run. A training may work in it.
+        run: the folder or URI of the run. A training may work in it.
         folder: the folder of published models; it is created if necessary.
         version: the name of the version; None for the present time.
         keep: the number of versions to keep, at least 2: the current and the previous one.

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "TORCHREC_PRIORS_CACHE"
 SIZE = "TORCHREC_PRIORS_CACHE_SIZE"
-_AT_ONCE = 8  # files that are fetched at the same time
+AT_ONCE = 8  # files that are fetched at the same time
 _PARTIAL = ".partial"  # the ending of a file that is being fetched
 
 
@@ -110,9 +110,13 @@ class Cache:
                 os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             return paths
 
-    def has(self, key: str) -> bool:
-        """Whether an entry exists at present; another process may remove it at any time."""
-        return (self._files / key).exists()
+    def has(self, key: str | None) -> bool:
+        """Whether an entry exists at present; another process may remove it at any time.
+
+        Args:
+            key: the key of the entry; None if it is unknown, so that no entry is found.
+        """
+        return key is not None and (self._files / key).exists()
 
     def adopt(self, file: Path, key: str) -> None:
         """Moves a local file into the cache as an entry."""
@@ -185,7 +189,7 @@ class Cache:
             if self.drop(file.key, lambda path: not is_as_fetched(path)):
                 log.warning("'%s' in the cache is damaged: it is fetched again", file.key)
 
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="check") as pool:
             # `list` waits for all checks, and raises their errors.
             list(pool.map(check, unchecked))
         self._good.update(file.key for file in unchecked)
@@ -198,7 +202,7 @@ class Cache:
 
     def _fetch_all(self, missing: Sequence[Wanted]) -> None:
         """Fetches entries, several at the same time."""
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool:
             futures = [pool.submit(self._fetch, file) for file in missing]
             try:
                 for future in futures:

@@ -1,4 +1,4 @@
-"""Access to a folder in a store (S3, HDFS, Hugging Face or HTTP) through fsspec.
+"""Access to a folder in a store: S3, HDFS, Hugging Face, HTTP, or a handler of iopath.
 
 If the connection fails, a call is tried again. Errors are reported in one line.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from torchrec_priors.common.system_errors import cannot
 from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.remote.opening import open_uri
 from torchrec_priors.remote.uri import Uri
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Store:
     def __init__(self, uri: Uri, option: str) -> None:
         self.uri = uri
         self.option = option
-        self._files, self._root = self._tried(uri, lambda: fsspec.core.url_to_fs(uri.text))
+        self._files, self._root = self._tried(uri, lambda: open_uri(uri, option))
 
     def read(self, path: str) -> bytes:
         """Returns the content of a small file."""

@@ -102,5 +102,5 @@ def refuse_uri(path: Path, option: str) -> None:
         uri = f"{match[1]}://{str(path)[match.end() :]}"
         raise UserError(
             f"{option}: '{uri}' is a URI, and {option} takes a local path; "
-            "only --data, --raw and prepare's --out take URIs"
+            "only --data, --raw, prepare's --out, and --run where a trained run is read take URIs"
         )

@@ -33,7 +33,7 @@ class Loading:
     threads: int | None
     cache_bytes: int
 
-    def open(self, run: Path) -> OpenRun:
+    def open(self, run: Place) -> OpenRun:
         """Checks a run, which takes little time; `load` loads it.
 
         Raises:

@@ -11,6 +11,7 @@ from socket import socket
 
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.ranks.variables import read_launch
+from torchrec_priors.remote.uri import Place
 from torchrec_priors.service.app import make_app
 from torchrec_priors.service.batcher import Batcher
 from torchrec_priors.service.direct import Entry
@@ -37,7 +38,7 @@ class Settings:
     """What a service is started with.
 
     Attributes:
-        run: the folder of the run; None to follow a folder.
+        run: the folder or URI of the run; None to follow a folder.
         follow: the folder of published models to follow; None to serve a run.
         poll_s: the seconds between two looks at this folder.
         loading: how a model is loaded.
@@ -53,7 +54,7 @@ class Settings:
         limits: what a client may ask.
     """
 
-    run: Path | None
+    run: Place | None
     follow: Path | None
     poll_s: float
     loading: Loading
@@ -151,7 +152,7 @@ class _Service:
             settings.poll_s,
             metrics.swap,
         )
-        place = settings.run or settings.follow
+        place = settings.follow if opened is None else opened.folder.path
         assert place is not None
         self._parts = Parts(
             versions,

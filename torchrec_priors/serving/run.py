@@ -10,7 +10,6 @@ with load_run("runs/heads") as run:
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -47,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def load_run(
-    path: Path | str, data: Place | str | None = None, *, trust: bool = False
+    path: Place | str, data: Place | str | None = None, *, trust: bool = False
 ) -> "LoadedRun":
     """Loads the best checkpoint of a trained run. Close the run, or use it in a `with` block.
 
@@ -55,7 +54,7 @@ def load_run(
     rank must make the same calls.
 
     Args:
-        path: the folder of the run.
+        path: the folder or URI of the run.
         data: the folder or URI of the prepared data set, if it has moved since training.
         trust: whether to execute the custom code that the run was trained with, even if this user
             has not trained with this code on this machine.
@@ -64,7 +63,7 @@ def load_run(
         UserError: the folder has no run, the run has no checkpoint yet, it was trained on other
             data, or its custom code is not trusted.
     """
-    opened = open_run(Path(path), data, trust=trust)
+    opened = open_run(path, data, trust=trust)
     return LoadedRun(opened, Catalogue.of(opened.data))
 
 

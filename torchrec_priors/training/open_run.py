@@ -3,16 +3,16 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks, join
-from torchrec_priors.remote.uri import Place
+from torchrec_priors.remote.uri import Place, place_of
 from torchrec_priors.training.build import Built, build_model
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.in_a_store import local_run
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class OpenRun:
 
 
 def open_run(
-    path: Path,
+    path: Place | str,
     data: Place | str | None = None,
     *,
     trust: bool = False,
@@ -62,7 +62,7 @@ def open_run(
     """Opens a run's folder, reads its configuration and data set, and checks both.
 
     Args:
-        path: the run's folder.
+        path: the folder or URI of the run. From a store, its best checkpoint is fetched.
         data: the folder or URI of the prepared data set, if it has moved since training.
         trust: whether to run the custom code that the run was trained with, even if this user has
             never trained with this code.
@@ -72,7 +72,7 @@ def open_run(
         UserError: `path` holds no run, the run was trained on other data, its custom code is not
             trusted, or it is a plain baseline and may not be one.
     """
-    folder = RunFolder(path, trust)
+    folder = RunFolder(local_run(place_of(path, "--run")), trust)
     config, prepared = folder.open(data)
     if config.plain.name and not plain:
         raise UserError(

@@ -24,7 +24,7 @@ from torchrec_priors.training.checkpoint.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
-_BEST = "best.json"
+BEST = "best.json"
 _METRIC = "ndcg@10"
 _CHECKSUM = "checksum"
 _REMEDY = "the train command of this run writes it again"
@@ -77,7 +77,7 @@ class CheckpointFolder:
         checksum = self._checksum(step)
         if checksum is not None and bests[0].get(_CHECKSUM, checksum) != checksum:
             raise UserError(
-                f"'{self.path / _BEST}' is damaged (it describes another checkpoint than "
+                f"'{self.path / BEST}' is damaged (it describes another checkpoint than "
                 f"'{self.place(step)}'): {_REMEDY}"
             )
         return step
@@ -148,7 +148,7 @@ class CheckpointFolder:
 
         The list is empty before the first evaluation.
         """
-        file = self.path / _BEST
+        file = self.path / BEST
         if not file.exists():
             return []
 
@@ -191,7 +191,7 @@ class CheckpointFolder:
     def _write_bests(self, bests: list[Best]) -> None:
         """Writes `best.json`, if it changes; removes it if there are no entries."""
         if not bests:
-            (self.path / _BEST).unlink(missing_ok=True)
+            (self.path / BEST).unlink(missing_ok=True)
             return
         if self._is_noted(bests):
             return
@@ -200,7 +200,7 @@ class CheckpointFolder:
         values = dict(best)
         if before:
             values["before"] = before
-        write_json(self.path / _BEST, values)
+        write_json(self.path / BEST, values)
 
 
 def _read_best(values: dict[str, Any]) -> Best:
