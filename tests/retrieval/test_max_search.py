@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
+from torchrec_priors.ops import work_queue
+from torchrec_priors.ops.single_thread import is_own
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval import max_search, search
-from torchrec_priors.retrieval.best_items import BestItems
+from torchrec_priors.retrieval.best_items import BestItems, pairs
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
+from torchrec_priors.retrieval.keys import NOTHING
 from torchrec_priors.retrieval.search_types import Exclusions, Queries
 
 ITEMS, DIM = 3_000, 16
@@ -133,6 +136,86 @@ def test_bytes_find_what_float32_finds(tree, users, k, seed, kind):
     clear = finite & F.pad(apart, (1, 0), value=True) & F.pad(apart, (0, 1), value=True)
     assert torch.equal(found.row_Bk[clear], expected.row_Bk[clear])
     assert clear.float().mean() > 0.5 or k > 200
+
+
+@pytest.fixture
+def set_threads():
+    """Sets the number of threads; all of them get work, however little there is."""
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work_queue, "_ENOUGH", 1.0)
+        yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("whole_numbers", [False, True])
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_the_number_of_threads_changes_no_bit(tree, set_threads, as_bytes, whole_numbers):
+    """Also with ties of items and of paths, and whichever thread offers an item first."""
+    table, queries = _asked(tree, 70, 3, whole_numbers)
+    score, excluded = Score("dot"), _excluded(70, 3)
+    if as_bytes:
+        queries = Queries.unbiased(queries.vector_BKd)
+    quantised = Quantised.of(table, score) if as_bytes else None
+    index = GroupIndex(tree, Shard(table, 0))
+
+    found = []
+    for threads in (1, 2, 3, 3):
+        set_threads(threads)
+        found.append(search.search(index, score, queries, excluded, 50, quantised=quantised))
+        assert torch.get_num_threads() == threads
+    if whole_numbers:
+        row, best, path = _brute_force(table, _eligible(tree), queries, excluded, 50)
+        assert torch.equal(found[0].row_Bk, row)
+        assert torch.equal(found[0].score_Bk, best)
+        assert torch.equal(found[0].path_Bk, path)
+    for other in found[1:]:
+        for name in ("row_Bk", "score_Bk", "path_Bk"):
+            assert torch.equal(getattr(other, name), getattr(found[0], name))
+
+
+@pytest.mark.skipif(not is_own(), reason="PyTorch has no OpenMP or MKL here")
+def test_memory_of_a_thread_is_that_of_a_chunk(tree, set_threads, monkeypatch):
+    """A thread holds scores of one product, whatever the number of users, sets and items."""
+    table, queries = _asked(tree, 600, 0, whole_numbers=False)
+    held = []
+    make = max_search._Scorer.__init__
+
+    def _made(self, *arguments):
+        make(self, *arguments)
+        held.append(self._scores.numel())
+
+    monkeypatch.setattr(max_search._Scorer, "__init__", _made)
+    set_threads(2)
+    search.search(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries, None, 5)
+    assert 1 <= len(held) <= 2
+    assert max(held) <= max_search._MOST_ROWS * max_search._MOST_COLUMNS
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 999), st.randoms())
+def test_offers_in_any_order_give_the_same_lists(users, k, seed, shuffled):
+    """Few scores, so that several paths often offer an item with the same score."""
+    random = np.random.default_rng(seed)
+    banned = pairs(random.integers(0, users, 4), random.integers(0, 12, 4), torch.device("cpu"))
+    offers = []
+    for path in range(4):
+        user, row = np.nonzero(random.random((users, 12)) < 0.6)
+        scores = random.integers(0, 3, len(user)).astype(np.float32)
+        arrays = (user, row, scores, np.full(len(user), path))
+        offers.append([torch.from_numpy(array) for array in arrays])
+
+    results = []
+    for _ in range(2):
+        best = BestItems(users, k, banned, torch.device("cpu"))
+        for offer in offers:
+            best.offer(*offer)
+        results.append(best.result())
+        shuffled.shuffle(offers)
+    in_order, in_any_order = results
+    assert torch.equal(in_order[0], in_any_order[0])
+    found = in_order[0] != NOTHING
+    assert torch.equal(in_order[1][found], in_any_order[1][found])
 
 
 def test_few_survive_the_bytes(tree, monkeypatch):

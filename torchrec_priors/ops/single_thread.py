@@ -43,6 +43,11 @@ def single_thread() -> Iterator[None]:
         library.omp_set_num_threads(threads)
 
 
+def is_own() -> bool:
+    """Returns whether each Python thread has a number of its own, so that they need no turns."""
+    return _library() is not None
+
+
 @functools.cache
 def _library() -> Any:
     """Returns PyTorch's library if it has OpenMP and MKL; otherwise None."""

@@ -50,6 +50,23 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """Consecutive candidates of an item set: [first, last).
+
+    Attributes:
+        number: the number of the item set.
+        first, last: places in the set's list of candidates.
+    """
+
+    number: int
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
 class TiledSets:
     """The candidates of all item sets in tiles, on the device (`ops/best_tiles.py`).
 
@@ -264,8 +281,8 @@ class GroupIndex:
         index._log_alternatives = self._counted_once(tree, branches)
         return index
 
-    def chunks(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Goes through the candidates of an item set in order.
+    def chunks(self, number: int, size: int) -> Iterator[Chunk]:
+        """Divides the candidates of an item set into chunks, in order.
 
         A chunk is as large as all chunks before it together, but has at least `FEW` and at most
         `size` candidates. The first chunk is small so that thresholds are known early: fewer items
@@ -274,21 +291,27 @@ class GroupIndex:
         Args:
             number: the number of the item set.
             size: the largest number of candidates in a chunk.
-
-        Yields:
-            The row ids of the candidates in the data set, ascending; and the rows of their vectors
-            in the shard.
         """
-        positions = self._sets[number]
+        candidates = len(self._sets[number])
         first = 0
-        while first < len(positions):
-            last = first + min(max(first, FEW), size)
-            position_n = positions[first:last]
-            row_n = position_n
-            if self._row_C is not None:
-                row_n = self._row_C[position_n]
-            yield self.item_C[position_n], row_n
+        while first < candidates:
+            last = min(first + min(max(first, FEW), size), candidates)
+            yield Chunk(number, first, last)
             first = last
+
+    def of_chunk(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Returns the candidates of a chunk.
+
+        Returns:
+            Their row ids in the data set, ascending; and the rows of their vectors in the shard.
+        """
+        position_n = self.positions(chunk.number)[chunk.first : chunk.last]
+        row_n = position_n if self._row_C is None else self._row_C[position_n]
+        return self.item_C[position_n], row_n
+
+    def positions(self, number: int) -> Tensor:
+        """Returns an item set's candidates, as ascending positions. They must not be changed."""
+        return self._sets[number]
 
     def tiled(self) -> TiledSets:
         """Returns the candidates of all item sets in tiles. They are made at the first call."""

@@ -13,6 +13,7 @@ Shapes: B users, p paths of an item set, U users of a product, n items of a chun
 product, c survivors, R rows of the shard, d width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.heads.score import Score
+from torchrec_priors.ops.work_queue import work_through
 from torchrec_priors.retrieval.best_items import BestItems
-from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.group_index import Chunk, GroupIndex
+from torchrec_priors.retrieval.max_search import flops
 from torchrec_priors.retrieval.open_paths import OpenPaths
 from torchrec_priors.retrieval.reaching import Reaching
 
@@ -91,37 +94,12 @@ def search_int8(
             be plain products (see `has_plain_scores`).
         best: the best items of each user so far.
     """
-    for number, paths in enumerate(open_S):
-        users, ways, _ = paths.vector_Bpd.shape
-        at_once = max(1, _MOST_ROWS // ways)
-        groups = [
-            _Users(first, min(at_once, users - first), paths, quantised)
-            for first in range(0, users, at_once)
-        ]
-
-        for item_n, row_n in index.chunks(number, _COLUMNS):
-            # All products have the same shape, so their memory is allocated once. A chunk with
-            # fewer items is padded with zeros.
-            missing = _COLUMNS - len(row_n)
-            bytes_dN = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, missing)).T
-            step_N = F.pad(quantised.step_R[row_n], (0, missing))
-
-            for group in groups:
-                survivors = group.survivors(bytes_dN, step_N, len(row_n), best.threshold_B)
-                # They are scored in parts, as there may be many while thresholds are low.
-                parts = (values.split(_AT_ONCE) for values in survivors)
-                for user_c, column_c, path_c in zip(*parts, strict=True):
-                    vectors_cd = score.items(index.shard.rows.index_select(0, row_n[column_c]))
-                    exact_c = (paths.vector_Bpd[user_c, path_c] * vectors_cd).sum(1)
-                    # Offers of an earlier part may have raised the threshold.
-                    reaches = torch.nonzero(exact_c >= best.threshold_B[user_c])[:, 0]
-                    user_c = user_c[reaches]
-                    best.offer(
-                        user_c,
-                        item_n[column_c[reaches]],
-                        exact_c[reaches],
-                        paths.path_Bp[user_c, path_c[reaches]],
-                    )
+    work_through(
+        (chunk for number in range(len(open_S)) for chunk in index.chunks(number, _COLUMNS)),
+        lambda: _Scorer(index, score, quantised, open_S, best).offer,
+        index.item_C.device,
+        flops(index, open_S),
+    )
 
 
 def has_plain_scores(open_S: list[OpenPaths]) -> bool:
@@ -129,16 +107,117 @@ def has_plain_scores(open_S: list[OpenPaths]) -> bool:
     return not any(bool((paths.bias_Bp != 0).any()) for paths in open_S)
 
 
+class _Scorer:
+    """Scores chunks of items for all users, in one thread. It holds the memory for products."""
+
+    def __init__(
+        self,
+        index: GroupIndex,
+        score: Score,
+        quantised: Quantised,
+        open_S: list[OpenPaths],
+        best: BestItems,
+    ) -> None:
+        """
+        Args:
+            index, score, quantised, open_S, best: as for `search_int8`.
+        """
+        self._index = index
+        self._score = score
+        self._quantised = quantised
+        self._open_S = open_S
+        self._best = best
+        self._number = -1
+        self._groups: list[_Users] = []
+
+        # The memory for products is allocated once, for all chunks.
+        device = index.item_C.device
+        most_users = max(map(_most_users, open_S))
+        most_rows = max(_most_users(paths) * paths.vector_Bpd.shape[1] for paths in open_S)
+        self._products = torch.empty(most_rows, _COLUMNS, dtype=torch.int32, device=device)
+        self._reaching = Reaching(most_users, _COLUMNS, device)
+
+    def offer(self, chunk: Chunk) -> None:
+        """Offers the items of a chunk that may be among a user's best items."""
+        # Chunks come set after set, so the queries of one set at a time are arranged.
+        paths = self._open_S[chunk.number]
+        if chunk.number != self._number:
+            self._groups = list(_groups(paths, self._quantised))
+            self._number = chunk.number
+
+        # All products have the same shape; a chunk with fewer items is padded with zeros.
+        item_n, row_n = self._index.of_chunk(chunk)
+        missing = _COLUMNS - len(chunk)
+        bytes_dN = F.pad(self._quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, missing)).T
+        step_N = F.pad(self._quantised.step_R[row_n], (0, missing))
+
+        best = self._best
+        for users in self._groups:
+            survivors = self._survivors(users, bytes_dN, step_N, len(chunk))
+            # They are scored in parts, as there may be many while thresholds are low.
+            parts = (values.split(_AT_ONCE) for values in survivors)
+            for user_c, column_c, path_c in zip(*parts, strict=True):
+                rows_cd = self._index.shard.rows.index_select(0, row_n[column_c])
+                exact_c = (paths.vector_Bpd[user_c, path_c] * self._score.items(rows_cd)).sum(1)
+                # Offers of an earlier part may have raised the threshold.
+                reaches = torch.nonzero(exact_c >= best.threshold_B[user_c])[:, 0]
+                user_c = user_c[reaches]
+                best.offer(
+                    user_c,
+                    item_n[column_c[reaches]],
+                    exact_c[reaches],
+                    paths.path_Bp[user_c, path_c[reaches]],
+                )
+
+    def _survivors(
+        self, users: "_Users", bytes_dN: Tensor, step_N: Tensor, items: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Finds the scores that may reach the threshold and be the best of their item.
+
+        Args:
+            users: the users.
+            bytes_dN: v8 of the items of a chunk, padded with zeros.
+            step_N: s_v of the items, padded with zeros.
+            items: the number of items.
+
+        Returns:
+            Users, columns and paths (numbered within the item set) of the scores, sorted by path.
+        """
+        products = self._products[: len(users.bytes)]
+        torch._int_mm(users.bytes, bytes_dN, out=products)
+        product_pUN = products.view(-1, users.users, _COLUMNS)
+        threshold_B = self._best.threshold_B
+        threshold_U = threshold_B[users.first : users.first + users.users] / users.step_U
+        user_c, column_c = self._reaching.bounds(
+            product_pUN, users.margin_U, step_N, items, threshold_U
+        )
+
+        # A score survives if its upper bound reaches the threshold. It must also reach the lower
+        # bound of the item's best score.
+        product_pc = product_pUN[:, user_c, column_c].float()
+        margin_c = users.margin_U[user_c]
+        may_reach = (product_pc + margin_c) * step_N[column_c] >= threshold_U[user_c]
+        may_be_best = product_pc + margin_c >= product_pc.amax(0) - margin_c
+        path, index = torch.nonzero(may_reach & may_be_best, as_tuple=True)
+        return user_c[index] + users.first, column_c[index], path
+
+
 class _Users:
     """The queries of some users for one item set, as bytes.
 
     All queries of a user have the same step s_q, so their integer products can be compared.
+
+    Attributes:
+        first, users: the number of the first user, and the number of users.
+        bytes: the queries as bytes, sorted by path, then by user, as `Reaching` expects.
+        step_U: s_q of each user.
+        margin_U: c of the bound at the top of this module, with |q| of the user's longest query.
     """
 
     def __init__(self, first: int, users: int, paths: OpenPaths, quantised: Quantised) -> None:
         """
         Args:
-            first, users: the number of the first user, and the number of users.
+            first, users: see the attributes.
             paths: the queries of all users for the item set.
             quantised: the item vectors.
         """
@@ -149,49 +228,26 @@ class _Users:
         self.users = users
         self.step_U = step_U11[:, 0, 0]
 
-        # This is c of the bound at the top of this module, with |q| of the user's longest query.
         longest_U = vector_Upd.norm(dim=2).amax(1)
         error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
         self.margin_U = _SLACK * (
             (longest_U * quantised.rounding + error_U * quantised.length) / self.step_U
         )
+        self.bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
 
-        # Queries are sorted by path, then by user, as `Reaching` expects.
-        self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
-        self._products = torch.empty(
-            len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device
-        )
-        self._reaching = Reaching(users, _COLUMNS, vector_Upd.device)
 
-    def survivors(
-        self, bytes_dN: Tensor, step_N: Tensor, items: int, threshold_B: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Finds the scores that may reach the threshold and be the best of their item.
+def _groups(paths: OpenPaths, quantised: Quantised) -> Iterator[_Users]:
+    """Divides the users into groups; the users of a group are multiplied in one product."""
+    users = len(paths.vector_Bpd)
+    at_once = _most_users(paths)
+    for first in range(0, users, at_once):
+        yield _Users(first, min(at_once, users - first), paths, quantised)
 
-        Args:
-            bytes_dN: v8 of the items of a chunk, padded with zeros.
-            step_N: s_v of the items, padded with zeros.
-            items: the number of items.
-            threshold_B: the threshold of each user.
 
-        Returns:
-            Users, columns and paths (numbered within the item set) of the scores, sorted by path.
-        """
-        torch._int_mm(self._bytes, bytes_dN, out=self._products)
-        product_pUN = self._products.view(-1, self.users, _COLUMNS)
-        threshold_U = threshold_B[self.first : self.first + self.users] / self.step_U
-        user_c, column_c = self._reaching.bounds(
-            product_pUN, self.margin_U, step_N, items, threshold_U
-        )
-
-        # A score survives if its upper bound reaches the threshold. It must also reach the lower
-        # bound of the item's best score.
-        product_pc = product_pUN[:, user_c, column_c].float()
-        margin_c = self.margin_U[user_c]
-        may_reach = (product_pc + margin_c) * step_N[column_c] >= threshold_U[user_c]
-        may_be_best = product_pc + margin_c >= product_pc.amax(0) - margin_c
-        path, index = torch.nonzero(may_reach & may_be_best, as_tuple=True)
-        return user_c[index] + self.first, column_c[index], path
+def _most_users(paths: OpenPaths) -> int:
+    """Returns the number of users of a product."""
+    users, ways, _ = paths.vector_Bpd.shape
+    return max(1, min(users, _MOST_ROWS // ways))
 
 
 def _step(vectors_Rd: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class Resident:
         self._list_of_set = np.zeros(len(index.paths_of_set), np.int64)
         masks: list[np.ndarray | None] = []
         for number in range(len(index.paths_of_set)):
-            position = _positions(index, number)
+            position = index.positions(number).numpy()
             mask = None
             if len(position) * dense < candidates:
                 self._list_of_set[number] = len(lists)
@@ -492,14 +492,6 @@ def _lengths(library: ctypes.CDLL, vectors_Rd: Tensor) -> Tensor:
         ctypes.c_void_p(lengths_R.data_ptr()),
     )
     return lengths_R
-
-
-def _positions(index: GroupIndex, number: int) -> np.ndarray:
-    """Returns the positions of an item set's candidates, ascending."""
-    items = [item_n.numpy() for item_n, _ in index.chunks(number, max(1, len(index)))]
-    if not items:
-        return np.zeros(0, np.int64)
-    return index.places(np.concatenate(items))[1]
 
 
 def _list_of(position: np.ndarray, candidates: int, tile: int) -> _List:

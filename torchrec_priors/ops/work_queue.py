@@ -1,0 +1,106 @@
+"""Divides work among threads piece by piece: a thread that is done takes the next piece.
+
+An operation of PyTorch gives each thread the same share, and lasts until the last thread has done
+its share. If another process takes the core of a thread, all others wait for it. Here each thread
+computes its pieces alone, with operations that use one thread. A thread that has lost its core
+delays only its current piece, and leaves the other pieces to the rest.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Generic, TypeVar
+
+import torch
+
+from torchrec_priors.ops.single_thread import is_own, single_thread
+
+Piece = TypeVar("Piece")
+
+_ENOUGH = 1e8  # FLOPs of a thread: about a millisecond; to wake a thread takes a twentieth of it
+
+
+def work_through(
+    pieces: Iterator[Piece],
+    worker: Callable[[], Callable[[Piece], None]],
+    device: torch.device,
+    flops: float,
+) -> None:
+    """Works through all pieces. They are begun in the order in which they are given.
+
+    There are at most as many threads as the caller's operations use, and fewer for little work.
+
+    Args:
+        pieces: the pieces. One thread at a time asks for the next, so this should take little time.
+        worker: makes what works on a piece. Each thread makes its own, which may hold memory.
+        device: the device of the work. Only work of the CPU is divided among threads.
+        flops: the FLOPs of all pieces.
+
+    Raises:
+        BaseException: what a piece raised, in any thread. Pieces that had not begun are left out.
+    """
+    # Threads can compute at the same time only if each has its own number of threads.
+    if device.type != "cpu" or not is_own():
+        work = worker()
+        for piece in pieces:
+            work(piece)
+        return
+
+    threads = min(torch.get_num_threads(), 1 + int(flops / _ENOUGH))
+    queue = _Queue(pieces)
+    # The modes of PyTorch belong to a thread.
+    inference = torch.is_inference_mode_enabled()
+    grad = torch.is_grad_enabled()
+
+    def work_alone() -> None:
+        with single_thread(), torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            try:
+                work = worker()
+                for piece in queue:
+                    work(piece)
+            finally:
+                # After an error, nobody begins another piece.
+                queue.close()
+
+    others = [_pool().submit(work_alone) for _ in range(threads - 1)]
+    try:
+        work_alone()
+    finally:
+        # A thread that has not begun yet need not, as no piece is left: other callers may keep the
+        # threads of the pool busy.
+        begun = [other for other in others if not other.cancel()]
+        errors = [other.exception() for other in begun]
+    for error in filter(None, errors):
+        raise error
+
+
+class _Queue(Generic[Piece]):
+    """Pieces that several threads take."""
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self._pieces = pieces
+        self._lock = Lock()
+        self._is_closed = False
+
+    def __iter__(self) -> Iterator[Piece]:
+        while True:
+            # A generator cannot be asked by two threads at the same time.
+            with self._lock:
+                if self._is_closed:
+                    return
+                try:
+                    piece = next(self._pieces)
+                except StopIteration:
+                    return
+            yield piece
+
+    def close(self) -> None:
+        self._is_closed = True
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Returns threads that stay, as MKL keeps memory for each thread that has called it."""
+    return ThreadPoolExecutor(os.cpu_count(), "torchrec-priors-work")
