@@ -8,6 +8,8 @@
 // its own list or, if it has many candidates, in list 0 with a mask, together with the other sets in list 0. Lists are
 // cut into tiles of the same candidates.
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -24,6 +26,7 @@ namespace {
 constexpr int LANES = 16;
 constexpr int PATHS = 4;     // paths of a product
 constexpr int AT_ONCE = 64;  // paths whose scores of a block are kept
+constexpr int64_t ENOUGH = 1 << 13;  // candidates of a thread: waking one takes as long as searching some thousands
 constexpr uint32_t ALL_LANES = (1u << LANES) - 1;
 constexpr float NONE = -std::numeric_limits<float>::infinity();
 constexpr float LOWEST = -std::numeric_limits<float>::max();
@@ -650,10 +653,12 @@ int64_t resident_dense(int64_t as_bytes) {
 }
 
 // Writes the k best items of each user: scores (-inf at the end of a shorter list), row ids and paths. If the index has
-// bytes, the rule is MAX. Threads search different tiles; the result does not depend on their number.
+// bytes, the rule is MAX. Threads take one tile after another, so a thread that has lost its core leaves the others to
+// the rest. The result does not depend on who takes which.
 void resident_search(const Index* index, const Rule* rule, const Users* users, float* score, int64_t* item,
                      int64_t* path) {
-  const int64_t threads = std::max<int64_t>(1, std::min(users->threads, index->tiles));
+  const int64_t worth = 1 + users->users * index->candidates / ENOUGH;
+  const int64_t threads = std::max<int64_t>(1, std::min({users->threads, index->tiles, worth}));
   std::vector<Open> open;
   std::vector<TopOnce> tops(users->users);
   std::vector<std::vector<Rounded>> rounded(users->users);
@@ -669,23 +674,24 @@ void resident_search(const Index* index, const Rule* rule, const Users* users, f
     if (!index->bytes) scratch.emplace_back(*index, *rule);
     for (TopOnce& top : of_thread[t]) top.best.reserve(users->k + 1);
   }
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
-  for (int64_t thread = 0; thread < threads; thread++)
-    for (int64_t t = index->tiles * thread / threads; t < index->tiles * (thread + 1) / threads; t++)
-      for (int64_t u = 0; u < users->users; u++) {
-        const uint64_t *allow = users->allow[u], *deny = users->deny[u];
-        const int64_t* seen = users->seen + users->first_seen[u];
-        const int64_t* seen_end = users->seen + users->first_seen[u + 1];
-        const auto banned = [=](int64_t i) {
-          return (allow && !has(allow, i)) || (deny && has(deny, i)) || std::binary_search(seen, seen_end, i);
-        };
-        if (index->bytes) {
-          search_bytes(*index, open[u], rounded[u], t, allow, of_thread[thread][u], banned);
-        } else {
-          scratch[thread].search(open[u], t, allow);
-          scratch[thread].offer(of_thread[thread][u], banned);
-        }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+  for (int64_t t = 0; t < index->tiles; t++) {
+    const int thread = omp_get_thread_num();
+    for (int64_t u = 0; u < users->users; u++) {
+      const uint64_t *allow = users->allow[u], *deny = users->deny[u];
+      const int64_t* seen = users->seen + users->first_seen[u];
+      const int64_t* seen_end = users->seen + users->first_seen[u + 1];
+      const auto banned = [=](int64_t i) {
+        return (allow && !has(allow, i)) || (deny && has(deny, i)) || std::binary_search(seen, seen_end, i);
+      };
+      if (index->bytes) {
+        search_bytes(*index, open[u], rounded[u], t, allow, of_thread[thread][u], banned);
+      } else {
+        scratch[thread].search(open[u], t, allow);
+        scratch[thread].offer(of_thread[thread][u], banned);
       }
+    }
+  }
   // Threads have different items.
   tops = std::move(of_thread[0]);
   for (int64_t t = 1; t < threads; t++)
