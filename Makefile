@@ -8,6 +8,8 @@
 # make test-extras  runs the tests that need Spark, S3, a browser, Redis, Triton, Kubernetes or Ray, in .venv-extras
 # make check      runs formatter, linter, import layers and type checker
 # make format     runs the formatter and the linter's automatic repairs
+# make docs       builds the documentation site in site/, from README.md, docs/ and datasets/; a warning is an error
+# make docs-serve builds the site, and shows it at http://127.0.0.1:8080
 # make docs-keys  generates docs/keys.md from the settings
 # make components generates components/ from the options of the apps
 # make clean      removes .venv and the caches of the tools
@@ -15,9 +17,10 @@
 # All but `clean` call `make install` first if needed.
 
 RUN = .venv/bin/
-SOURCES = torchrec_priors datasets components tests tools
+SOURCES = torchrec_priors datasets components tests tools docs/site
 
-.PHONY: install demo test test-slow test-campaigns test-mutants test-extras check format docs-keys components clean
+.PHONY: install demo test test-slow test-campaigns test-mutants test-extras check format docs docs-serve docs-keys \
+	components clean
 
 install: .venv/installed
 
@@ -53,6 +56,15 @@ format: install
 	$(RUN)ruff format $(SOURCES)
 	$(RUN)ruff check --fix $(SOURCES)
 
+docs: install
+	$(RUN)python -m pip install --quiet --disable-pip-version-check 'sphinx>=8.2' 'myst-parser>=4' 'furo>=2024.8.6'
+	$(RUN)python -m sphinx --quiet --fail-on-warning --keep-going -c docs/site -d site/.doctrees . site
+	@echo "The site: $(CURDIR)/site/index.html"
+
+docs-serve: docs
+	@echo "Served at http://127.0.0.1:8080 (Ctrl+C ends it)"
+	@$(RUN)python -m http.server 8080 --bind 127.0.0.1 --directory site
+
 docs-keys: install
 	$(RUN)python tools/write_keys.py
 
@@ -60,4 +72,4 @@ components: install
 	$(RUN)python tools/components.py
 
 clean:
-	rm -rf mutants .venv .venv-extras .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf mutants site .venv .venv-extras .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The documents: every link leads somewhere, and every command has the options that it is given."""
+"""The documents: links lead somewhere, commands have the options they are given, every page is listed."""
 
 import importlib
 import re
@@ -16,7 +16,8 @@ DOCUMENTS = [
 ]
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")  # of links, and of pictures
+_MENTIONED = re.compile(r"\bdocs/[\w./-]+\.md(?:#[\w-]+)?")
 _COMMAND = re.compile(r"(?:torchrec-priors|-m torchrec_priors\.apps\.)\s*(\w+) [^\n`#]*")
 
 
@@ -56,3 +57,38 @@ def test_commands_have_the_options_that_they_are_given(file):
         }
         unknown = given - known - {"-m"}
         assert not unknown, f"{match[0].strip()}: there is no {unknown}"
+
+
+def test_pages_that_code_mentions_are_there():
+    """Error messages, comments and notebooks name pages, too."""
+    mentioned = set()
+    for folder in ("torchrec_priors", "datasets", "tools", "torchx_configs", "notebooks", "deploy"):
+        for file in (REPOSITORY / folder).rglob("*"):
+            if file.suffix in (".py", ".toml", ".html", ".sh", ".ipynb", ".yaml"):
+                mentioned |= set(_MENTIONED.findall(file.read_text(encoding="utf8")))
+    assert "docs/keys.md" in mentioned
+    for target in sorted(mentioned):
+        path, _, anchor = target.partition("#")
+        text = (REPOSITORY / path).read_text(encoding="utf8")
+        assert not anchor or anchor in _anchors(text), f"{target}: there is no such heading"
+
+
+def test_every_page_is_listed():
+    """By docs/README.md, which is also the order of the site, or by a page that lists pages."""
+    docs = REPOSITORY / "docs"
+    listed = set()
+    for name in ("README.md", "figures/README.md", "decisions/README.md", "corpora.md"):
+        text = (docs / name).read_text(encoding="utf8")
+        paths = (link.partition("#")[0] for link in _LINK.findall(text) if "://" not in link)
+        listed |= {((docs / name).parent / path).resolve() for path in paths}
+    pages = {*docs.rglob("*.md"), *(REPOSITORY / "datasets").glob("*.md")}
+    missing = pages - listed - {docs / "README.md"}
+    assert not missing
+
+
+def test_the_readme_is_short_and_so_are_its_pictures():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf8")
+    assert len(readme.splitlines()) < 150
+    pictures = {link for link in _LINK.findall(readme) if link.startswith("docs/pictures/")}
+    assert len(pictures) == 2
+    assert all((REPOSITORY / picture).stat().st_size < 200_000 for picture in pictures)

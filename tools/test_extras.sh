@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the tests that `make test` skips because they need an extra: Spark, S3, a browser, Redis,
-# Schemathesis, Triton's interpreter, transformers, Kubernetes or Ray. They run in .venv-extras, an environment
-# on top of .venv.
+# Schemathesis, Sphinx, Triton's interpreter, transformers, Kubernetes or Ray. They run in .venv-extras, an
+# environment on top of .venv.
 # An extra that cannot be installed here is reported, and its tests are skipped.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,6 +25,7 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 'transformers>=5.24'
     install 'playwright>=1.44'
     install 'schemathesis>=4'
+    install 'sphinx>=8.2' 'myst-parser>=4' 'furo>=2024.8.6'
     install 'mlflow-skinny>=2.20' 'nbclient>=0.10' 'ipykernel>=6' 'pandas>=2.2'
     install 'torchx[kubernetes]>=0.7,<0.8'
     install 'torchx[ray]>=0.7,<0.8'
@@ -62,4 +63,5 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/training/test_tracking.py \
     tests/test_components.py \
     tests/test_gpu_report.py \
-    tests/test_scheduler_configs.py
+    tests/test_scheduler_configs.py \
+    tests/test_site.py

@@ -4,8 +4,8 @@ Guo et al., "DualVAE: Dual Disentangled Variational AutoEncoder for Recommendati
 
 The original alternates between reconstructing the rows and the columns of a user-item matrix, from
 latent variables of users and items. Here a user is a history that predicts its next items, and only
-items have a table. The authors of the paper on human priors (see the README) adapted the original's
-four parts in this way, for position n of a history:
+items have a table. The authors of the paper on human priors (docs/how-it-works.md names it)
+adapted the original's four parts in this way, for position n of a history:
 
     attention-aware dual disentanglement (`aspects.py`): x_ja = (s_j W + b)_a for the encoder's
         states s_j, with the shares c_ja of x_ja; a sum over the history instead of a user's items

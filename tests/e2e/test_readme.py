@@ -1,0 +1,42 @@
+"""The README's commands as they are written: from a CSV file to recommendations, without Python."""
+
+import re
+import shlex
+
+import pytest
+from command_line import REPOSITORY, app
+
+pytestmark = pytest.mark.slow
+
+
+def _section(document, heading):
+    text = (REPOSITORY / document).read_text(encoding="utf8")
+    return text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def _blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_a_first_recommendation_from_a_csv_file(tmp_path):
+    """On the files that docs/data.md has to paste."""
+    events, catalogue, _ = _blocks(_section("docs/data.md", "Your own table"), "csv")
+    (tmp_path / "events.csv").write_text(events)
+    (tmp_path / "catalogue.csv").write_text(catalogue)
+
+    section = _section("README.md", "A first recommendation from a CSV file")
+    (commands,) = _blocks(section, "sh")
+    typed = [shlex.split(line)[1:] for line in commands.splitlines()]
+    assert [words[0] for words in typed] == ["prepare", "train", "evaluate", "recommend", "serve"]
+
+    said = [app(*words, cwd=tmp_path).stdout for words in typed[:-1]]
+    assert "3 users, 6 items" in said[0]
+    assert "best validation" in said[1]
+    assert "ndcg@10" in said[2]
+    assert "because of" in said[3]
+
+    (suggested,) = re.findall(r"`'(priors\.tree=[^`]+)'`", section)
+    other = [word.replace("runs/shop", "runs/categories") for word in typed[1]]
+    app(*other, suggested, "training.steps=2", cwd=tmp_path)
+    recommended = app("recommend", "--run", "runs/categories", "--user", "ann", cwd=tmp_path)
+    assert "/ bikes" in recommended.stdout
