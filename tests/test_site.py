@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, no link is dead, and the reference is complete."""
+"""The documentation site: it builds without a warning, no link is dead, and it can be read on a phone."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from in_a_browser import chromium_of
 
 import torchrec_priors
 
@@ -83,3 +84,26 @@ def test_the_site_begins_at_the_readme_with_the_groups_of_pages_and_has_a_search
         assert f">{group}<" in start
     assert 'url=README.html"' in (site / "index.html").read_text(encoding="utf8")
     assert "docs/serving" in (site / "searchindex.js").read_text(encoding="utf8")
+
+
+def test_on_a_phone_wide_tables_scroll_and_pages_do_not(site):
+    sync_api = pytest.importorskip(
+        "playwright.sync_api",
+        reason="playwright is not installed: pip install 'torchrec-priors[browser]'",
+    )
+    with chromium_of(sync_api) as chromium:
+        view = chromium.new_page(viewport={"width": 390, "height": 844})
+        for page in (
+            "README",
+            "docs/commands",
+            "docs/keys",
+            "docs/figures/README",
+            "docs/reference",
+        ):
+            view.goto((site / f"{page}.html").as_uri())
+            assert view.evaluate("document.documentElement.scrollWidth") == 390, page
+
+        view.goto((site / "docs/figures/README.html").as_uri())
+        wide = "e => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX === 'auto'"
+        tables = f"Array.from(document.querySelectorAll('.table-wrapper')).filter({wide}).length"
+        assert view.evaluate(tables) >= 3

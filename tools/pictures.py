@@ -1,8 +1,10 @@
 """Makes the pictures of the README again, from what `make demo` leaves in demo/.
 
-The console's picture needs a run with heads for categories. So, after `make demo`:
+The report's picture compares with one head, and the console's needs a run with heads for categories.
+So, after `make demo`:
 
     pip install playwright
+    torchrec-priors report --runs demo/runs --reference one-head --out demo/report-one-head
     torchrec-priors train --config marketplace-mixed --data demo/data --run demo/categories \
         'priors.tree=["temporal:2", "category"]' priors.composition=additive loss.gate=1 \
         evaluation.calibrated=true evaluation.fusion=hierarchical
@@ -26,7 +28,10 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIZE = {"width": 1200, "height": 900}
+REPORT = {"width": 1080, "height": 810}
+CONSOLE = {"width": 1440, "height": 1080}
+# Scrolls to where the report says what to turn on.
+TO_SUMMARY = "e => window.scrollTo(0, e.getBoundingClientRect().top - 16)"
 COLOURS = 128  # of a picture's palette: a third of the bytes, and no difference that one sees
 
 
@@ -43,12 +48,15 @@ def pictures(
     levers = {"user": user, "boost": f"{boosted}=3", "mute": muted}
 
     with _browser() as browser, _served(demo / "categories") as address:
-        page = browser.new_page(viewport=SIZE)
-        page.goto((demo / "report/index.html").absolute().as_uri())
+        page = browser.new_page(viewport=REPORT)
+        page.goto((demo / "report-one-head/index.html").absolute().as_uri())
+        page.get_by_role("heading", name="What to turn on").first.evaluate(TO_SUMMARY)
         _save(page.screenshot(), out / "report.png")
 
-        page = browser.new_page(viewport=SIZE, reduced_motion="reduce")
+        page = browser.new_page(viewport=CONSOLE, reduced_motion="reduce")
         page.goto(f"{address}#{urlencode(levers)}")
+        page.locator("#with .rec").first.wait_for()
+        page.reload()  # the first answer of a service is slow
         page.locator("#without .rec").first.wait_for()
         page.locator("#with .rec").first.wait_for()
         _save(page.screenshot(), out / "console.png")

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from command_line import REPOSITORY, app
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def _section(document, heading):
