@@ -6,6 +6,7 @@ jagged attention   every sequence is padded to the longest of the batch, and all
                    are kept for backward
 fused softmax      the logits of all queries of a set with its negatives are kept for backward
 grouped adapters   every adapter is applied to every row, and one of the results is used
+fused layers       norm, SiLU and gate of a layer are operations of PyTorch, one after another
 
 Shapes: N tokens of all sequences, B sequences, T positions of a padded sequence, H attention heads,
 D width of a head, L distances, C time buckets, P queries, S item sets, M positives, X items, n
@@ -13,7 +14,7 @@ negatives, G adapters, R rows that go through an adapter, d width.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -114,11 +115,20 @@ def every_adapter(
     return y_Rd + bias_Gd[adapter_R]
 
 
-# Name of the optimisation -> the patched function, and its plain replacement.
-_PLAIN: dict[str, tuple[str, Callable[..., Any]]] = {
-    "jagged attention": ("torchrec_priors.encoder.hstu.hstu_attention", padded_attention),
-    "fused softmax": ("torchrec_priors.model.in_group_loss", kept_logits),
-    "grouped adapters": ("torchrec_priors.heads.adapter.residual_adapters", every_adapter),
+def _never(_: Tensor) -> bool:
+    """Stands for a kernel that can compute nothing."""
+    return False
+
+
+# Name of the optimisation -> the patched functions, and their plain replacements.
+_PLAIN: dict[str, dict[str, Callable[..., Any]]] = {
+    "jagged attention": {
+        "torchrec_priors.encoder.hstu.has_native_layer": _never,
+        "torchrec_priors.encoder.hstu.hstu_attention": padded_attention,
+    },
+    "fused softmax": {"torchrec_priors.model.in_group_loss": kept_logits},
+    "grouped adapters": {"torchrec_priors.heads.adapter.residual_adapters": every_adapter},
+    "fused layers": {"torchrec_priors.encoder.hstu.has_native_layer": _never},
 }
 NAMES = tuple(_PLAIN)
 
@@ -126,7 +136,8 @@ NAMES = tuple(_PLAIN)
 @contextmanager
 def without(name: str) -> Iterator[None]:
     """Runs a block without one of the optimisations in `NAMES`."""
-    # The function is patched in the module that uses it: an import there keeps a reference to it.
-    target, plain = _PLAIN[name]
-    with patch(target, plain):
+    # A function is patched in the module that uses it: an import there keeps a reference to it.
+    with ExitStack() as patches:
+        for target, plain in _PLAIN[name].items():
+            patches.enter_context(patch(target, plain))
         yield

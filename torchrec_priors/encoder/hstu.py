@@ -25,7 +25,13 @@ from torchrec_priors.ops.gated_norm import MOST_WIDTH, gated_norm
 from torchrec_priors.ops.gpu_kernel import has_kernels
 from torchrec_priors.ops.hstu_attention import hstu_attention
 from torchrec_priors.ops.hstu_attention_gpu import longest_first
-from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
+from torchrec_priors.ops.hstu_layer_native import (
+    LayerParameters,
+    LayerSequences,
+    has_native_layer,
+    hstu_layer_native,
+)
+from torchrec_priors.ops.keyed_dropout import DropoutKeys, dropout_mask, keyed_dropout
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 from torchrec_priors.settings.encoder import EncoderConfig
 
@@ -69,6 +75,9 @@ class HSTULayer(nn.Module):
         keys: DropoutKeys | None,
         order_B: Tensor | None = None,
     ) -> Tensor:
+        if has_native_layer(x_Nd):
+            return self._native(x_Nd, offsets_B1, time_N, keys)
+
         # HSTU's Eq. 1
         u, v, q, k = F.silu(self.project_in(self.norm_in(x_Nd))).chunk(4, dim=-1)
         v, q, k = (part.unflatten(-1, (self.heads, -1)) for part in (v, q, k))
@@ -85,6 +94,32 @@ class HSTULayer(nn.Module):
         # HSTU's Eq. 3
         gated_Nd = self._gate(attended_NHD.flatten(1), u, keys)
         return x_Nd + self.project_out(gated_Nd)
+
+    def _native(
+        self,
+        x_Nd: Tensor,
+        offsets_B1: Tensor,
+        time_N: Tensor | None,
+        keys: DropoutKeys | None,
+    ) -> Tensor:
+        """Computes the layer with the kernels for CPUs."""
+        norm_in = self.norm_in
+        norm_out = self.norm_out
+        project_out = self.project_out
+        parameters = LayerParameters(
+            (norm_in.weight, norm_in.bias),
+            self.project_in.weight,
+            self.bias_HL,
+            None if time_N is None else self.bias_HC,
+            (norm_out.weight, norm_out.bias),
+            (project_out.weight, project_out.bias),
+        )
+        keep_Nd = dropout_mask(x_Nd, keys, self.salt, self.dropout)
+        used_time_N = None if parameters.bias_HC is None else time_N
+        sequences = LayerSequences(
+            offsets_B1, used_time_N, keep_Nd, float(self.context), norm_in.eps
+        )
+        return hstu_layer_native(x_Nd, parameters, sequences)
 
     def _gate(self, attended_Nd: Tensor, u_Nd: Tensor, keys: DropoutKeys | None) -> Tensor:
         """Returns dropout(norm(A V) * U)."""

@@ -6,77 +6,18 @@
 // Products are register tiles of ROWS x 2 vectors. Scores are kept in a strip of a few rows and are computed again in
 // backward. Scores above the diagonal get the bias NEVER, with which silu and its derivative are exactly 0.
 
+#include "native_tiles.h"
+
 #include <omp.h>
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <memory>
 #include <new>
 #include <vector>
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 8;
-#elif defined(__AVX2__)
-constexpr int LANES = 8, ROWS = 4;
-#else
-constexpr int LANES = 4, ROWS = 4;
-#endif
-constexpr int PANEL = 2 * LANES;  // keys (or numbers of a head) in a tile; also rows in a strip
 static_assert(PANEL % ROWS == 0);
 constexpr float NEVER = -1e30f;
 constexpr int BUCKETS = 40;  // buckets of time
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-inline vec load(const float* from) { return *reinterpret_cast<const vec*>(from); }
-inline void store(float* to, vec x) { *reinterpret_cast<vec*>(to) = x; }
-inline vec splat(float x) { return x - vec{}; }
-
-// Cephes' expf: 2^n times a polynomial; inf from 88.4 on.
-inline vec exponential(vec x) {
-  x = x > 88.8f ? splat(88.8f) : x;
-  x = x < -87.0f ? splat(-87.0f) : x;
-  const vec shifted = x * 1.44269504088896341f + 12582912.0f;
-  const vec n = shifted - 12582912.0f;
-  const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1.0f;
-  const ints power = ((ints)shifted - 0x4B400000 + 127) << 23;
-  return y * (vec)power;
-}
-
-struct Tile {
-  vec at[ROWS][2];
-};
-
-// tile[r] += sum_s a[r * a_row + s * a_step] b[s * b_step : + PANEL]
-inline __attribute__((always_inline)) void multiply(Tile& tile, const float* a, int64_t a_row, int64_t a_step,
-                                                    const float* b, int64_t b_step, int64_t steps) {
-  vec c[ROWS][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; r++) c[r][0] = tile.at[r][0], c[r][1] = tile.at[r][1];
-  for (int64_t s = 0; s < steps; s++, a += a_step, b += b_step) {
-    const vec left = load(b), right = load(b + LANES);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      const vec x = splat(a[r * a_row]);
-      c[r][0] += x * left;
-      c[r][1] += x * right;
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; r++) tile.at[r][0] = c[r][0], tile.at[r][1] = c[r][1];
-}
-
-inline int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 struct Heads {  // [N, H, D] with D contiguous
   float* data;
@@ -93,20 +34,7 @@ struct Batch {
   const float* time_bias;   // [H, BUCKETS], or none
   float alpha, divisor;
   int64_t threads;
-};
-
-class Scratch {
- public:
-  float* take(int64_t count) {
-    float* begin = at_;
-    at_ += up(count, 16);
-    return begin;
-  }
-  explicit Scratch(int64_t count) : owned_(new float[count + 16 * 32]), at_(owned_.get()) {}
-
- private:
-  std::unique_ptr<float[]> owned_;
-  float* at_;
+  int64_t activates;  // whether q, k and v are silu of the inputs
 };
 
 // One head of one sequence: its inputs, padded with zeros, and scratch memory.
@@ -134,7 +62,10 @@ struct Head {
 
   void begin(int64_t sequence, int64_t number, const Heads& from_q, const Heads& from_k, const Heads& from_v) {
     start = batch.offsets[sequence], length = batch.offsets[sequence + 1] - start, head = number;
-    rows(q, from_q, batch.alpha), rows(k, from_k, 1.0f), rows(v, from_v, 1.0f);
+    rows(q, from_q), rows(k, from_k), rows(v, from_v);
+    const int64_t numbers = up(length, PANEL) * wide;
+    if (batch.activates) activate(q, numbers), activate(k, numbers), activate(v, numbers);
+    scale(q, numbers, batch.alpha);
     panels(k_panels, k);
     const int64_t end = up(length, PANEL);
     for (int64_t distance = 0; distance <= end; distance++)
@@ -143,12 +74,37 @@ struct Head {
   }
 
   // Copies one head's rows to [T, width], with zeros as padding.
-  void rows(float* to, const Heads& from, float factor) const {
+  void rows(float* to, const Heads& from) const {
     const int64_t end = up(length, PANEL);
     std::memset(to, 0, sizeof(float) * end * wide);
+    for (int64_t i = 0; i < length; i++)
+      std::copy_n(from.data + (start + i) * from.token + head * from.head, batch.width, to + i * wide);
+  }
+
+  static void activate(float* x, int64_t numbers) {
+    for (int64_t i = 0; i < numbers; i += LANES) store(x + i, load(x + i) * sigmoid(load(x + i)));
+  }
+
+  static void scale(float* x, int64_t numbers, float factor) {
+    for (int64_t i = 0; i < numbers; i += LANES) store(x + i, load(x + i) * factor);
+  }
+
+  // Multiplies gradients of silu of the inputs by its derivative.
+  void through_activation(const Heads& grad, const Heads& from) const {
+    const auto change = [](float* g, const float* x) {
+      const vec input = load(x);
+      store(g, load(g) * silu_slope(input, sigmoid(input)));
+    };
+    const int64_t whole = batch.width / LANES * LANES, rest = batch.width - whole;
     for (int64_t i = 0; i < length; i++) {
-      const float* row = from.data + (start + i) * from.token + head * from.head;
-      for (int64_t d = 0; d < batch.width; d++) to[i * wide + d] = row[d] * factor;
+      float* g = grad.data + (start + i) * grad.token + head * grad.head;
+      const float* x = from.data + (start + i) * from.token + head * from.head;
+      for (int64_t d = 0; d < whole; d += LANES) change(g + d, x + d);
+      if (!rest) continue;
+      float last[2][LANES] = {};
+      std::copy_n(g + whole, rest, last[0]), std::copy_n(x + whole, rest, last[1]);
+      change(last[0], last[1]);
+      std::copy_n(last[0], rest, g + whole);
     }
   }
 
@@ -225,7 +181,7 @@ void forward(Head& h, const Heads& out) {
       for (int r = 0; r < ROWS; r++)
         for (int half = 0; half < 2; half++) {
           const vec s = tile.at[r][half];
-          store(h.strip + r * h.padded + panel + half * LANES, s / (1.0f + exponential(-s)));
+          store(h.strip + r * h.padded + panel + half * LANES, s * sigmoid(s));
         }
     }
     h.product(out, 1.0f / h.batch.divisor, h.strip, h.v, row, row + ROWS);
@@ -261,9 +217,9 @@ struct Backward {
       const int64_t at = row % PANEL * h.padded + panel;
       for (int r = 0; r < ROWS; r++)
         for (int half = 0; half < 2; half++) {
-          const vec s = tile.at[r][half], sigmoid = 1.0f / (1.0f + exponential(-s));
-          store(h.strip + at + r * h.padded + half * LANES, s * sigmoid);
-          tile.at[r][half] = sigmoid * (1.0f + s * (1.0f - sigmoid));
+          const vec s = tile.at[r][half], share = sigmoid(s);
+          store(h.strip + at + r * h.padded + half * LANES, s * share);
+          tile.at[r][half] = silu_slope(s, share);
         }
       multiply(grad, out + row * h.wide, h.wide, 1, v_panels + panel * h.wide, PANEL, h.batch.width);
       for (int r = 0; r < ROWS; r++)
@@ -308,7 +264,8 @@ struct Backward {
 
   void run(Head& h, const Heads& grad, const Gradients& to, int64_t sequence) {
     const int64_t end = up(h.length, PANEL);
-    h.rows(out, grad, 1.0f / h.batch.divisor);
+    h.rows(out, grad);
+    h.scale(out, end * h.wide, 1.0f / h.batch.divisor);
     h.panels(v_panels, h.v);
     std::memset(sum_k, 0, sizeof(float) * end * h.wide), std::memset(sum_v, 0, sizeof(float) * end * h.wide);
     std::fill(diagonals, diagonals + h.zero + 2 * PANEL, 0.0f);
@@ -371,6 +328,8 @@ int hstu_backward(const Batch* batch, const Heads* q, const Heads* k, const Head
       const int64_t sequence = batch->order[item / batch->heads];
       head.begin(sequence, item % batch->heads, *q, *k, *v);
       backward.run(head, *grad, *to, sequence);
+      if (!batch->activates) continue;
+      head.through_activation(to->q, *q), head.through_activation(to->k, *k), head.through_activation(to->v, *v);
     }
   });
 }

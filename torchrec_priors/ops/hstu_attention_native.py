@@ -8,6 +8,7 @@ time.
 """
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 # The least number of multiplications for which another thread is worth waking.
 _ENOUGH = 1 << 21
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# Queries, keys, values, biases of distances, biases of times, offsets, and times.
+Saved = tuple[Tensor | None, ...]
 
 
 def has_native(q_NHD: Tensor) -> bool:
@@ -50,7 +54,7 @@ def hstu_attention_native(
     saved = (q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1.contiguous(), time_N)
     # Requests need no gradients. Without autograd, the call of a short history takes half the time.
     if not torch.is_grad_enabled():
-        return _forward(saved, divisor, alpha)
+        return attend(saved, divisor, alpha)
     out_NHD: Tensor = _Attention.apply(*saved, divisor, alpha)
     return out_NHD
 
@@ -96,6 +100,7 @@ class _Batch(ctypes.Structure):
         ("alpha", ctypes.c_float),
         ("divisor", ctypes.c_float),
         ("threads", ctypes.c_int64),
+        ("activates", ctypes.c_int64),
     )
 
 
@@ -105,7 +110,7 @@ class _Inputs:
     It holds the tensors, so that the kernel's pointers to them stay valid.
     """
 
-    def __init__(self, saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> None:
+    def __init__(self, saved: Saved, divisor: float, alpha: float, activates: bool) -> None:
         q, k, v, bias_HL, bias_HC, offsets_B1, time_N = saved
         assert bias_HL is not None
         assert offsets_B1 is not None
@@ -139,6 +144,7 @@ class _Inputs:
             alpha,
             divisor,
             min(torch.get_num_threads(), 1 + multiplications // _ENOUGH),
+            activates,
         )
 
     def heads(self) -> list[Any]:
@@ -152,9 +158,15 @@ def _single(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _forward(saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> Tensor:
-    """Computes the attention of inputs in the order of `_Inputs`."""
-    inputs = _Inputs(saved, divisor, alpha)
+def attend(saved: Saved, divisor: float, alpha: float, activates: bool = False) -> Tensor:
+    """Computes the attention of inputs.
+
+    Args:
+        saved: see `Saved`.
+        divisor, alpha: as for `hstu_attention`.
+        activates: whether queries, keys and values are SiLU of the given tensors.
+    """
+    inputs = _Inputs(saved, divisor, alpha, activates)
     distances = inputs.bias_HL.shape[1]
     if inputs.batch.longest > distances:
         raise ValueError(
@@ -171,6 +183,51 @@ def _forward(saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> 
         ctypes.byref(_Heads.of(out_NHD)),
     )
     return out_NHD.to(v_NHD.dtype)
+
+
+def attend_backward(
+    saved: Saved,
+    divisor: float,
+    alpha: float,
+    grad_NHD: Tensor,
+    to: Sequence[Tensor],
+    activates: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Computes the gradients of `attend`.
+
+    Args:
+        saved, divisor, alpha, activates: as for `attend`.
+        grad_NHD: the gradient of the result.
+        to: float32 tensors, to which the gradients of queries, keys and values are written.
+
+    Returns:
+        The gradients of the biases of distances and of times.
+    """
+    q_NHD, _, _, bias_HL, bias_HC, *_ = saved
+    assert q_NHD is not None
+    assert bias_HL is not None
+    inputs = _Inputs(saved, divisor, alpha, activates)
+
+    grad_bias_HN = torch.empty(q_NHD.shape[1], len(q_NHD))
+    grad_time_BHC = None
+    if bias_HC is not None:
+        grad_time_BHC = torch.zeros(
+            inputs.batch.sequences, len(bias_HC), TIME_BUCKETS, dtype=torch.float64
+        )
+    out = _Gradients(
+        *(_Heads.of(x) for x in to),
+        grad_bias_HN.data_ptr(),
+        None if grad_time_BHC is None else grad_time_BHC.data_ptr(),
+    )
+
+    grad_NHD = _single(grad_NHD)
+    grad = ctypes.byref(_Heads.of(grad_NHD))
+    _call("hstu_backward", ctypes.byref(inputs.batch), *inputs.heads(), grad, ctypes.byref(out))
+
+    grad_HL = _by_distance(grad_bias_HN, inputs, bias_HL)
+    if grad_time_BHC is None or bias_HC is None:
+        return grad_HL, None
+    return grad_HL, grad_time_BHC.sum(0).to(bias_HC.dtype)
 
 
 class _Attention(torch.autograd.Function):
@@ -192,41 +249,17 @@ class _Attention(torch.autograd.Function):
         ctx.divisor = divisor
         ctx.alpha = alpha
 
-        return _forward(saved, divisor, alpha)
+        return attend(saved, divisor, alpha)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         # `saved_tensors` is read only once: with checkpointing, each read recomputes the tensors.
         saved = ctx.saved_tensors
-        q_NHD, _, _, bias_HL, bias_HC, *_ = saved
-        inputs = _Inputs(saved, ctx.divisor, ctx.alpha)
-
-        grad_q, grad_k, grad_v = (torch.empty(q_NHD.shape) for _ in range(3))
-        grad_bias_HN = torch.empty(q_NHD.shape[1], len(q_NHD))
-        grad_time_BHC = None
-        if bias_HC is not None:
-            grad_time_BHC = torch.zeros(
-                inputs.batch.sequences, len(bias_HC), TIME_BUCKETS, dtype=torch.float64
-            )
-        out = _Gradients(
-            *(_Heads.of(x) for x in (grad_q, grad_k, grad_v)),
-            grad_bias_HN.data_ptr(),
-            None if grad_time_BHC is None else grad_time_BHC.data_ptr(),
-        )
-
-        grad_NHD = _single(grads[0])
-        grad = ctypes.byref(_Heads.of(grad_NHD))
-        _call("hstu_backward", ctypes.byref(inputs.batch), *inputs.heads(), grad, ctypes.byref(out))
-
-        return (
-            *(x.to(q_NHD.dtype) for x in (grad_q, grad_k, grad_v)),
-            _by_distance(grad_bias_HN, inputs, bias_HL),
-            None
-            if grad_time_BHC is None or bias_HC is None
-            else grad_time_BHC.sum(0).to(bias_HC.dtype),
-            *(None,) * 4,
-        )
+        q_NHD = saved[0]
+        to = [torch.empty(q_NHD.shape) for _ in range(3)]
+        by_biases = attend_backward(saved, ctx.divisor, ctx.alpha, grads[0], to)
+        return (*(x.to(q_NHD.dtype) for x in to), *by_biases, *(None,) * 4)
 
 
 def _by_distance(grad_bias_HN: Tensor, inputs: _Inputs, bias_HL: Tensor) -> Tensor:

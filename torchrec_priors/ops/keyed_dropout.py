@@ -94,6 +94,16 @@ def keyed_dropout(x_ND: Tensor, keys: DropoutKeys | None, salt: int, p: float) -
         out: Tensor = _Dropped.apply(x_ND.flatten(1), key_N, hashed_salt(salt), p)
         return out.view(x_ND.shape)
 
+    keep_ND = dropout_mask(x_ND, keys, salt, p)
+    assert keep_ND is not None
+    return x_ND * keep_ND.to(x_ND.device)
+
+
+def dropout_mask(x_ND: Tensor, keys: DropoutKeys | None, salt: int, p: float) -> Tensor | None:
+    """Returns what `keyed_dropout` multiplies x with on a CPU; None if it does not change x."""
+    if keys is None or p == 0.0:
+        return None
+
     keep = torch.empty(x_ND.shape, dtype=x_ND.dtype)
     generator = torch.Generator()
     start = 0
@@ -102,8 +112,7 @@ def keyed_dropout(x_ND: Tensor, keys: DropoutKeys | None, salt: int, p: float) -
         keep[start : start + length].bernoulli_(1.0 - p, generator=generator)
         start += length
     assert start == len(x_ND), "keys and tokens differ"
-
-    return x_ND * keep.to(x_ND.device).div_(1.0 - p)
+    return keep.div_(1.0 - p)
 
 
 class _Dropped(torch.autograd.Function):

@@ -60,8 +60,9 @@ def load_native(source: Path) -> ctypes.CDLL | None:
 
 def _library(source: Path, compiler: str) -> ctypes.CDLL:
     """Returns the kept library if it is complete and private; otherwise compiles it."""
+    headers = (header.read_text() for header in sorted(source.parent.glob("*.h")))
     key = hashlib.sha256(
-        "\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()
+        "\0".join((source.read_text(), *headers, compiler, *_FLAGS, _machine())).encode()
     ).hexdigest()
     folder = _private_folder()
     if folder is None:  # the library is not kept

@@ -11,8 +11,9 @@ has N tokens with d numbers each. For backward, a layer keeps these bytes per nu
     + b      the input of the last projection
 
 Here b is 4 bytes, or 2 in bf16. c equals b, except that c is 4 bytes on GPUs, where autocast
-normalises in fp32. The sum is 56 bytes in fp32, 36 in bf16 on a GPU, and 30 in bf16 on a CPU. With
-`recompute` a layer keeps only its input, and backward needs the bytes of one layer in addition.
+normalises in fp32. The sum is 56 bytes in fp32, 36 in bf16 on a GPU, and 30 in bf16 on a CPU. In
+fp32 on a CPU, `hstu_layer_native.py` keeps 32 bytes, and 4 for dropout. With `recompute` a layer
+keeps only its input, and backward needs the bytes of one layer in addition.
 
 A part has P queries, M positives and, for each token, adapters above the last one with U d numbers
 in all. The windows of the whole step have X items, and all ranks together have n negatives. The
@@ -140,6 +141,8 @@ class Activations:
 
     def layer_bytes(self, device: str) -> int:
         """Returns the bytes that a layer keeps per number of a token, including its input."""
+        if self._is_fused(device):
+            return _FLOAT * (9 if self.dropout else 8)
         narrow = _FLOAT
         if self.precision == "bf16":
             narrow = 2
@@ -149,6 +152,10 @@ class Activations:
             normed = _FLOAT
         dropout = normed if self.dropout else 0
         return _FLOAT + 9 * narrow + 2 * normed + dropout + narrow
+
+    def _is_fused(self, device: str) -> bool:
+        """Returns whether a layer is computed by kernels for CPUs (`hstu_layer_native.py`)."""
+        return device == "cpu" and self.precision == "fp32"
 
     def _layers(self, part: int, dim: int, device: str, layers: int) -> int:
         """Returns the bytes that some layers keep, with the dropout before them."""
@@ -219,6 +226,8 @@ class Activations:
         alive = 15
         if device == "cuda" and self.precision == "bf16":
             alive = 10
+        if self.recompute and self._is_fused(device):
+            alive = 17  # the results of two layers are computed again
         if self.recompute:
             above = self._layers(part, dim, device, self.layers)
             return above + part * dim * _FLOAT * alive
