@@ -10,8 +10,9 @@ number that is added to the logit of j (see `NegativeSets`). A query's negatives
 item set and those that all queries share, except negatives that are hidden from the query. An id is
 the number of a row in the item table. The copies of a positive are the negatives with its id.
 
-`softmax_blocks.py` computes it block by block. On a GPU, kernels do the same for all item sets at
-once (`SOFTMAX`).
+On a CPU, a C++ kernel computes it (`in_group_softmax_native.py`); without a compiler,
+`softmax_blocks.py` does, block by block. On a GPU, kernels do the same for all item sets at once
+(`SOFTMAX`).
 
 Shapes: P queries sorted by item set; M positives sorted by query; X item vectors, from which
 positives are taken; S item sets; n negatives in all, one set after another, the shared ones last.
@@ -31,6 +32,10 @@ from torchrec_priors.ops.in_group_sets import (
     QuerySets,
     WeighedPositives,
     own_copies,
+)
+from torchrec_priors.ops.in_group_softmax_native import (
+    has_native_softmax,
+    in_group_softmax_native,
 )
 from torchrec_priors.ops.ranges import numbers
 from torchrec_priors.ops.softmax_blocks import HEAVY, Blocks
@@ -193,8 +198,6 @@ def _by_blocks(
 ) -> _Computed:
     """Computes losses and gradients, one block of queries after another."""
     query_counts_S = sets.counts() if isinstance(sets, QuerySets) else sets
-    widest = max(negatives.counts_S) + negatives.shared
-    blocks = Blocks(positives.item_Xd, negatives.vectors_nd, negatives, with_grads, widest=widest)
     counts_S = torch.tensor(query_counts_S, device=query_Pd.device)
     set_M = numbers(counts_S)[positives.query_M]
 
@@ -209,10 +212,22 @@ def _by_blocks(
     if len(heavy):
         light = torch.nonzero(~heavy_M)[:, 0]
 
+    of_light = positives.chosen(light)
+    of_light_and_sets = (query_Pd, query_counts_S, of_light, copies_M[light])
+    if has_native_softmax(query_Pd, negatives):
+        nll_l, grad_Pd, grad_item_Xd, grad_vectors_nd = in_group_softmax_native(
+            *of_light_and_sets, negatives, hidden, with_grads
+        )
+        if not len(heavy):
+            return nll_l, grad_Pd, grad_item_Xd, grad_vectors_nd
+        blocks = _blocks(positives, negatives, with_grads)
+        blocks.grad_item_Xd = grad_item_Xd
+        blocks.grad_vectors_nd = grad_vectors_nd
+    else:
+        blocks = _blocks(positives, negatives, with_grads)
+        nll_l, grad_Pd = blocks.run(*of_light_and_sets, hidden)
     nll_M = query_Pd.new_empty(len(positives))
-    nll_M[light], grad_Pd = blocks.run(
-        query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
-    )
+    nll_M[light] = nll_l
 
     # For a positive with heavy copies (see `HEAVY`), the query's sum is computed again, without
     # the copies.
@@ -231,6 +246,12 @@ def _by_blocks(
         if blocks.with_grads:
             grad_Pd.index_add_(0, chosen.query_M, grad_Hd)
     return nll_M, grad_Pd, blocks.grad_item_Xd, blocks.grad_vectors_nd
+
+
+def _blocks(positives: WeighedPositives, negatives: NegativeSets, with_grads: bool) -> Blocks:
+    """Returns what computes the losses block by block."""
+    widest = max(negatives.counts_S) + negatives.shared
+    return Blocks(positives.item_Xd, negatives.vectors_nd, negatives, with_grads, widest=widest)
 
 
 def _of_sets(

@@ -28,7 +28,7 @@ from torch import Tensor
 from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, own_copies
 from torchrec_priors.ops.ranges import ranges
-from torchrec_priors.ops.softmax_blocks import HEAVY, Blocks, nll
+from torchrec_priors.ops.softmax_blocks import HEAVY, Blocks, logits_are_safe, nll
 
 # A block has this many times as many logits as one of an in-group softmax: its products are for one
 # item set at a time, and are too small otherwise.
@@ -329,7 +329,7 @@ class _JointBlocks(Blocks):
         largest_bias = 0.0
         if len(query_Pd):
             largest_bias = float(queries.bias_P.abs().amax())
-        safe = self._logits_are_safe(query_Pd, largest_bias)
+        safe = logits_are_safe(query_Pd, self.negatives, largest_bias)
 
         for block, pools in self._row_blocks(queries):
             own_id_r = None if own_id_R is None else own_id_R[block]

@@ -125,7 +125,7 @@ class Blocks:
         sum_P, top_P = query_Pd.new_empty(2, len(query_Pd))
         # Whether the positive has negatives other than copies of itself.
         has_others_M = torch.empty_like(score_M, dtype=torch.bool)
-        safe = self._logits_are_safe(query_Pd)
+        safe = logits_are_safe(query_Pd, self.negatives)
 
         for block in self._blocks(counts_S, positives.query_M):
             rows = block.rows
@@ -250,23 +250,6 @@ class Blocks:
             first += width
         grad_rd.mul_(by_sum_r1)
 
-    def _logits_are_safe(self, query_Pd: Tensor, largest_bias: float = 0.0) -> bool:
-        """Returns True if all logits are so small that no exponential can overflow.
-
-        `largest_bias` is the largest absolute value of what else is added to logits.
-
-        On a GPU this is not checked, because the host would have to wait for the device. The result
-        is then False.
-        """
-        if on_gpu(query_Pd) or not len(query_Pd) or not len(self.vectors_nd):
-            return False
-
-        longest_query = float(torch.linalg.vector_norm(query_Pd, dim=1).amax())
-        longest_vector = float(torch.linalg.vector_norm(self.vectors_nd, dim=1).amax())
-        shifts_n = self.negatives.shifts_n
-        largest_shift = 0.0 if shifts_n is None else float(shifts_n.abs().amax())
-        return longest_query * longest_vector + largest_shift + largest_bias <= _SAFE
-
     def _exp(
         self,
         query_rd: Tensor,
@@ -284,7 +267,7 @@ class Blocks:
             columns: the negatives of the block.
             own_id_r: for each query, the id to leave out; None to leave out none.
             cells: (row, column) of all hidden negatives; None if there are none.
-            safe: see `_logits_are_safe`.
+            safe: see `logits_are_safe`.
 
         Returns:
             The exponentials, [r, c], which are 0 for negatives that are left out or hidden; and
@@ -354,6 +337,25 @@ class Blocks:
 
             query += queries
             vector += vectors
+
+
+def logits_are_safe(query_Pd: Tensor, negatives: NegativeSets, largest_bias: float = 0.0) -> bool:
+    """Returns True if all logits are so small that no exponential can overflow.
+
+    `largest_bias` is the largest absolute value of what else is added to logits.
+
+    On a GPU this is not checked, because the host would have to wait for the device. The result is
+    then False.
+    """
+    vectors_nd = negatives.vectors_nd
+    if on_gpu(query_Pd) or not len(query_Pd) or not len(vectors_nd):
+        return False
+
+    longest_query = float(torch.linalg.vector_norm(query_Pd, dim=1).amax())
+    longest_vector = float(torch.linalg.vector_norm(vectors_nd, dim=1).amax())
+    shifts_n = negatives.shifts_n
+    largest_shift = 0.0 if shifts_n is None else float(shifts_n.abs().amax())
+    return longest_query * longest_vector + largest_shift + largest_bias <= _SAFE
 
 
 def pieces(number: int) -> Iterator[slice]:
