@@ -5,7 +5,7 @@
 # make test-slow  runs the tests that take longer
 # make test-campaigns  runs the tests that take many minutes or hours
 # make test-mutants  changes the core in 200 places, and looks whether a test notices
-# make test-extras  runs the tests that need Spark, S3, a browser, Redis, Triton, Kubernetes or Ray, in .venv-extras
+# make test-extras  runs the tests that need Spark, S3, a browser, Redis, Sphinx, Triton, Kubernetes or Ray, in .venv-extras
 # make check      runs formatter, linter, import layers and type checker
 # make format     runs the formatter and the linter's automatic repairs
 # make docs       builds the documentation site in site/, from README.md, docs/ and datasets/; a warning is an error
