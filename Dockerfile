@@ -36,6 +36,7 @@ ARG EXTRAS=
 COPY README.md LICENSE ./
 COPY datasets datasets
 COPY torchx_configs torchx_configs
+COPY tools/torchrec_priors_cpu.py tools/
 COPY torchrec_priors torchrec_priors
 RUN pip install ".${EXTRAS:+[$EXTRAS]}" \
     && pip check \

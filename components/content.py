@@ -23,6 +23,7 @@ def content(
     columns: str = "title",
     batch: int = 64,
     overwrite: bool = False,
+    threads: Optional[int] = None,
     j: str = "1x1",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -53,6 +54,8 @@ def content(
             separate several with commas.
         batch: encode: number of texts computed together.
         overwrite: Replace content of this name that was made otherwise.
+        threads: encode: the most threads with which each process computes. [cores, or
+            OMP_NUM_THREADS]
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
@@ -73,6 +76,7 @@ def content(
         columns=columns,
         batch=batch,
         overwrite=overwrite,
+        threads=threads,
     )
 
     return application(

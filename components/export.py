@@ -16,6 +16,7 @@ def export(
     out: str,
     data: Optional[str] = None,
     trust: bool = False,
+    threads: Optional[int] = None,
     j: str = "1x1",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -36,6 +37,7 @@ def export(
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
+        threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
@@ -51,6 +53,7 @@ def export(
         out=out,
         data=data,
         trust=trust,
+        threads=threads,
     )
 
     return application(

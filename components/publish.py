@@ -20,6 +20,7 @@ def publish(
     canary: Optional[str] = None,
     data: Optional[str] = None,
     trust: bool = False,
+    threads: Optional[int] = None,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
     cpu: int = 2,
@@ -47,6 +48,7 @@ def publish(
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
+        threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
         cpu: Cores.
@@ -64,6 +66,7 @@ def publish(
         canary=canary,
         data=data,
         trust=trust,
+        threads=threads,
     )
 
     return application(

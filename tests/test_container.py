@@ -44,6 +44,21 @@ def test_everything_copied_is_there_and_is_not_ignored(instructions):
     assert os.readlink(REPOSITORY / ".torchxignore") == ".dockerignore"
 
 
+def test_everything_that_the_wheel_contains_is_copied_before_it_is_built(instructions):
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    build = next(
+        number for number, (_, arguments) in enumerate(instructions) if 'install ".$' in arguments
+    )
+    copied = {
+        source
+        for name, arguments in instructions[:build]
+        if name == "COPY"
+        for source in arguments.split()[:-1]
+    }
+    assert {*wheel["packages"], *wheel["force-include"]} <= copied
+
+
 def test_sources_change_no_layer_of_dependencies(instructions):
     copies = [
         number

@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 
+from torchrec_priors.apps.content import Action, content
+from torchrec_priors.apps.publish import publish
 from torchrec_priors.apps.threads import use_threads
 from torchrec_priors.errors import UserError
 
@@ -19,7 +21,19 @@ def _threads_of_before():
 
 
 @pytest.mark.parametrize(
-    "app", ["bench", "evaluate", "experiment", "plan", "recommend", "serve", "train"]
+    "app",
+    [
+        "bench",
+        "content",
+        "evaluate",
+        "experiment",
+        "export",
+        "plan",
+        "publish",
+        "recommend",
+        "serve",
+        "train",
+    ],
 )
 def test_apps_that_compute_have_the_option(app):
     function = getattr(importlib.import_module(f"torchrec_priors.apps.{app}"), app)
@@ -58,3 +72,38 @@ def test_a_busy_machine_is_said_where_threads_would_wait(
         assert said[0].startswith("this machine is busy (load 2.4, cores 2): ")
         assert "--threads 1" in said[0]
         assert "\n" not in said[0]
+
+
+class _AskedFor(Exception):  # noqa: N818
+    """What `use_threads` was called with; the app is not needed further."""
+
+
+@pytest.mark.parametrize("app", ["content", "export", "publish"])
+def test_they_compute_with_it(app, small_data, tmp_path, monkeypatch):
+    options = {
+        "content": {
+            "action": Action.ENCODE,
+            "data": str(small_data),
+            "name": "text",
+            "model": tmp_path,
+        },
+        "export": {"run": "run", "out": tmp_path / "out"},
+        "publish": {"run": "run", "to": tmp_path / "to"},
+    }[app]
+    module = importlib.import_module(f"torchrec_priors.apps.{app}")
+
+    def stop(threads):
+        raise _AskedFor(threads)
+
+    monkeypatch.setattr(module, "use_threads", stop)
+    with pytest.raises(_AskedFor, match="3"):
+        getattr(module, app)(**options, threads=3)
+    with pytest.raises(UserError, match="--threads must be in"):
+        getattr(module, app)(**options, threads=0)
+
+
+def test_where_nothing_is_computed_it_is_refused(small_data, tmp_path):
+    with pytest.raises(UserError, match="--threads is not an option of content add"):
+        content(Action.ADD, str(small_data), "text", vectors=tmp_path / "v.npy", threads=3)
+    with pytest.raises(UserError, match="--threads: it needs --run"):
+        publish(tmp_path, version="one", threads=3)

@@ -1,6 +1,8 @@
 """Trackers show the curves of `metrics.jsonl`, on rank 0, and never end a training."""
 
+import json
 import logging
+import struct
 import threading
 
 import pytest
@@ -91,6 +93,46 @@ def test_mlflow_shows_the_same_curve_as_tensorboard_also_after_resuming(small_da
     assert parameters["model.dim"] == "8"
     assert parameters["data.name"] == "movielens"
     assert status == "FINISHED"
+
+
+def _on_wandb(folder):
+    """The curves in the file of an offline run: records in blocks, as in a log of LevelDB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    content = file.read_bytes()
+    curves = {}
+    place = 7  # the length of the file's header, and of a part's
+    record = b""
+    while place + 7 <= len(content):
+        left_in_block = 32_768 - place % 32_768
+        if left_in_block < 7:
+            place += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        place += 7 + length
+        record += content[place - length : place]
+        if kind in (2, 3):  # the first part, or one in the middle
+            continue
+        history = Record.FromString(record).history
+        record = b""
+        values = {item.key or "/".join(item.nested_key): item.value_json for item in history.item}
+        for name, value in values.items():
+            curves[name, history.step.num] = json.loads(value)
+    return curves
+
+
+def test_wandb_shows_the_same_curve_as_tensorboard(small_data, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="Weights & Biases is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    trackers = [f"tensorboard:{tmp_path / 'board'}", "wandb:shop"]
+    tp.train(VALUES, small_data, tmp_path / "run", track=trackers)
+
+    board = _on_tensorboard(tmp_path / "board/run")
+    curves = {key: value for key, value in _on_wandb(tmp_path).items() if key in board}
+    assert curves == pytest.approx(board, rel=1e-6)
+    assert ("validation/ndcg@10", 4) in curves
 
 
 class _Noting:

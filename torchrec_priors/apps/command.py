@@ -18,7 +18,7 @@ from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.common.limits import whole_number
 from torchrec_priors.common.out_of_memory import out_of_memory
-from torchrec_priors.common.progress import stages
+from torchrec_priors.common.progress import print_line, stages
 from torchrec_priors.common.system_errors import naming
 from torchrec_priors.common.system_errors import one_line as explain
 from torchrec_priors.errors import (
@@ -116,13 +116,17 @@ def run(
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Imports of PyTorch and TorchRec are in this block, which says so if they take long.
+    """Imports of PyTorch and TorchRec are in this block, which says so.
 
     An app imports them when it runs, so that its help and completion are fast. All ranks import
-    them, and rank 0 prints.
+    them, and rank 0 prints: under a launcher at once, because it has taken seconds to start, and
+    otherwise only if the imports take long.
     """
+    doing = "starting PyTorch and TorchRec"
+    if os.environ.get("RANK") == "0":
+        print_line(doing)
     with stages(_STARTING_EVERY, shown=_leads()) as report:
-        report("starting PyTorch and TorchRec")
+        report(doing)
         yield
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.progress import stages
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.content.add import add_vectors, counted
@@ -65,17 +66,19 @@ def content(
         bool,
         Option("--overwrite", help="Replace content of this name that was made otherwise."),
     ] = False,
+    threads: Annotated[int | None, Option(help=f"encode: t{THREADS[1:]}")] = None,
 ) -> None:
     """Adds vectors that describe items to a prepared data set.
 
     `encode` shares the work among all ranks of a launcher (torchrun, TorchX), continues after a
     kill, and encodes no text again that the same model has encoded before.
     """
+    check_threads(threads)
     prepared = PreparedData(data)
     if action == Action.ADD:
         if vectors is None:
             raise UserError("content add needs the file of the vectors: --vectors FILE")
-        _refuse("add", {"--model": model is not None})
+        _refuse("add", {"--model": model is not None, "--threads": threads is not None})
         launch = read_launch()
         if launch is not None and launch.world > 1:
             raise UserError(
@@ -96,6 +99,7 @@ def content(
         },
     )
     names = [column.strip() for column in columns.split(",") if column.strip()]
+    use_threads(threads)
     _encode(prepared, name, model, names, batch, overwrite)
 
 

@@ -8,6 +8,7 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.progress import with_progress
 from torchrec_priors.serving.export import check_out
 from torchrec_priors.serving.export import export as write_export
@@ -22,13 +23,16 @@ def export(
         Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
+    threads: Annotated[int | None, Option(help=THREADS)] = None,
 ) -> None:
     """Writes the best checkpoint as plain files.
 
     Item vectors are written as Parquet with original ids, and other weights as safetensors.
     """
+    check_threads(threads)
     # A folder that cannot be written is rejected before the model is loaded.
     check_out(out)
+    use_threads(threads)
     with load_run(run, data, trust=trust) as loaded:
 
         def progress(blocks: Iterable[int], number: int) -> Iterable[int]:

@@ -7,6 +7,7 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.amounts import as_text
 from torchrec_priors.common.files import check_file
 from torchrec_priors.errors import UserError
@@ -51,15 +52,18 @@ def publish(
         Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
+    threads: Annotated[int | None, Option(help=THREADS)] = None,
 ) -> None:
     """Copies the best checkpoint, and what else serving reads, into a folder of versions.
 
     The version is loaded and tried out first. Services that follow the folder then use it.
     """
+    check_threads(threads)
     if run is None:
         if version is None:
             raise UserError("--run: it is missing: name the folder of a trained run")
-        for option, given in (("--canary", canary), ("--data", data), ("--trust", trust)):
+        needs_run = {"--canary": canary, "--data": data, "--trust": trust, "--threads": threads}
+        for option, given in needs_run.items():
             if given:
                 raise UserError(f"{option}: it needs --run: a published version is not changed")
         published = publish_again(to, version, keep=keep)
@@ -68,6 +72,7 @@ def publish(
         if canary is not None:
             check_file(canary, "--canary")
             requests = read_requests(canary)
+        use_threads(threads)
         published = write_version(
             run, to, version, keep=keep, data=data, trust=trust, canary=requests
         )

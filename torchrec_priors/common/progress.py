@@ -149,7 +149,10 @@ class Lines:
 
 def print_line(text: str) -> None:
     """Prints a line to standard error at once, even if it is a pipe."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    if sys.stderr is not None:
+        # One call writes text and line break together, so that TorchX finds no half of a line.
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def in_clock_form(seconds: float) -> str:

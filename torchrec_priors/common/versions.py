@@ -38,7 +38,8 @@ def mismatch() -> str | None:
     found = ", ".join(f"{package} {number}" for package, number in installed.items())
     return (
         f"torchrec_priors needs {wanted}; found {found}. "
-        "Run `make install`, or install the pinned versions."
+        "In a clone, run `make install`. Elsewhere, `python -m torchrec_priors_cpu` installs the "
+        "builds for CPUs, and `pip install torchrec-priors` those for GPUs."
     )
 
 

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from torchrec_priors.common.files import write_json
 from torchrec_priors.common.own_code import remember
+from torchrec_priors.common.progress import stages
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.data.histories import Histories
@@ -134,26 +135,32 @@ class _Run:
         # The user has named these files in the configuration, so this user trusts them from now on.
         remember(config.own_files())
 
-        trained = folder.trained_on(config, data) if folder.was_started else None
-        self.trainer = Trainer(config, data, ranks, trained=trained)
-        self.built = self.trainer.built
-        self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
-        resumed = self.trainer.resume(self.checkpoints, init_from)
-        self.progress = resumed or Progress()
+        # On a large data set this takes minutes, for example to count the targets of each head.
+        with stages(shown=ranks.leads and seen_by.progress) as report:
+            report("building the model")
+            trained = folder.trained_on(config, data) if folder.was_started else None
+            self.trainer = Trainer(config, data, ranks, trained=trained)
+            self.built = self.trainer.built
+            self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
+            report("loading weights")
+            resumed = self.trainer.resume(self.checkpoints, init_from)
+            self.progress = resumed or Progress()
 
-        if trained is None:
-            self.ancestry = new_ancestry(config, data, ranks, init_from)
-        else:
-            self.ancestry = read_ancestry(folder)
-        self.leaks = None
-        if not config.training.fit_all:
-            self.leaks = self.ancestry.leaks(data, "validation", ranks)
-        self.trainer.prepare_batches()
+            report("reading what was trained on before")
+            if trained is None:
+                self.ancestry = new_ancestry(config, data, ranks, init_from)
+            else:
+                self.ancestry = read_ancestry(folder)
+            self.leaks = None
+            if not config.training.fit_all:
+                self.leaks = self.ancestry.leaks(data, "validation", ranks)
+            report("planning the batches")
+            self.trainer.prepare_batches()
 
-        # The first files are written only now, after everything has been checked.
-        if ranks.leads:
-            self._write_start(first_start=trained is None, init_from=init_from)
-        dist.barrier(ranks.side)
+            # The first files are written only now, after everything has been checked.
+            if ranks.leads:
+                self._write_start(first_start=trained is None, init_from=init_from)
+            dist.barrier(ranks.side)
 
         first_step = self.progress.step
         self.callbacks = seen_by.callbacks if ranks.leads else Callbacks()
