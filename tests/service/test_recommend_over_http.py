@@ -122,8 +122,8 @@ def test_a_strict_request_is_rejected(service, body, says):
 def test_any_text_is_safe_in_json():
     text = '"\\</script>\u2028é\U0001f600\x00\ud800'
     score = 0.1 + 0.2
-    item = Recommendation(text, text, score, text, {text: -score})
-    batched = Batched([Answer([item])], Served(text, None, 0.0), 0.0, 0.0, 1)
+    item = Recommendation(text, text, score, text, {text: -score}, text, -score)
+    batched = Batched([Answer([item], score_name=text)], Served(text, None, 0.0), 0.0, 0.0, 1)
     asked = Asked(Request(UserContext()), "none", True)
     for content in (
         one_answer(batched.outcomes[0], asked, batched, text, 0.0),
@@ -131,13 +131,17 @@ def test_any_text_is_safe_in_json():
     ):
         assert content.isascii()
         read = json.loads(content)
-        found = read.get("answers", [read])[0]["items"]
+        answer = read.get("answers", [read])[0]
+        assert answer["score_name"] == text
+        found = answer["items"]
         assert found == [
             {
                 "item_id": text,
                 "title": text,
                 "score": score,
                 "head": text,
+                "reason": text,
+                "head_score": -score,
                 "head_scores": {text: -score},
             }
         ]

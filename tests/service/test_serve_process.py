@@ -115,7 +115,8 @@ def _answers(port):
     for (_, one), other in zip(alone, answers, strict=True):
         assert one["items"] == other["items"]
     for item in answers[-1]["items"]:
-        assert item.pop("head_scores")
+        assert item.pop("reason").startswith("because ")
+        assert item.pop("head_score") in item.pop("head_scores").values()
     return [answer["items"] for answer in answers]
 
 

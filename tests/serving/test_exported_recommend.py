@@ -57,10 +57,13 @@ def _equal(found, expected):
     for one, other in zip(found, expected, strict=True):
         assert one.score == pytest.approx(other.score, abs=2e-5)
         assert one.head_scores == pytest.approx(other.head_scores, abs=2e-5)
-    assert (found.source, found.short, found.skipped) == (
+        assert one.head_score == pytest.approx(other.head_score, abs=2e-5)
+        assert one.reason == other.reason
+    assert (found.source, found.short, found.skipped, found.score_name) == (
         expected.source,
         expected.short,
         expected.skipped,
+        expected.score_name,
     )
 
 

@@ -1,4 +1,4 @@
-"""Adds a prior to a prepared data set: `tp.add_prior`, and the app `prior`."""
+"""Adds a prior to a prepared data set, or names its groups: `tp.add_prior`, `tp.name_groups`."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +10,7 @@ from torchrec_priors.common.progress import stages
 from torchrec_priors.common.scratch import scratch_folder
 from torchrec_priors.preparation.priors.add_prior import add_prior as write_prior
 from torchrec_priors.preparation.priors.add_prior import add_prior_there, check_free
+from torchrec_priors.preparation.priors.name_groups import name_groups as write_words
 from torchrec_priors.preparation.priors.request import PriorRequest
 from torchrec_priors.preparation.table.frames import Frame, write_frame
 from torchrec_priors.prepared.data_set import PreparedData
@@ -86,6 +87,26 @@ def add_prior(
         report = opened.enter_context(stages(shown=progress))
         make_prior(prepared, request, overwrite=overwrite, report=report)
     return PreparedData(prepared.folder)
+
+
+def name_groups(data: PreparedData | Path | str, name: str, words: str) -> PreparedData:
+    """Sets what the groups of a prior are called in the reasons of recommendations.
+
+    Args:
+        data: the prepared data set, or its folder or URI.
+        name: the name of the prior.
+        words: what a group is called, with `{}` in the place of its name, such as "{} films"; empty
+            for the usual words.
+
+    Returns:
+        The data set with the words. Runs that were trained before use them, too.
+
+    Raises:
+        UserError: there is no such prior, or the words have no `{}`.
+    """
+    folder = data.folder if isinstance(data, PreparedData) else PreparedData(str(data)).folder
+    write_words(folder, name, words)
+    return PreparedData(folder)
 
 
 def make_prior(

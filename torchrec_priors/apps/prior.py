@@ -13,6 +13,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.summary import prior_line
 from torchrec_priors.preparation.describe import prior_lines
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
+from torchrec_priors.preparation.priors.name_groups import name_groups
 from torchrec_priors.preparation.priors.remove_prior import remove_prior
 from torchrec_priors.preparation.priors.request import PriorRequest
 from torchrec_priors.prepared.data_set import PreparedData
@@ -24,6 +25,7 @@ class Kind(StrEnum):
     item = "item"
     list = "list"
     remove = "remove"
+    words = "words"
 
 
 class Weights(StrEnum):
@@ -39,7 +41,7 @@ def prior(
         Argument(
             help="graph: communities of items. user: communities of users, or groups from --by or "
             "--from. item: groups from --from. list: print the priors. remove: remove one that was "
-            "added."
+            "added. words: say what its groups are called in reasons that people read."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
@@ -112,11 +114,18 @@ def prior(
         str,
         Option(help="Memory for counting shared users or items; if it is full, the disk is used."),
     ] = MEMORY,
+    words: Annotated[
+        str | None,
+        Option(
+            help="words: what a group is called, with {} in the place of its name, such as '{} "
+            "films' or '{} shoppers'. An empty text brings the usual words back."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a prior of this name that was added before.")
     ] = False,
 ) -> None:
-    """Adds a prior to a prepared data set, lists its priors, or removes one.
+    """Adds a prior to a prepared data set, lists its priors, removes one, or names its groups.
 
     The groups of an added prior are communities found in the training log, the values of an
     attribute, or labels from a file of yours.
@@ -130,6 +139,16 @@ def prior(
         place = PreparedData(data).folder
         info = remove_prior(place, name)
         print(f"removed from {place}: {prior_line(info)}")
+        return
+
+    if (words is not None) != (kind is Kind.words):
+        raise UserError(
+            "--words says what the groups of a prior are called: write prior words --words '{} "
+            "films'"
+        )
+    if words is not None:
+        info = name_groups(PreparedData(data).folder, name, words)
+        print(prior_line(info))
         return
 
     request = PriorRequest(

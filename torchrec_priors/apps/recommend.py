@@ -23,7 +23,7 @@ from torchrec_priors.retrieval.item_filter import ItemFilter
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import Catalogue, listed
 from torchrec_priors.serving.levers import MOST_SHARES, Levers
-from torchrec_priors.serving.request import Recommendation, Request
+from torchrec_priors.serving.request import Answer, Recommendation, Request
 from torchrec_priors.serving.request_path import check_k
 from torchrec_priors.serving.run import LoadedRun
 from torchrec_priors.serving.user_context import UserContext
@@ -208,6 +208,7 @@ def _recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> 
     if as_json:
         content: dict[str, Any] = {"user_id": user, "items": [asdict(item) for item in answer]}
         content["source"] = answer.source
+        content["score_name"] = answer.score_name
         if answer.skipped:
             content["skipped"] = answer.skipped.counts()
         if loaded.never_found:
@@ -218,7 +219,7 @@ def _recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> 
         print(json.dumps(content, ensure_ascii=False, indent=1))
         return
 
-    _print_table(user, rows, answer.items, loaded.catalogue)
+    _print_table(user, rows, answer, loaded.catalogue)
     if answer.source == "popularity":
         print(
             "nothing is known about this user (no history, or only items that the model has not "
@@ -322,9 +323,7 @@ def _recommend_to_many(
             )
 
 
-def _print_table(
-    user: str | None, rows: np.ndarray, best: list[Recommendation], catalogue: Catalogue
-) -> None:
+def _print_table(user: str | None, rows: np.ndarray, answer: Answer, catalogue: Catalogue) -> None:
     who = "this history"
     if user is not None:
         who = f"user {_escaped(user)}"
@@ -333,13 +332,15 @@ def _print_table(
     for row in last:
         print(f"  {_escaped(catalogue.item_id(row))}  {_escaped(catalogue.title(row))}")
 
-    titles = [_escaped(item.title) for item in best]
+    print(f"score: {answer.score_name}")
+    titles = [_escaped(item.title) for item in answer]
     width = max(map(len, titles), default=0)
     print(f"{'':>4} {'item':>8}  {'title':<{width}}  {'score':>8}  because of")
-    for rank, (item, title) in enumerate(zip(best, titles, strict=True), 1):
+    for rank, (item, title) in enumerate(zip(answer, titles, strict=True), 1):
         item_id = _escaped(item.item_id)
-        reason = _escaped(_reason(item))
-        print(f"{rank:>4} {item_id:>8}  {title:<{width}}  {item.score:>8.3f}  {reason}")
+        heads = _escaped(_heads(item))
+        print(f"{rank:>4} {item_id:>8}  {title:<{width}}  {item.score:>8.3f}  {heads}")
+        print(f"{'':>15}{_escaped(item.reason)}")
 
 
 def _escaped(value: object) -> str:
@@ -364,17 +365,23 @@ def _print_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:
         )
 
 
-def _reason(item: Recommendation) -> str:
-    """Returns the name of an item's best head, and the next-best heads with their scores."""
+def _heads(item: Recommendation) -> str:
+    """Returns the name of an item's best head, and the next-best heads with their scores.
+
+    The best head's own score follows its name if it is not the score of the item.
+    """
     # Sorting is stable, so heads with equal scores keep their order.
     others = sorted(
         (head for head in item.head_scores if head != item.head),
         key=lambda head: -item.head_scores[head],
     )
     runners_up = [f"{head} {item.head_scores[head]:.2f}" for head in others[:_RUNNERS_UP]]
+    best = item.head
+    if item.head_score != item.score:
+        best += f" {item.head_score:.2f}"
     if not runners_up:
-        return item.head
-    return f"{item.head}  (then {', '.join(runners_up)})"
+        return best
+    return f"{best}  (then {', '.join(runners_up)})"
 
 
 def main() -> None:

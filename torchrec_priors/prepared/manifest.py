@@ -54,6 +54,9 @@ class PriorInfo:
             group's head may retrieve (the paper's Omega), if these are not simply its members.
         made_by: the settings of a prior that was added to the data set; empty for a prior that
             came with the raw files.
+        words: what a group is called in reasons for people, with `{}` in the place of its name,
+            such as "{} films"; empty for the usual words. It is not written to the file if it is
+            empty.
     """
 
     name: str
@@ -62,6 +65,7 @@ class PriorInfo:
     sizes: list[int]
     eligible: bool = False
     made_by: dict[str, Any] = field(default_factory=dict)
+    words: str = ""
 
     @property
     def grown_from(self) -> list[str]:
@@ -188,6 +192,9 @@ class Manifest:
         for name in ("grown", "content"):
             if not values[name]:
                 del values[name]
+        for prior in values["priors"]:
+            if not prior["words"]:
+                del prior["words"]
         for info in values["files"]:
             if not info["footer_sha256"]:
                 del info["footer_sha256"]

@@ -34,4 +34,4 @@ def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
     names = [f"all {number + 1}" for number in range(groups)]
     rows = np.repeat(np.arange(data.items), len(with_members))
     group = np.tile(with_members, data.items)
-    return ItemPrior(f"all:{argument}", names, rows, group, data.items)
+    return ItemPrior(f"all:{argument}", names, rows, group, data.items, kind="all")

@@ -15,18 +15,25 @@ from torchrec_priors.priors.prior import Memberships, Targets
 class EventPrior(nn.Module):
     """A prior whose groups are sets of event types, such as "viewed" or "rated with four stars"."""
 
+    kind = "event"
     restricts_items = True
     exclusive = True
     needs = ("events",)
 
     def __init__(
-        self, name: str, groups: list[str], of_events: Memberships, of_items: Memberships
+        self,
+        name: str,
+        groups: list[str],
+        of_events: Memberships,
+        of_items: Memberships,
+        words: str = "",
     ) -> None:
         """
         Args:
             groups: names of the groups, in the order of their numbers.
             of_events: the groups of each event code; every code has at least one.
             of_items: for each item, the groups that may retrieve it.
+            words: what a group is called in reasons for people (see `Prior`).
         """
         super().__init__()
         assert bool((of_events.starts.diff() > 0).all()), (
@@ -34,6 +41,7 @@ class EventPrior(nn.Module):
         )
         self.name = name
         self.groups = groups
+        self.words = words
         self.of_events = of_events
         self.of_items = of_items
 
@@ -64,4 +72,4 @@ def load(argument: str, data: PreparedData, horizon: int) -> EventPrior:
     of_events = Memberships.from_pairs(event, group, len(data.manifest.events))
     row, group = data.prior_pairs(f"{argument}.eligible", "item")
     of_items = Memberships.from_pairs(row, group, data.items)
-    return EventPrior(argument, info.groups, of_events, of_items)
+    return EventPrior(argument, info.groups, of_events, of_items, info.words)

@@ -17,6 +17,7 @@ class Interests(nn.Module):
     """
 
     name = "interests"
+    kind = "interests"
     restricts_items = False
 
     def __init__(self, number: int) -> None:

@@ -14,12 +14,23 @@ from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class ItemPrior(nn.Module):
-    """A prior whose groups are labels of items. An item may have several labels."""
+    """A prior whose groups are labels of items. An item may have several labels.
+
+    Attributes:
+        kind: "item", "graph" for communities, "random" or "all" for a control.
+    """
 
     restricts_items = True
 
     def __init__(
-        self, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int
+        self,
+        name: str,
+        groups: list[str],
+        item: np.ndarray,
+        group: np.ndarray,
+        items: int,
+        kind: str = "item",
+        words: str = "",
     ) -> None:
         """
         Args:
@@ -27,6 +38,8 @@ class ItemPrior(nn.Module):
             item, group: pairs of a row id and a group number. An item may be in several pairs. No
                 head recommends an item that is in no pair.
             items: the number of items in the data set.
+            kind, words: what the groups are, and what one is called in reasons for people (see
+                `Prior`).
 
         Raises:
             UserError: `item` and `group` have different lengths, or a pair has a row id or group
@@ -41,6 +54,8 @@ class ItemPrior(nn.Module):
                 raise UserError(f"prior '{name}': {what} {wrong} is not in [0, {end})")
         self.name = name
         self.groups = groups
+        self.kind = kind
+        self.words = words
         self.labels = Memberships.from_pairs(item, group, items)
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -65,5 +80,6 @@ def labels_of(name: str, data: PreparedData, kind: str) -> ItemPrior:
         name: the name of the prior.
         kind: the kind that the manifest must give for it.
     """
-    groups = prior_of_data(name, data, kind).groups
-    return ItemPrior(name, groups, *data.prior_pairs(name, "item"), data.items)
+    info = prior_of_data(name, data, kind)
+    item, group = data.prior_pairs(name, "item")
+    return ItemPrior(name, info.groups, item, group, data.items, kind, info.words)

@@ -120,6 +120,10 @@ class Prior(Protocol):
 
     A prior may also define the following attributes and methods:
 
+    kind: what the groups are, for reasons that people read (`serving/reasons.py`): "item", "graph",
+        "event", "user", "temporal", "random", "all" or "interests". See `kind_of`.
+    words: what a group is called in these reasons, with `{}` in the place of its name, such as
+        "{} films"; empty for the usual words.
     needs: a tuple of names from `NEEDS`, which says what `members` reads of the `Targets` in
         addition to items and offsets.
     groups_of_users(user_B): defined if each group serves only its own users. It returns (index
@@ -177,6 +181,18 @@ def needs_of(prior: Prior) -> tuple[str, ...]:
         if need not in NEEDS:
             raise UserError(f"prior '{prior.name}' needs '{need}': {nearest(need, NEEDS)}")
     return needs
+
+
+def kind_of(prior: object) -> str:
+    """Returns what the groups of a prior are; "" if its attributes do not show it."""
+    kind = getattr(prior, "kind", "")
+    if kind:
+        return str(kind)
+    if is_of_users(prior):
+        return "user"
+    if hasattr(prior, "groups_of_events"):
+        return "event"
+    return "item" if getattr(prior, "restricts_items", False) else ""
 
 
 def is_of_users(prior: object) -> bool:

@@ -56,15 +56,20 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
     names = [f"random {number + 1}" for number in range(groups)]
     if whole_number(like) is not None:
         rows = np.arange(data.items)
-        return ItemPrior(name, names, rows, draw(rows, seed_number, groups), data.items)
+        drawn = draw(rows, seed_number, groups)
+        return ItemPrior(name, names, rows, drawn, data.items, kind="random")
 
     # Users and items that were appended later are permuted separately (see `deal`).
     entity, group = labels_like(like, data)
     if prior_of_data(like, data, *LIKE).kind == "user":
         states = [*(int(state["users"]) for state in data.manifest.grown), data.users]
-        return UserPrior(name, names, deal(states, seed_number)[entity], group, data.users)
+        users = deal(states, seed_number)[entity]
+        prior = UserPrior(name, names, users, group, data.users)
+        prior.kind = "random"
+        return prior
     states = [*(int(state["items"]) for state in data.manifest.grown), data.items]
-    return ItemPrior(name, names, deal(states, seed_number)[entity], group, data.items)
+    items = deal(states, seed_number)[entity]
+    return ItemPrior(name, names, items, group, data.items, kind="random")
 
 
 def how_many(control: str, like: str, data: PreparedData) -> int:
@@ -149,6 +154,7 @@ def _permuted_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) 
     Every segment keeps its number of offsets.
     """
     prior.name = name
+    prior.kind = "random"
     prior.groups = [f"random {number + 1}" for number in range(len(prior.groups))]
     prior.segment_t = prior.segment_t[deal([horizon], seed)]
     return prior

@@ -22,6 +22,7 @@ class TemporalPrior(nn.Module):
     """
 
     name = "temporal"
+    kind = "temporal"
     restricts_items = False
     segment_t: Tensor
 

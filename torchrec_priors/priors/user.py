@@ -23,17 +23,25 @@ class UserPrior(nn.Module):
         most_groups: the largest number of groups that one user is in.
     """
 
+    kind = "user"
     restricts_items = False
     needs = ("users",)
 
     def __init__(
-        self, name: str, groups: list[str], user: np.ndarray, group: np.ndarray, users: int
+        self,
+        name: str,
+        groups: list[str],
+        user: np.ndarray,
+        group: np.ndarray,
+        users: int,
+        words: str = "",
     ) -> None:
         """
         Args:
             groups: names of the groups, in the order of their numbers.
             user, group: pairs of a user's number in file order and a group number.
             users: the number of users.
+            words: what a group is called in reasons for people (see `Prior`).
 
         Raises:
             UserError: a user is in no group.
@@ -41,6 +49,7 @@ class UserPrior(nn.Module):
         super().__init__()
         self.name = name
         self.groups = groups
+        self.words = words
         self.with_users = np.isin(np.arange(len(groups)), group)
         self.of_users = Memberships.from_pairs(user, group, users)
         counts = self.of_users.starts.diff()
@@ -71,4 +80,4 @@ class UserPrior(nn.Module):
 def load(argument: str, data: PreparedData, horizon: int) -> UserPrior:
     """Loads a user prior of the data set; `argument` is its name."""
     info = prior_of_data(argument, data, "user")
-    return UserPrior(argument, info.groups, *data.user_pairs(argument), data.users)
+    return UserPrior(argument, info.groups, *data.user_pairs(argument), data.users, info.words)

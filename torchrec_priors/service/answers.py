@@ -64,8 +64,8 @@ def _fields(answer: Answer, asked: Asked) -> str:
     skipped = json.dumps(answer.skipped.counts()) if answer.skipped else "{}"
     short = json.dumps(answer.short) if answer.short else "[]"
     return (
-        f'"source":"{answer.source}","items":[{items}],"skipped":{skipped},"short":{short},'
-        f'"state":"{asked.state}"'
+        f'"source":"{answer.source}","score_name":{quoted(answer.score_name)},"items":[{items}],'
+        f'"skipped":{skipped},"short":{short},"state":"{asked.state}"'
     )
 
 
@@ -80,7 +80,11 @@ def _item(item: Recommendation) -> str:
 
 def _explained(item: Recommendation) -> str:
     scores = [f"{quoted(name)}:{score!r}" for name, score in item.head_scores.items()]
-    return f'{_item(item)[:-1]},"head_scores":{{{",".join(scores)}}}}}'
+    own = "null" if item.head_score is None else repr(item.head_score)
+    return (
+        f'{_item(item)[:-1]},"reason":{quoted(item.reason)},"head_score":{own},'
+        f'"head_scores":{{{",".join(scores)}}}}}'
+    )
 
 
 def _error(error: UserError) -> str:

@@ -88,7 +88,9 @@ class AskedBody(Body):
     strict: bool = Field(
         False, description="Whether unknown things are errors. Otherwise they are skipped."
     )
-    explain: bool = Field(False, description="Whether items have the scores of all their heads.")
+    explain: bool = Field(
+        False, description="Whether items have a reason in words and the scores of all their heads."
+    )
 
 
 class RecommendBody(AskedBody):

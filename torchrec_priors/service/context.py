@@ -46,7 +46,7 @@ class Asked:
         request: the request to the model.
         state: "current" if the stored events of the user are in it; "none" if there are none to
             use; "unavailable" if they could not be read.
-        explain: whether the answer has the scores of all heads.
+        explain: whether the answer has reasons and the scores of all heads.
     """
 
     request: Request

@@ -48,6 +48,16 @@ class Item(Shape):
     title: str = Field(description="Title; empty if the item has none.")
     score: float = Field(description="Score by which the items are ordered.")
     head: str = Field(description="Name of the head that explains the item.")
+    reason: str = Field(
+        "",
+        description="With `explain`: why the item is recommended, in words, such as `because you "
+        "like Comedy (44 of the 272 items in your history)`.",
+    )
+    head_score: float | None = Field(
+        None,
+        description="With `explain`: the score that `head` itself gives. It differs from `score` "
+        "if the scores of heads are averaged or added up.",
+    )
     head_scores: dict[str, float] = Field(
         {}, description="With `explain`: the scores of all heads that may retrieve the item."
     )
@@ -66,6 +76,9 @@ class Found(Shape):
 
     source: Literal["model", "popularity"] = Field(
         description="`popularity` if nothing is known of the user."
+    )
+    score_name: str = Field(
+        description="What the scores are, such as `log-probability by the best head`."
     )
     items: list[Item]
     skipped: dict[str, int] = Field(

@@ -21,17 +21,19 @@ from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
+from torchrec_priors.priors.prior import is_of_users
 from torchrec_priors.priors.tree import GivenGroups
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.head_scores import head_scores
 from torchrec_priors.retrieval.item_filter import EVERYTHING, ItemFilter
 from torchrec_priors.retrieval.search_types import Found, Queries
-from torchrec_priors.serving.explained import Explainer
+from torchrec_priors.serving.explained import AskedFor, Explainer
 from torchrec_priors.serving.kept_queries import KeptQueries, joined, key_of
 from torchrec_priors.serving.known_users import KnownUser
 from torchrec_priors.serving.popular import PopularItems
 from torchrec_priors.serving.queries import ask_known, batch_of
-from torchrec_priors.serving.request import Answer
+from torchrec_priors.serving.request import Answer, Source
+from torchrec_priors.serving.score_names import score_name
 from torchrec_priors.serving.shares import Shares
 
 # Finds the k best items of users.
@@ -88,6 +90,12 @@ class Answering:
         self._popular = popular
         self._explainer = explainer
         self._kept = kept
+        levels = enumerate(finder.model.tree.levels)
+        self._user_levels = frozenset(number for number, level in levels if is_of_users(level))
+        self._score_names: dict[Source, str] = {
+            "model": self._score_name("model"),
+            "popularity": self._score_name("popularity"),
+        }
 
     def answer(
         self, requests: Sequence[PreparedRequest], threads: int = 1
@@ -247,7 +255,7 @@ class Answering:
         requests: list[PreparedRequest],
         listed: _Listed,
         scores: dict[int, Tensor],
-        source: str,
+        source: Source,
     ) -> list[Answer | UserError]:
         """Puts answers together.
 
@@ -269,10 +277,31 @@ class Answering:
             if closed_B[number] and request.bias_K is not None and not self._repeats(request):
                 answers.append(_only_closed_heads())
                 continue
-            items = self._explainer.explained(*parts, scores.get(number))
-            skipped = request.user.skipped
-            answers.append(Answer(items, source, skipped, listed.short[number]))  # type: ignore[arg-type]
+            user = AskedFor(source, request.user.history.items, self._known_levels(request.user))
+            items = self._explainer.explained(*parts, scores.get(number), user)
+            short = listed.short[number]
+            answers.append(
+                Answer(items, source, request.user.skipped, short, self._score_names[source])
+            )
         return answers
+
+    def _known_levels(self, user: KnownUser) -> frozenset[int]:
+        """Returns the levels of users of which the user's groups are known."""
+        if user.history.user >= 0:
+            return self._user_levels
+        return frozenset(user.groups)
+
+    def _score_name(self, source: Source) -> str:
+        """Returns what the scores of answers are."""
+        model = self._finder.model
+        return score_name(
+            self._finder.config,
+            heads=len(model.tree.item_set_K) + (model.repeat_head is not None),
+            score=model.score.kind,
+            calibrated=self._finder.calibrated,
+            joint=model.joint is not None,
+            source=source,
+        )
 
 
 def _found(

@@ -1,17 +1,34 @@
-"""Turns found items into recommendations with names, titles and the scores of the heads.
+"""Turns found items into recommendations with names, titles, reasons and scores of the heads.
 
 Shapes: K paths, S item sets, C candidates, k items of a user.
 """
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import Catalogue
-from torchrec_priors.serving.request import Recommendation
+from torchrec_priors.serving.reasons import Facts, Reasons
+from torchrec_priors.serving.request import Recommendation, Source
+
+
+@dataclass(frozen=True)
+class AskedFor:
+    """The user to whom items are recommended, as far as reasons need it.
+
+    Attributes:
+        source: what answers: the model, or popularity.
+        rows: the row ids of the history.
+        known_levels: the levels of users of which the user's groups are known.
+    """
+
+    source: Source
+    rows: np.ndarray
+    known_levels: frozenset[int] = frozenset()
 
 
 class Explainer:
@@ -27,6 +44,8 @@ class Explainer:
         """
         self._catalogue = catalogue
         self._heads = heads
+        self._reasons = Reasons(tree)
+        self._item_set_K = tree.item_set_K
         self._paths = len(tree.item_set_K)
 
         # The item sets of an item are found by the groups of its row id, which are kept for all
@@ -41,7 +60,12 @@ class Explainer:
         self._paths_of_set = _paths_of_sets(tree)
 
     def explained(
-        self, rows: list[int], scores: list[float], paths: list[int], score_kK: Tensor | None
+        self,
+        rows: list[int],
+        scores: list[float],
+        paths: list[int],
+        score_kK: Tensor | None,
+        user: AskedFor,
     ) -> list[Recommendation]:
         """Returns the recommendations of one user.
 
@@ -50,19 +74,51 @@ class Explainer:
             scores: their scores.
             paths: for each item, the path that contributed most; K for a repeat.
             score_kK: the scores of all paths; -inf if a path is closed to the user, or excluded by
-                the request. None if nobody wants them.
+                the request. None if nobody wants them, nor a reason.
+            user: the user.
         """
         if rows and rows[-1] < 0:
             rows = rows[: rows.index(-1)]
-        of_heads: list[dict[str, float]] = [{} for _ in rows]
-        if score_kK is not None:
-            of_paths = zip(rows, scores, paths, score_kK.tolist(), strict=False)
-            of_heads = [self._by_name(*of_item) for of_item in of_paths]
-
         heads = [self._heads[path] for path in paths]
-        columns = (self._catalogue.item_ids(rows), self._catalogue.titles_of(rows))
-        parts = zip(*columns, scores, heads, of_heads, strict=False)
+        columns = (self._catalogue.item_ids(rows), self._catalogue.titles_of(rows), scores, heads)
+        if score_kK is None:
+            return [Recommendation(*of_item, {}) for of_item in zip(*columns, strict=False)]
+
+        of_paths = zip(rows, scores, paths, score_kK.tolist(), strict=False)
+        of_heads = [self._by_name(*of_item) for of_item in of_paths]
+        own = [by_name[head] for by_name, head in zip(of_heads, heads, strict=False)]
+        reasons = self._in_words(rows, paths, user)
+        parts = zip(*columns, of_heads, reasons, own, strict=False)
         return list(itertools.starmap(Recommendation, parts))
+
+    def _in_words(self, rows: list[int], paths: list[int], user: AskedFor) -> list[str]:
+        """Returns the reasons for items; the arguments are those of `explained`."""
+        inside_S = None
+        reasons = []
+        for row, path in zip(rows, paths, strict=False):
+            if path == self._paths:
+                times = int((user.rows == row).sum())
+                reasons.append(self._reasons.of_repeat(Facts(times=times)))
+                continue
+            inside = 0
+            if self._reasons.counted_K[path] and user.source == "model":
+                if inside_S is None:
+                    inside_S = self._count(user.rows)
+                inside = inside_S[self._item_set_K[path]]
+            facts = Facts(user.source, len(user.rows), inside, known_levels=user.known_levels)
+            reasons.append(self._reasons.of_path(path, facts))
+        return reasons
+
+    def _count(self, rows: np.ndarray) -> list[int]:
+        """Returns for each item set how many items of a history are in it."""
+        first_N = self._first_entry[rows]
+        size_N = self._first_entry[rows + 1] - first_N
+        # Entry e of item n is at first_N[n] + e.
+        ends_N = np.cumsum(size_N)
+        offset = np.arange(size_N.sum()) - np.repeat(ends_N - size_N, size_N)
+        sets = self._set_of_entry[np.repeat(first_N, size_N) + offset]
+        counts: list[int] = np.bincount(sets, minlength=len(self._paths_of_set)).tolist()
+        return counts
 
     def _by_name(
         self, row: int, score: float, winner: int, of_paths: list[float]

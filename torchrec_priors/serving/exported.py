@@ -187,6 +187,7 @@ class Exported:
         )
         search = ExportedSearch(
             config=config.evaluation,
+            score=score.kind,
             joint=joint,
             hides_seen=not config.negatives.seen,
             tree=tree,

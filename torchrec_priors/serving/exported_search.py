@@ -6,7 +6,7 @@ for one user at a time. The scores of some items at a time are in memory.
 Shapes: K paths, I items, T items of a tile, R branches, d width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -23,10 +23,13 @@ from torchrec_priors.serving.catalogue import Catalogue
 from torchrec_priors.serving.exported_tree import ExportedTree
 from torchrec_priors.serving.head_names import HeadNames
 from torchrec_priors.serving.levers import Levers
+from torchrec_priors.serving.reasons import Facts, Reasons
 from torchrec_priors.serving.request import Answer, Recommendation
+from torchrec_priors.serving.score_names import score_name
 from torchrec_priors.serving.shares import Shares
 from torchrec_priors.serving.user_context import Skipped
 from torchrec_priors.settings.evaluation import RetrievalConfig
+from torchrec_priors.settings.model import ScoreKind
 
 _TILE = 1 << 16  # items whose scores are in memory at a time
 
@@ -54,6 +57,7 @@ class ExportedSearch:
     Attributes:
         config: the settings of the search. All items are used for calibration, even if
             `normaliser_rows` is above 0.
+        score: how a query and an item are compared (`model.score`).
         joint: whether all heads were trained in one softmax (`loss.softmax`).
         hides_seen: whether training left items of the history out of the negatives.
         tree: the prior tree.
@@ -66,6 +70,7 @@ class ExportedSearch:
     """
 
     config: RetrievalConfig
+    score: ScoreKind
     joint: bool
     hides_seen: bool
     tree: ExportedTree
@@ -114,7 +119,8 @@ class ExportedSearch:
             found, short = self._with_shares(asked, bias_K, k, levers, groups, item_filter)
         else:
             found = self._find(asked, bias_K, k, item_filter)
-        return Answer(self._explained(asked, bias_K, found), "model", skipped, short)
+        items = self._explained(asked, bias_K, found)
+        return Answer(items, "model", skipped, short, self._score_name())
 
     def _find(self, asked: Asked, bias_K: Tensor, k: int, item_filter: ItemFilter) -> Found:
         """Returns the k best items that a filter allows; the batch has one user."""
@@ -237,17 +243,32 @@ class ExportedSearch:
         score_Kk = asked.query_Kd @ self.vector_Id[rows].T + bias_K[:, None]
         score_Kk = score_Kk.masked_fill(~self.eligible_KI[:, rows], -torch.inf)
 
+        reasons = Reasons(self.tree)
         explained = []
         for place, row in enumerate(rows.tolist()):
             of_paths = score_Kk[:, place].tolist()
             open_paths = torch.nonzero(~torch.isneginf(score_Kk[:, place]))[:, 0].tolist()
+            winner = int(found.path_Bk[0, place])
+            inside = int(self.eligible_KI[winner, asked.rows].sum())
             explained.append(
                 Recommendation(
                     self.catalogue.item_id(row),
                     self.catalogue.title(row),
                     float(found.score_Bk[0, place]),
-                    self.tree.paths[int(found.path_Bk[0, place])].name,
+                    self.tree.paths[winner].name,
                     {self.tree.paths[path].name: of_paths[path] for path in open_paths},
+                    reasons.of_path(winner, Facts("model", len(asked.rows), inside)),
+                    of_paths[winner],
                 )
             )
         return explained
+
+    def _score_name(self) -> str:
+        """Returns what the scores are. All items are used for calibration."""
+        return score_name(
+            replace(self.config, normaliser_rows=0),
+            heads=len(self.tree.paths),
+            score=self.score,
+            calibrated=self.config.calibrated,
+            joint=self.joint,
+        )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrec_priors.priors.prior import is_of_users
+from torchrec_priors.priors.prior import is_of_users, kind_of
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.fusion import blocks
 
@@ -28,6 +28,8 @@ class ExportedLevel:
         restricts_items: whether its groups restrict the items that a head may retrieve.
         of_users: whether its groups are groups of users.
         group_K: the index of each path's group; -1 if the path does not go through the level.
+        kind, words: see `Prior`; an export of an earlier release has neither.
+        length: of a temporal prior, the number of offsets in a segment; otherwise 0.
     """
 
     name: str
@@ -35,6 +37,9 @@ class ExportedLevel:
     restricts_items: bool
     of_users: bool
     group_K: Tensor
+    kind: str
+    words: str
+    length: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class ExportedTree:
                 level["restricts_items"],
                 level["of_users"],
                 torch.tensor(level["group_of_head"]),
+                level.get("kind") or _kind_by_flags(level),
+                level.get("words", ""),
+                level.get("length", 0),
             )
             for level in about["levels"]
         ]
@@ -115,6 +123,9 @@ def described(tree: PriorTree) -> dict[str, Any]:
             "restricts_items": level.restricts_items,
             "of_users": is_of_users(level),
             "group_of_head": tree.groups_at(number).tolist(),
+            "kind": kind_of(level),
+            "words": getattr(level, "words", ""),
+            "length": getattr(level, "length", 0),
         }
         for number, level in enumerate(tree.levels)
     ]
@@ -125,3 +136,13 @@ def described(tree: PriorTree) -> dict[str, Any]:
         "block_of_head": blocks(tree).tolist(),
         "composition": tree.composition,
     }
+
+
+def _kind_by_flags(level: Mapping[str, Any]) -> str:
+    """Returns the kind of a level of which an earlier release says only what its groups restrict.
+
+    It is "" for a level that restricts neither users nor items, such as segments of time.
+    """
+    if level["of_users"]:
+        return "user"
+    return "item" if level["restricts_items"] else ""

@@ -26,8 +26,8 @@ class Request:
             if there is no history. Otherwise this is skipped and counted.
         deadline: the value of `time.monotonic()` after which nobody waits for the answer any more;
             None if there is none.
-        explain: whether each item comes with the scores of all heads. Otherwise `head_scores` is
-            empty, and the answer takes less time.
+        explain: whether each item comes with a reason and the scores of all heads. Otherwise
+            `reason` and `head_scores` are empty, and the answer takes less time.
     """
 
     context: UserContext
@@ -38,6 +38,10 @@ class Request:
     strict: bool = False
     deadline: float | None = None
     explain: bool = True
+
+
+# What answers: the model, or popularity if nothing is known of the user.
+Source = Literal["model", "popularity"]
 
 
 class LateError(UserError):
@@ -57,6 +61,10 @@ class Recommendation:
         head_scores: the scores of the paths that may retrieve the item for this user, by name.
             Boosts are included. Heads that may not be used in this request are not. It is empty
             if the request has `explain=False`.
+        reason: why the item is recommended, in words, such as "because you like Comedy (44 of the
+            272 items in your history)". It is empty if the request has `explain=False`.
+        head_score: the score that `head` itself gives. It differs from `score` if
+            `evaluation.fusion` is not `max`. None if the request has `explain=False`.
     """
 
     item_id: ItemId
@@ -64,6 +72,8 @@ class Recommendation:
     score: float
     head: str
     head_scores: dict[str, float]
+    reason: str = ""
+    head_score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +89,14 @@ class Answer(Sequence[Recommendation]):
         skipped: what the request named and the data set or the model lacks.
         short: the groups of `at_least` that have fewer items than demanded, because not enough of
             them may be recommended.
+        score_name: what the scores are, in words, such as "log-probability by the best head".
     """
 
     items: list[Recommendation]
-    source: Literal["model", "popularity"] = "model"
+    source: Source = "model"
     skipped: Skipped = field(default_factory=Skipped)
     short: tuple[str, ...] = ()
+    score_name: str = ""
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Answer):

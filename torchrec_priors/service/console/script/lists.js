@@ -9,6 +9,7 @@ class List {
     this.section = section;
     this.list = section.querySelector("ol");
     this.notes = section.querySelector(".notes");
+    this.scoreName = section.querySelector(".score-name");
     this.add = add;
     this.rows = new Map();
     this.items = [];
@@ -35,6 +36,7 @@ class List {
     this.rows = rows;
     if (focused && focused !== document.activeElement && this.list.contains(focused)) focused.focus({ preventScroll: true });
     if (!calm.matches) this.slide(before);
+    this.scoreName.textContent = answer.score_name ? `score: ${answer.score_name}` : "";
     this.note(answer);
   }
 
@@ -55,7 +57,7 @@ class List {
   row(key) {
     const parts = {
       rank: make("span", { class: "rank" }), move: make("span", { class: "move" }), title: make("span", { class: "title" }),
-      score: make("span", { class: "score" }), add: make("button", { class: "icon add" }, "+"),
+      score: make("span", { class: "score" }), reason: make("p", { class: "reason" }), add: make("button", { class: "icon add" }, "+"),
       why: make("button", { class: "why", "aria-expanded": "false" }), scores: make("div", { class: "scores", hidden: true }),
     };
     const row = { ...parts, element: make("li", { class: "rec" }, ...Object.values(parts)), item: null };
@@ -72,9 +74,11 @@ class List {
     row.rank.textContent = number(place + 1);
     row.title.replaceChildren(titleOf(item), " ", make("span", { class: "id" }, String(item.item_id)));
     row.score.textContent = fixed(item.score);
+    row.reason.textContent = item.reason ?? "";
     row.add.setAttribute("aria-label", `Add ${titleOf(item)} to the history`);
     const others = Object.entries(item.head_scores ?? {}).filter(([name]) => name !== item.head).sort(([, a], [, b]) => b - a);
-    const second = others.slice(0, 1).map(([name, score]) => `then ${name} ${fixed(score, 2)}`);
+    const own = (item.head_score ?? item.score) === item.score ? [] : [`alone ${fixed(item.head_score, 2)}`];
+    const second = [...own, ...others.slice(0, 1).map(([name, score]) => `then ${name} ${fixed(score, 2)}`)];
     const rest = others.length > 1 ? [more(others.length - 1)] : [];
     row.why.replaceChildren(make("b", {}, item.head), ...second.map((words) => make("span", { class: "then" }, words)), ...rest);
     // Where the list is narrow, less than this is in sight.

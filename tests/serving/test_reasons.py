@@ -1,0 +1,258 @@
+"""Reasons in words: what they say for every kind of prior, and that the data bears it out."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+
+from torchrec_priors import UserContext, load_run
+from torchrec_priors.config import parse
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.priors.name_groups import name_groups
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_prior
+from torchrec_priors.priors.prior import kind_of
+from torchrec_priors.serving.reasons import LIKED, Facts, Reasons
+from torchrec_priors.serving.request import Request
+from torchrec_priors.serving.score_names import score_name
+from torchrec_priors.settings.evaluation import RetrievalConfig
+
+HISTORY = [5, 50, 7]
+LEVELS = {
+    "genre": SimpleNamespace(name="genre", kind="item", restricts_items=True),
+    "mood": SimpleNamespace(name="mood", kind="item", restricts_items=True, words="{} films"),
+    "community": SimpleNamespace(name="community", kind="graph", restricts_items=True),
+    "gender": SimpleNamespace(name="gender", kind="user", restricts_items=False),
+    "segment": SimpleNamespace(
+        name="segment", kind="user", restricts_items=False, words="{} shoppers"
+    ),
+    "action": SimpleNamespace(name="action", kind="event", restricts_items=True),
+    "stars": SimpleNamespace(
+        name="stars", kind="event", restricts_items=True, words="a rating of {}"
+    ),
+    "halves": SimpleNamespace(name="temporal", kind="temporal", restricts_items=False, length=4),
+    "steps": SimpleNamespace(name="temporal", kind="temporal", restricts_items=False, length=1),
+    "random:genre": SimpleNamespace(name="random:genre", kind="random", restricts_items=True),
+    "interests": SimpleNamespace(name="interests", kind="interests", restricts_items=False),
+    "own": SimpleNamespace(name="own", restricts_items=False),
+    "own labels": SimpleNamespace(name="own", restricts_items=True),
+    "own users": SimpleNamespace(name="club", restricts_items=False, groups_of_users=None),
+}
+FOUR_OF_NINE = Facts(history=9, inside=4)
+KNOWN = frozenset({0, 1, 2})
+
+
+def _reason(path, facts):
+    """The reason of a path that goes through one group of each of some levels."""
+    levels = []
+    for name, group in path:
+        level = SimpleNamespace(**vars(LEVELS[name]))
+        level.groups = [group]
+        if level.name == "temporal":
+            level.groups = [""] * (group + 1)
+        levels.append(level)
+    numbers = [group if name in ("halves", "steps") else 0 for name, group in path]
+    tree = SimpleNamespace(
+        levels=levels, item_set_K=[0], groups_at=lambda number: torch.tensor([numbers[number]])
+    )
+    return Reasons(tree).of_path(0, facts)
+
+
+@pytest.mark.parametrize(
+    ("path", "facts", "says"),
+    [
+        ([], Facts(), "it fits your history"),
+        ([("genre", "Comedy")], FOUR_OF_NINE, "you like Comedy (4 of the 9 items in your history)"),
+        ([("genre", "Comedy")], Facts(history=1200, inside=LIKED - 1), "you have had Comedy before (2 of the 1,200 items in your history)"),
+        ([("genre", "Comedy")], Facts(history=9), "your history leads to Comedy, new to you"),
+        ([("genre", "{}")], FOUR_OF_NINE, "you like {} (4 of the 9 items in your history)"),
+        ([("mood", "dark")], FOUR_OF_NINE, "you like dark films (4 of the 9 items in your history)"),
+        ([("community", "Drama, War")], FOUR_OF_NINE, "you like the community “Drama, War” of items that the same people choose (4 of the 9 items in your history)"),
+        ([("genre", "Comedy"), ("mood", "dark")], FOUR_OF_NINE, "you like what belongs to Comedy and dark films at once (4 of the 9 items in your history)"),
+        ([("gender", "F")], Facts(known_levels=KNOWN), "it suits users of gender F like you"),
+        ([("gender", "F")], Facts(), "it suits users of gender F"),
+        ([("segment", "Premium")], Facts(known_levels=KNOWN), "it suits Premium shoppers like you"),
+        ([("halves", 0)], Facts(), "it fits your history, expected within the next 4 items"),
+        ([("halves", 1)], Facts(), "it fits your history, expected within the next 5 to 8 items"),
+        ([("steps", 0)], Facts(), "it fits your history, expected as the next item"),
+        ([("steps", 2)], Facts(), "it fits your history, expected as item 3 from now"),
+        ([("action", "purchase")], Facts(), "it fits your history; the event “purchase” is expected"),
+        ([("stars", "5 stars"), ("halves", 0)], Facts(), "it fits your history; a rating of 5 stars is expected within the next 4 items"),
+        # Which items had an event is not what the history has, so no count is given.
+        ([("genre", "Comedy"), ("action", "purchase")], FOUR_OF_NINE, "your history leads to Comedy; the event “purchase” is expected"),
+        ([("halves", 0), ("segment", "Premium"), ("genre", "Comedy")], Facts(history=9, inside=4, known_levels=KNOWN), "you like Comedy (4 of the 9 items in your history) and it suits Premium shoppers like you, expected within the next 4 items"),
+        ([("random:genre", "random 3")], FOUR_OF_NINE, "it fits the control group “random 3”, which has no meaning"),
+        ([("genre", "Comedy"), ("random:genre", "random 3")], FOUR_OF_NINE, "your history leads to Comedy and it fits the control group “random 3”, which has no meaning"),
+        ([("interests", "interest 2")], Facts(), "it fits an interest that the model sees in your history (interest 2)"),
+        ([("own", "late night")], Facts(), "it fits the group “late night”"),
+        ([("own labels", "cheap")], FOUR_OF_NINE, "you like cheap (4 of the 9 items in your history)"),
+        ([("own users", "gold")], Facts(), "it suits users of club gold"),
+    ],
+)  # fmt: skip
+def test_a_head_is_put_into_words(path, facts, says):
+    assert _reason(path, facts) == f"because {says}"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ([], "it is popular"),
+        ([("halves", 0)], "it is popular"),
+        ([("genre", "Comedy"), ("gender", "F")], "it is popular in Comedy with users of gender F"),
+        ([("action", "purchase")], "it is popular, counting only the event “purchase”"),
+    ],
+)
+def test_without_a_history_the_words_are_of_popularity(path, says):
+    assert _reason(path, Facts("popularity")) == f"because {says}"
+
+
+def test_a_repeat_says_how_often():
+    tree = SimpleNamespace(levels=[], item_set_K=[0])
+    assert Reasons(tree).of_repeat(Facts(times=1)) == "because you have had it before"
+    assert Reasons(tree).of_repeat(Facts(times=3)) == "because you have had it before, 3 times"
+
+
+@pytest.mark.parametrize(
+    ("fusion", "calibrated", "says"),
+    [
+        ("max", False, "logit by the best head"),
+        ("max", True, "log-probability by the best head"),
+        ("mean", False, "mean logit by all heads"),
+        ("mean", True, "log-probability by all heads together"),
+        ("hierarchical", False, "mean logit by the best head of each segment or level"),
+        ("hierarchical", True, "log of the mean probability by the best head of each segment or level"),
+        ("inverse_variance", False, "weighted mean logit by all heads"),
+        ("inverse_variance", True, "log of the weighted mean probability by all heads"),
+    ],
+)  # fmt: skip
+def test_scores_are_named(fusion, calibrated, says):
+    config = RetrievalConfig(fusion=fusion)
+    given = {"heads": 4, "score": "dot", "calibrated": calibrated, "joint": False}
+    assert score_name(config, **given) == says
+    alone = score_name(config, **{**given, "heads": 1})
+    assert alone == ("log-probability" if calibrated else "logit")
+    assert "logit" not in score_name(config, **given, source="popularity")
+    if not calibrated:
+        assert "scaled cosine" in score_name(config, **{**given, "score": "cosine"})
+        assert "logit" in score_name(config, **{**given, "score": "cosine", "joint": True})
+
+
+def test_scores_with_an_estimated_denominator_say_so():
+    config = RetrievalConfig(normaliser_rows=64)
+    given = {"heads": 1, "score": "dot", "calibrated": True, "joint": False}
+    assert score_name(config, **given) == "estimated log-probability"
+
+
+def _genres(data):
+    """For each row id, the names of its genres."""
+    groups = data.manifest.prior("genre").groups
+    names = {}
+    for row, group in zip(*data.prior_pairs("genre", "item"), strict=True):
+        names.setdefault(int(row), set()).add(groups[group])
+    return names
+
+
+def test_the_counts_are_those_of_the_history(run):
+    with load_run(run) as loaded:
+        genres = _genres(loaded.data)
+        for user in ("9", "12"):
+            rows = loaded.find_user(user).items.tolist()
+            answer = loaded.recommend(user=user, k=100)
+            assert answer.score_name == "logit by the best head"
+            for item in answer:
+                term, genre = item.head.split(" / ")
+                count = sum(genre in genres.get(row, ()) for row in rows)
+                assert (f"you like {genre} (" in item.reason) == (count >= LIKED)
+                assert (f"({count} of the {len(rows)} items in your history)" in item.reason) == (
+                    count > 0
+                )
+                when = (
+                    "within the next 2 items" if term == "short-term" else "the next 3 to 4 items"
+                )
+                assert item.reason.endswith(when)
+                assert item.head_score == item.score
+        cold = loaded.recommend(user="nobody", k=5)
+        assert cold.score_name == "log-probability by popularity by the best head"
+        for item in cold:
+            assert item.reason == f"because it is popular in {item.head.split(' / ')[1]}"
+
+
+def test_who_is_not_asked_to_explain_gives_no_reason(run):
+    with load_run(run) as loaded:
+        request = Request(UserContext(user="9"), explain=False)
+        assert {(item.reason, item.head_score) for item in loaded.recommended(request)} == {
+            ("", None)
+        }
+
+
+ADDITIVE = tiny.settings(
+    priors={"tree": ["temporal:2", "gender", "rating"], "composition": "additive"},
+    table={"init_std": 1.0},
+    training={"steps": 2},
+    evaluation={"fusion": "mean"},
+)
+
+
+def test_the_winner_of_a_mean_has_a_score_of_its_own(trained):
+    with load_run(trained(parse(ADDITIVE))) as loaded:
+        known = loaded.recommend(user="9", k=50)
+        assert known.score_name == "mean logit by all heads"
+        for item in known:
+            assert item.head_score == item.head_scores[item.head]
+            assert item.head_score == pytest.approx(max(item.head_scores.values()), abs=1e-5)
+            assert item.score < item.head_score
+
+        gender = {item.head for item in known} & {"F", "M"}
+        said = {item.reason for item in known if item.head in gender}
+        assert said == {f"because it suits users of gender {one} like you" for one in gender}
+        # Of a history alone, no group is known.
+        history = loaded.recommend(HISTORY, k=150)
+        said = {item.reason for item in history if item.head in ("F", "M")}
+        assert said
+        assert not [reason for reason in said if "like you" in reason]
+        given = loaded.recommend(HISTORY, k=50, groups={"gender": "F"}, only=["F"])
+        assert {item.reason for item in given} == {"because it suits users of gender F like you"}
+
+
+def test_groups_are_called_what_the_data_set_says_also_after_training(run, small_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    before = (data / "manifest.json").read_bytes()
+    assert name_groups(data, "genre", "{} films").words == "{} films"
+    with load_run(run, data) as loaded:
+        item = loaded.recommend(user="9", k=1)[0]
+        assert f"{item.head.split(' / ')[1]} films" in item.reason
+    name_groups(data, "genre", "")
+    assert (data / "manifest.json").read_bytes() == before
+
+    for words, message in (
+        ("films", "must have {} once"),
+        ("{} and {}", "must have {} once"),
+        ("{}\n", "one line"),
+        ("{}" + "x" * 100, "at most 100"),
+    ):
+        with pytest.raises(UserError, match=message):
+            name_groups(data, "genre", words)
+    with pytest.raises(UserError, match="did you mean 'genre'"):
+        name_groups(data, "genres", "{} films")
+
+
+@pytest.mark.parametrize(
+    ("specification", "kind"),
+    [("genre", "item"), ("gender", "user"), ("rating", "event"), ("temporal:2", "temporal"), ("random:genre", "random"),
+     ("random:gender", "random"), ("random:4", "random"), ("random:temporal:2", "random"), ("all:2", "all"), ("interests:2", "interests")],
+)  # fmt: skip
+def test_priors_know_their_kind(small_data, specification, kind):
+    assert kind_of(load_prior(specification, PreparedData(small_data), 4)) == kind
+
+
+def test_a_long_history_is_counted_once_for_each_time(run):
+    with load_run(run) as loaded:
+        once = loaded.recommend([5], k=150)
+        often = loaded.recommend([5] * 40, k=150)
+        assert not [item for item in once if "you like" in item.reason]
+        liked = [item for item in often if "you like" in item.reason]
+        assert liked
+        assert all("(40 of the 40 items in your history)" in item.reason for item in liked)

@@ -1,0 +1,260 @@
+"""Says in words why an item was recommended. All reasons that people read come from here.
+
+A reason follows from the head that gave the score, that is from the groups on its path:
+
+    what the groups are          words, for example
+    labels of items              you like Comedy (44 of the 272 items in your history)
+    communities of items         you like the community "Drama, War" of items that the same people
+                                 choose (12 of the 272 items in your history)
+    groups of users              it suits users of gender F like you
+    segments of the horizon      expected within the next 5 to 8 items
+    events                       the event "purchase" is expected
+    the repeat head              you have had it before, 3 times
+    no history: popularity       it is popular in Comedy with users of gender F
+
+A reason claims only what the data or the model says. "You like" is said only of items that the
+history has: from `LIKED` of them on. The groups of a control have no meaning, and the reason says
+so.
+
+Shapes: K paths.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from torchrec_priors.priors.prior import kind_of
+from torchrec_priors.serving.request import Source
+
+LIKED = 3  # items of a group in the history, from which on "you like" is said
+
+_OF_ITEMS = ("item", "graph")
+
+# The part of a sentence that a level contributes to, by its kind; "other" for all other kinds.
+_ROLES = {
+    "item": "items",
+    "graph": "items",
+    "user": "users",
+    "event": "events",
+    "temporal": "times",
+    "interests": "interests",
+    "random": "controls",
+    "all": "controls",
+}
+
+# What a group is called if its prior has no words of its own.
+_USUAL_WORDS = {
+    "item": "{}",
+    "graph": "the community “{}” of items that the same people choose",
+    "event": "the event “{}”",
+}
+
+
+@dataclass(frozen=True)
+class LevelWords:
+    """What reasons need of a level of the tree.
+
+    Attributes:
+        name: the name of the prior.
+        kind: what its groups are (`kind_of`).
+        groups: the names of its groups.
+        words: what a group is called, with `{}` in the place of its name; empty for the usual
+            words.
+        length: of a temporal prior, the number of offsets in a segment.
+        restricts_items: whether its groups restrict items.
+    """
+
+    name: str
+    kind: str
+    groups: Sequence[str]
+    words: str = ""
+    length: int = 0
+    restricts_items: bool = False
+
+    @classmethod
+    def of(cls, level: object) -> "LevelWords":
+        """Reads them from a prior, or from a level of an export."""
+        return cls(
+            name=level.name,  # type: ignore[attr-defined]
+            kind=kind_of(level),
+            groups=list(level.groups),  # type: ignore[attr-defined]
+            words=getattr(level, "words", ""),
+            length=getattr(level, "length", 0),
+            restricts_items=level.restricts_items,  # type: ignore[attr-defined]
+        )
+
+    def noun(self, group: int) -> str:
+        """Returns what a group is called."""
+        words = self.words or _USUAL_WORDS.get(self.kind, f"users of {self.name} {{}}")
+        # Names of groups may contain braces, so this is no `format`.
+        return words.replace("{}", self.groups[group], 1)
+
+    def time(self, group: int) -> str:
+        """Returns when the items of a segment of the horizon are expected."""
+        first = group * self.length + 1
+        last = (group + 1) * self.length
+        if last == 1:
+            return "as the next item"
+        if first == last:
+            return f"as item {first} from now"
+        if first == 1:
+            return f"within the next {last} items"
+        return f"within the next {first} to {last} items"
+
+
+# The groups on a path by their roles: the numbers of their levels, and their own.
+_Groups = dict[str, list[tuple[int, int]]]
+
+
+class HasPaths(Protocol):
+    """A prior tree, of a run or of an export."""
+
+    item_set_K: list[int]
+
+    @property
+    def levels(self) -> Iterable[object]:
+        """The levels of the tree."""
+        ...
+
+    def groups_at(self, level: int) -> Tensor:
+        """Returns int64 [K]: the index of each path's group at a level; -1 for none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the user to whom an item is recommended.
+
+    Attributes:
+        source: what answers: the model, or popularity.
+        history: the number of items in the history.
+        inside: how many of them the winning head may retrieve.
+        times: how often the history has the item itself.
+        known_levels: the levels of users of which the user's groups are known.
+    """
+
+    source: Source = "model"
+    history: int = 0
+    inside: int = 0
+    times: int = 0
+    known_levels: frozenset[int] = field(default_factory=frozenset)
+
+
+class Reasons:
+    """Writes reasons. Any thread may call it.
+
+    Attributes:
+        counted_K: for each path, whether its reason depends on `Facts.inside`.
+    """
+
+    def __init__(self, tree: HasPaths) -> None:
+        self._levels = [LevelWords.of(level) for level in tree.levels]
+        group_LK = [tree.groups_at(number).tolist() for number in range(len(self._levels))]
+        self._groups_K: list[_Groups] = [{} for _ in tree.item_set_K]
+        for number, (level, group_K) in enumerate(zip(self._levels, group_LK, strict=True)):
+            role = _ROLES.get(level.kind, "other")
+            for groups, group in zip(self._groups_K, group_K, strict=True):
+                if group >= 0:
+                    groups.setdefault(role, []).append((number, group))
+        self.counted_K = [self._is_counted(groups) for groups in self._groups_K]
+
+    def of_path(self, path: int, facts: Facts) -> str:
+        """Returns the reason for an item that got its score from the head of a path."""
+        groups = self._groups_K[path]
+        if facts.source == "popularity":
+            return f"because {self._popular(groups, facts)}"
+        return f"because {self._fitting(path, facts)}{self._expected(groups)}"
+
+    def of_repeat(self, facts: Facts) -> str:
+        """Returns the reason for an item that got its score from the repeat head."""
+        times = f", {facts.times:,} times" if facts.times > 1 else ""
+        return f"because you have had it before{times}"
+
+    def _is_counted(self, groups: _Groups) -> bool:
+        """Whether labels of items alone decide which items the head of a path may retrieve."""
+        restricting = {
+            role
+            for role, of_role in groups.items()
+            if any(self._levels[level].restricts_items for level, _ in of_role)
+        }
+        return restricting == {"items"}
+
+    def _fitting(self, path: int, facts: Facts) -> str:
+        """Returns the words on what the item has to do with the user."""
+        groups = self._groups_K[path]
+        clauses = []
+        items = self._items(groups)
+        if items and self.counted_K[path]:
+            clauses.append(_in_history(items, facts))
+        elif items:
+            clauses.append(f"your history leads to {items}")
+        users = self._users(groups, facts)
+        if users:
+            clauses.append(f"it suits {users}")
+
+        for name in self._names(groups, "interests"):
+            clauses.append(f"it fits an interest that the model sees in your history ({name})")
+        for name in self._names(groups, "other"):
+            clauses.append(f"it fits the group “{name}”")
+        for name in self._names(groups, "controls"):
+            clauses.append(f"it fits the control group “{name}”, which has no meaning")
+        return " and ".join(clauses) or "it fits your history"
+
+    def _expected(self, groups: _Groups) -> str:
+        """Returns the words on the event and on the time."""
+        times = [self._levels[level].time(group) for level, group in groups.get("times", [])]
+        time = " and ".join(times)
+        events = self._events(groups)
+        if events:
+            return f"; {events} is expected {time}".rstrip()
+        return f", expected {time}" if time else ""
+
+    def _popular(self, groups: _Groups, facts: Facts) -> str:
+        """Returns the words on popularity, which depends on items, users and events."""
+        words = "it is popular"
+        items = self._items(groups)
+        if items:
+            words += f" in {items}"
+        users = self._users(groups, facts)
+        if users:
+            words += f" with {users}"
+        events = self._events(groups)
+        if events:
+            words += f", counting only {events}"
+        return words
+
+    def _items(self, groups: _Groups) -> str:
+        """Returns what items with all labels of a path are called; "" without labels."""
+        nouns = [self._levels[level].noun(group) for level, group in groups.get("items", [])]
+        if len(nouns) < 2:
+            return "".join(nouns)
+        return f"what belongs to {', '.join(nouns[:-1])} and {nouns[-1]} at once"
+
+    def _users(self, groups: _Groups, facts: Facts) -> str:
+        """Returns what the users of a path are called; "" without groups of users."""
+        nouns = []
+        for level, group in groups.get("users", []):
+            like_you = " like you" if level in facts.known_levels else ""
+            nouns.append(f"{self._levels[level].noun(group)}{like_you}")
+        return " and ".join(nouns)
+
+    def _events(self, groups: _Groups) -> str:
+        """Returns what the events of a path are called; "" without events."""
+        nouns = [self._levels[level].noun(group) for level, group in groups.get("events", [])]
+        return " and ".join(nouns)
+
+    def _names(self, groups: _Groups, role: str) -> list[str]:
+        """Returns the names of the groups of a role."""
+        return [self._levels[level].groups[group] for level, group in groups.get(role, [])]
+
+
+def _in_history(items: str, facts: Facts) -> str:
+    """Returns what the history says about some items."""
+    evidence = f"({facts.inside:,} of the {facts.history:,} items in your history)"
+    if facts.inside >= LIKED:
+        return f"you like {items} {evidence}"
+    if facts.inside:
+        return f"you have had {items} before {evidence}"
+    return f"your history leads to {items}, new to you"
