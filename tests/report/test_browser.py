@@ -1,5 +1,8 @@
 """The page as a reader sees it, in a headless Chromium: on a phone, on a desk, in the dark."""
 
+import csv
+import io
+
 import pytest
 from in_a_browser import LOWEST_CONTRAST, chromium_of
 
@@ -120,3 +123,88 @@ def test_links_of_the_contents_lead_to_what_they_name(look):
     assert view.evaluate("document.activeElement !== null && location.hash") == "#s0-examples"
     assert view.locator("#s0-examples").is_visible()
     assert view.locator("nav a").count() >= 6
+
+
+CELLS = """(table, column) => Array.from(table.tBodies[0].rows, row => row.cells[column].textContent.trim())"""
+
+
+def test_a_column_sorts_by_mouse_and_by_keyboard(look):
+    view = look(1200)
+    table = view.get_by_role("region", name="Means over seeds").locator("table")
+
+    def column(number):
+        return table.evaluate(f"table => ({CELLS})(table, {number})")
+
+    first = column(1)
+    assert first == sorted(first, reverse=True), "the most accurate model is first"
+    by_ndcg = table.get_by_role("button", name="ndcg@10", exact=True)
+    by_ndcg.focus()
+    view.keyboard.press("Enter")
+    view.keyboard.press("Enter")
+    assert column(1) == sorted(first)
+    head = table.locator("th[aria-sort]")
+    assert head.count() == 1
+    assert head.get_attribute("aria-sort") == "ascending"
+    table.get_by_role("button", name="Model").click()
+    assert column(0) == sorted(column(0))
+
+
+def test_times_and_differences_are_sorted_as_numbers(look):
+    view = look(1200)
+    numbers = view.evaluate(
+        "['12.3 ms', '1.02 s', '\u22120.0012 [\u22120.1, +0.2]', '2,432', '4.43 %', '0.5 MB', '\u2013', 'text']"
+        ".map(numberOf)"
+    )
+    assert numbers[:6] == [0.0123, 1.02, -0.0012, 2432, 4.43, 500_000]
+    assert numbers[6:] == [None, None] or all(value != value for value in numbers[6:])
+
+
+def test_every_table_is_saved_as_csv(look, tmp_path):
+    view = look(1200)
+    tables = view.locator(".scroll table").count()
+    assert view.locator("button.csv").count() == tables
+    with view.expect_download() as saved:
+        view.get_by_role("button", name="Download “Difference from “one-head”” as CSV").click()
+    assert saved.value.suggested_filename == "difference-from-one-head.csv"
+    saved.value.save_as(tmp_path / "table.csv")
+    text = (tmp_path / "table.csv").read_bytes().decode("utf-8-sig")
+    head, *rows = csv.reader(io.StringIO(text))
+    assert head[:5] == ["Model", "ndcg@10", "ndcg@10 low", "ndcg@10 high", "verdict on ndcg@10"]
+    assert rows[0][0] == "genre-lt-st-2"
+    low, mean, high = (float(rows[0][place]) for place in (2, 1, 3))
+    assert low < mean < high
+
+
+def test_no_cell_of_a_csv_is_a_formula(look):
+    fields = look(1200).evaluate(
+        "['=1+1', '+cmd', '-x', '@a', '-0.5', '+0.5', '2,432', 'a,b', 'a \"b\"', '\u2013'].map(field)"
+    )
+    assert fields == [
+        "'=1+1", "'+cmd", "'-x", "'@a", "-0.5", "0.5", "2432", '"a,b"', 'a "b"', "",
+    ]  # fmt: skip
+
+
+def test_on_a_phone_wide_tables_say_so_and_keep_their_names_in_view(look):
+    view = look(360)
+    region = view.get_by_role("region", name="Means over seeds")
+    assert view.locator(".swipe:visible").count() >= 3
+    region.evaluate("region => region.scrollLeft = region.scrollWidth")
+    name, right = region.evaluate(
+        "region => { const cell = region.querySelector('tr.winner th').getBoundingClientRect();"
+        " return [cell.left - region.getBoundingClientRect().left, cell.right]; }"
+    )
+    assert abs(name) < 2, "the first column stays"
+    assert right < 200
+    assert region.evaluate("region => region.querySelector('tbody tr').className") == "winner"
+    wide = look(1600)
+    assert wide.get_by_role("region", name="Means over seeds").is_visible()
+    assert wide.locator(".swipe:visible").count() == 0
+
+
+def test_without_javascript_the_tables_can_be_read(chromium, page):
+    context = chromium.new_context(java_script_enabled=False)
+    view = context.new_page()
+    view.goto(page.as_uri())
+    assert view.get_by_role("region", name="Means over seeds").locator("tbody tr").count() == 8
+    assert view.locator("button").count() == 0
+    context.close()

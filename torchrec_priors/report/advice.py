@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torchrec_priors.config import write_override
 from torchrec_priors.experiments.statistics import LEVEL
 from torchrec_priors.report import standing
+from torchrec_priors.report.diversity import free_diversity
 from torchrec_priors.report.gains import Gain, Gains, sign
 from torchrec_priors.report.page_table import seconds, signed
 from torchrec_priors.report.sections import Row, Section, differing
@@ -45,28 +46,36 @@ class Advice:
     Attributes:
         summary: sentences about all models together.
         priors: the advice on each model with priors, the best model first.
+        recommended: the model that the summary recommends; the reference row if no prior gains.
     """
 
     summary: list[str]
     priors: list[Prior]
+    recommended: Row
 
 
 def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
     """Writes the advice on a section. Without intervals, the advice says why there are none."""
-    rows = [row for row in section.rows if row.variant.ours and row is not section.reference]
+    base = section.reference
+    rows = [row for row in section.rows if row.variant.ours and row is not base]
     if not rows:
-        return Advice(["None of these runs uses a prior, so there is nothing to turn on."], [])
+        return Advice(
+            ["None of these runs uses a prior, so there is nothing to turn on."], [], base
+        )
 
     rows = [row for row in rows if row.label in gains]
     if not rows:
         why = section.missing or "the predictions of single users cannot be read"
         text = f"There are no intervals, so the page cannot say whether a prior gains: {why}."
-        return Advice([text], [])
+        return Advice([text], [], base)
 
     # The best model comes first, because the summary is about it.
     rows.sort(key=lambda row: -gains[row.label].overall["ndcg@10"].mean)
     priors = [_prior(section, row, gains) for row in rows]
-    return Advice(_summary(section, rows, gains, priors), priors)
+    verdicts = {prior.label: prior.verdict for prior in priors}
+    better = [row for row in rows if verdicts[row.label] == "better" and not row.variant.control]
+    summary = _summary(section, rows, gains, priors)
+    return Advice(summary, priors, better[0] if better else base)
 
 
 def _summary(
@@ -86,6 +95,7 @@ def _summary(
         sentences = _recommended(section, by_verdict["better"], len(eligible), gains)
     else:
         sentences = _nothing_gains(section, eligible, gains)
+    sentences += free_diversity(section, gains)
     if by_verdict["some"]:
         labels = _listed(by_verdict["some"])
         sentences.append(f"Only for some users or items, turn on {labels}: see below for which.")

@@ -28,19 +28,23 @@ _VERDICTS = {1: "better", -1: "worse", 0: "not distinguishable"}
 def means(section: Section) -> Table:
     """Makes the table of means over seeds, with standard deviations."""
     shown = [name for name in _SHOWN if any(row.values(name) for row in section.rows)]
-    head = ["Model", "Seeds", *(_TITLES.get(name, name) for name in shown)]
+    head = ["Model", *(_TITLES.get(name, name) for name in shown), "trained with"]
 
     lines = []
-    for row in section.rows:
+    for row in _best_first(section.rows):
         values = [over_seeds(row.values(name)) for name in shown]
-        seeds = "deterministic" if row.deterministic else _numbers(row.seeds)
-        lines.append(Line([row.label, seeds, *values], section.kind(row)))
+        seeds = "no seed (deterministic)" if row.deterministic else _seeds(row.seeds)
+        lines.append(Line([row.label, *values, seeds], _kind(section, row)))
 
     notes = [
-        "Mean ± standard deviation over seeds (only the value if there is one seed). Entropy and "
-        "novelty in bits; “new interest”: users with a target in a category that they never had."
+        "The most accurate model is first. Entropy and novelty in bits; “new interest”: users with "
+        "a target in a category that they never had."
     ]
-    return Table("means", "Means over seeds", head, lines, notes=notes)
+    title = "Results"
+    if any(len(row.seeds) > 1 for row in section.rows):
+        title = "Means over seeds"
+        notes.append("Mean ± standard deviation over seeds (only the value if there is one seed).")
+    return Table("means", title, head, lines, notes=notes)
 
 
 def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Table | None:
@@ -51,20 +55,21 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
     # There is a column of seeds only if the rows do not all use the same seeds.
     seeds = {gain.seeds for gain in gains.values()}
     shows_seeds = len(seeds) > 1 or any(ours != theirs for ours, theirs in seeds)
-    head = ["Model", *COMPARED, "verdict on ndcg@10"]
+    head = ["Model", *COMPARED]
+    head.insert(2, "verdict on ndcg@10")
     if shows_seeds:
         head.append("seeds")
 
     lines = []
-    for row in section.rows:
+    for row in _best_first(section.rows):
         if row.label not in gains:
             continue
         overall = gains[row.label].overall
         cells = [row.label, *(signed(overall[name]) for name in COMPARED)]
-        cells.append(_VERDICTS[sign(overall["ndcg@10"])])
+        cells.insert(2, _VERDICTS[sign(overall["ndcg@10"])])
         if shows_seeds:
             cells.append(_seeds_used(*gains[row.label].seeds))
-        lines.append(Line(cells))
+        lines.append(Line(cells, _kind(section, row)))
 
     notes = [
         f"Mean over {users:,} users and the seeds shared with the reference row, with {LEVEL:.0%} "
@@ -99,7 +104,7 @@ def costs(section: Section) -> Table:
         "evaluation of a user",
     ]
 
-    lines = [Line(_cost_cells(row), section.kind(row)) for row in section.rows]
+    lines = [Line(_cost_cells(row), _kind(section, row)) for row in _best_first(section.rows)]
     notes = [
         "Training step: median over the log. Training: to the last line of the log, all starts of "
         "a run together, evaluations included, the longest of the seeds. Evaluation: against the "
@@ -191,9 +196,30 @@ def _by_group(
 def _seeds_used(ours: Sequence[int], theirs: Sequence[int]) -> str:
     """Writes the seeds that a difference uses."""
     if ours == theirs:
-        return _numbers(ours)
-    return f"{_numbers(ours)}; of the reference row {_numbers(theirs)}: none shared"
+        return _seeds(ours)
+    return f"{_seeds(ours)}; of the reference row {_seeds(theirs)}: none shared"
 
 
-def _numbers(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _seeds(numbers: Sequence[int]) -> str:
+    """Writes seeds.
+
+    >>> _seeds([0]), _seeds([0, 1])
+    ('seed 0', 'seeds 0, 1')
+    """
+    plural = "s" if len(numbers) != 1 else ""
+    return f"seed{plural} {', '.join(map(str, numbers))}"
+
+
+def _best_first(rows: Sequence[Row]) -> list[Row]:
+    """Returns rows in the order of their ndcg@10; rows without it are last."""
+    return sorted(rows, key=lambda row: -(row.mean("ndcg@10") or 0.0))
+
+
+def _kind(section: Section, row: Row) -> str:
+    """Returns the kind of the row's line (see `Line.kind`)."""
+    kinds = [section.kind(row)]
+    # A control, whose groups are drawn at random, is never what anybody should use.
+    usable = [other for other in section.rows if not other.variant.control]
+    if usable and row is _best_first(usable)[0]:
+        kinds.append("winner")
+    return " ".join(filter(None, kinds))

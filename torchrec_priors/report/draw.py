@@ -8,12 +8,16 @@ not occur twice on a page.
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from torchrec_priors.report.figure import Panel, Series
 
@@ -50,6 +54,10 @@ _SETTINGS = {
 }
 _LONGEST = 60  # letters of a name
 _LONGEST_TICK = 23  # letters of a name on the x axis
+_LONGEST_NAME = 26  # letters of a name next to a point
+_NAME_SIZE = 9.5
+# Where a name may stand, as seen from its point: across and up.
+_BESIDE = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
 _WIDTH = 4.6  # inches: about the width of a phone with this size of text
 _HEIGHT = 3.0  # inches, without the legend
 _LEGEND_LINE = 0.2  # inches
@@ -75,6 +83,9 @@ def svg(panel: Panel, key: str) -> str:
         _draw_axes(axes, panel)
         if legend:
             _add_legend(figure, axes, legend)
+        if panel.style == "scatter":
+            axes.margins(0.12)
+            _name_points(figure, axes, panel)
 
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -85,7 +96,7 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
     """Draws one series. Its number decides the colour, the dashes and the marker."""
     style = _STYLES[number // SERIES % len(_STYLES)]
     look: dict[str, Any] = {
-        "color": f"#0a000{number % SERIES}",
+        "color": _colour(number),
         "marker": _MARKERS[number % len(_MARKERS)],
         "markersize": 4.5,
         "linewidth": 1.5,
@@ -102,12 +113,63 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
         x = [place + 0.6 * ((number + 0.5) / len(panel.series) - 0.5) for place in x]
         style = "none"
 
+    if panel.style == "scatter":
+        style = "none"
     if len(series.low):
-        below = [y - low for y, low in zip(series.y, series.low, strict=True)]
-        above = [high - y for y, high in zip(series.y, series.high, strict=True)]
-        axes.errorbar(x, series.y, yerr=[below, above], capsize=2, elinewidth=1, ls=style, **look)
+        errors: dict[str, Any] = {"yerr": _lengths(series.y, series.low, series.high)}
+        if len(series.x_low):
+            errors["xerr"] = _lengths(series.x, series.x_low, series.x_high)
+        axes.errorbar(x, series.y, **errors, capsize=2, elinewidth=1, ls=style, **look)
     else:
         axes.plot(x, series.y, ls=style, **look)
+
+
+def _colour(number: int) -> str:
+    """Returns the colour of a series, which `_in_page` replaces by a variable of the page."""
+    return f"#0a000{number % SERIES}"
+
+
+def _lengths(
+    values: Sequence[float], lows: Sequence[float], highs: Sequence[float]
+) -> list[list[float]]:
+    """Returns how far intervals reach below and above their values."""
+    below = [max(0.0, value - low) for value, low in zip(values, lows, strict=True)]
+    above = [max(0.0, high - value) for value, high in zip(values, highs, strict=True)]
+    return [below, above]
+
+
+def _name_points(figure: Figure, axes: Axes, panel: Panel) -> None:
+    """Writes the name of each series next to its point, where there is room.
+
+    The legend has all names, so a point without room keeps only its colour and marker.
+    """
+    # Only a canvas of pixels can measure text. The layout decides where the points are.
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    inside = axes.get_window_extent(renderer)
+    at = [axes.transData.transform((series.x[0], series.y[0])) for series in panel.series]
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for number, (series, place) in enumerate(zip(panel.series, at, strict=True)):
+        for across, up in _BESIDE:
+            text = axes.annotate(
+                _plain(series.label, _LONGEST_NAME),
+                (series.x[0], series.y[0]),
+                xytext=(6 * across, 7 * up),
+                textcoords="offset points",
+                ha={-1: "right", 0: "center", 1: "left"}[across],
+                va={-1: "top", 0: "center", 1: "bottom"}[up],
+                fontsize=_NAME_SIZE,
+                color=_colour(number),
+                in_layout=False,
+            )
+            box = text.get_window_extent(renderer)
+            fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0
+            own = Bbox.from_extents(*(place - 4), *(place + 4))
+            others = [other for other in taken if not np.allclose(other, own)]
+            if fits and box.y1 <= inside.y1 and not box.count_overlaps(others):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def _add_legend(figure: Figure, axes: Axes, labels: list[str]) -> None:
@@ -144,7 +206,8 @@ def _draw_axes(axes: Axes, panel: Panel) -> None:
     """Draws labels, grid and ticks."""
     axes.set_xlabel(_plain(panel.x_label))
     axes.set_ylabel(_plain(panel.y_label))
-    axes.grid(axis="both" if panel.style == "lines" else "y", linewidth=0.6)
+    both = panel.style in ("lines", "scatter")
+    axes.grid(axis="both" if both else "y", linewidth=0.6)
     axes.set_axisbelow(True)
     if panel.zero:
         axes.axhline(0, color=_FAINT, linewidth=1)

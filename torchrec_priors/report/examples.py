@@ -20,6 +20,7 @@ from torchrec_priors.experiments.per_user import first_rows, rows_of
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts, plain_array
+from torchrec_priors.report.head_reasons import HeadReasons
 from torchrec_priors.report.result import Result
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.retrieval.read_predictions import open_predictions
@@ -58,10 +59,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Column:
-    """Items under one heading: the first ones of a model's list, or those of one head."""
+    """Items under one heading: the first ones of a model's list, or those of one head.
+
+    Attributes:
+        reason: of a head, why it recommends its items to this user; "" if this is unknown.
+    """
 
     title: str
     items: list[Item]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,10 @@ def _examples(section: Section) -> Examples | None:
         return None
 
     chosen = _choose(section, catalogue, base_UR, ours_UR)
+    reasons = HeadReasons.of(ours, section.data)
     shown = [
-        _example(section, catalogue, position, why, base, ours, row) for position, why in chosen
+        _example(section, catalogue, position, why, base, ours, row, reasons)
+        for position, why in chosen
     ]
     rule = (
         f"Heads are those of “{row.label}”, the most accurate model with several heads, seed "
@@ -274,6 +282,7 @@ def _example(
     base: Result,
     ours: Result,
     row: Row,
+    reasons: HeadReasons | None,
 ) -> Example:
     """Collects what the page shows of one user.
 
@@ -282,6 +291,7 @@ def _example(
         why: the reason why this user is shown.
         base: a result of the reference row.
         ours: the result of `row` with the heads that are shown.
+        reasons: writes the reasons of its heads; None if they are unknown.
     """
     users = _history_of(section, position)
     new_T = _is_new(catalogue.category, users, np.zeros(len(users.targets), np.int64))
@@ -304,7 +314,10 @@ def _example(
         if len(head_items) < _EACH_HEAD:
             head_items.append(catalogue.item(item, marks.get(int(item), ""), rank))
     for head, items in list(by_head.items())[:_HEADS]:
-        columns.append(Column(f"head: {head}", items))
+        reason = ""
+        if reasons is not None:
+            reason = reasons.of_head(head, users)
+        columns.append(Column(f"head: {head}", items, reason))
 
     targets = []
     for target in users.targets:

@@ -16,6 +16,7 @@ class Series:
 
     Attributes:
         low, high: the bounds of an interval around each y; empty if there are no intervals.
+        x_low, x_high: the bounds of an interval around each x; empty if there are no intervals.
     """
 
     label: str
@@ -23,6 +24,8 @@ class Series:
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    x_low: Sequence[float] = ()
+    x_high: Sequence[float] = ()
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Panel:
 
     Attributes:
         ticks: the names of the places 0, 1, 2, ... on the x axis; empty if x is a number.
-        style: "dots" draws the series next to each other at each place, with intervals.
+        style: "dots" draws the series next to each other at each place, with intervals. "scatter"
+            has intervals of both numbers, and the name of each series at its point.
         log_x: whether x is on a logarithmic axis, with a tick at each value.
         zero: whether a line at y = 0 is drawn.
     """
@@ -41,7 +45,7 @@ class Panel:
     y_label: str
     series: list[Series]
     ticks: list[str] = field(default_factory=list)
-    style: Literal["lines", "points", "dots"] = "points"
+    style: Literal["lines", "points", "dots", "scatter"] = "points"
     log_x: bool = False
     zero: bool = False
 
@@ -53,9 +57,12 @@ class Panel:
     def table(self, key: str) -> Table:
         """Makes a table of the panel's numbers; a long curve gives only some of them."""
         intervals = any(len(series.low) for series in self.series)
+        x_intervals = any(len(series.x_low) for series in self.series)
         head = ["", self.x_label, self.y_label]
         if intervals:
             head.append("interval")
+        if x_intervals:
+            head[2:2] = ["interval"]
 
         lines = []
         for series in self.series:
@@ -67,6 +74,11 @@ class Panel:
                 cells = [series.label, self._place(x), f"{y:.4g}"]
                 if intervals:
                     cells.append(f"{low:.4g} to {high:.4g}")
+                if x_intervals:
+                    # Series with such intervals have one point.
+                    x_low = series.x_low[0] if len(series.x_low) else x
+                    x_high = series.x_high[0] if len(series.x_high) else x
+                    cells[2:2] = [f"{x_low:.4g} to {x_high:.4g}"]
                 lines.append(Line(cells))
         return Table(key, self.title, head, lines)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,6 +11,7 @@ from markupsafe import Markup
 from torchrec_priors.common.files import write_whole
 from torchrec_priors.report import background, comparison, paper
 from torchrec_priors.report.advice import Advice, advice
+from torchrec_priors.report.diversity import diversity_figure
 from torchrec_priors.report.draw import svg
 from torchrec_priors.report.examples import Examples, examples
 from torchrec_priors.report.figure import Figure
@@ -20,6 +21,7 @@ from torchrec_priors.report.page_table import Lacking, Table
 from torchrec_priors.report.paper_figures import paper_figures
 from torchrec_priors.report.paper_tables import paper_tables
 from torchrec_priors.report.sections import Section
+from torchrec_priors.report.training_command import training_commands
 from torchrec_priors.report.training_curves import curves
 from torchrec_priors.report.users import PerUser
 
@@ -46,8 +48,12 @@ class Shown:
 
     Attributes:
         key: the section's id in the page.
-        on_paper: whether the paper has figures of this data set.
-        lacking: the paper's tables and figures that these runs cannot fill.
+        commands: train and evaluate the recommended model again.
+        diversity: accuracy against diversity.
+        tables: the paper's tables; empty for data sets that the paper does not use.
+        on_paper: whether the paper uses this data set.
+        lacking: the paper's tables and figures that these runs cannot fill, if it uses the data
+            set; and other parts of the page that are missing.
         card: a description of the data set.
         differing: the settings in which the models differ.
         shared: the other settings, as lines of `key=value`.
@@ -57,6 +63,8 @@ class Shown:
     key: str
     section: Section
     advice: Advice
+    commands: list[str]
+    diversity: Drawn | None
     models: list[Table]
     groups: list[Table]
     tables: list[Table]
@@ -100,7 +108,12 @@ def write_page(
     )
     style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf8"))
     text = environment.get_template("page.html").render(
-        sections=shown, left_out=left_out, command=command, style=style, runs=_count(sections)
+        sections=shown,
+        left_out=left_out,
+        command=command,
+        style=style,
+        script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf8")),
+        runs=_count(sections),
     )
 
     out.mkdir(parents=True, exist_ok=True)
@@ -121,11 +134,20 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
             models.append(differences)
     models.append(comparison.costs(section))
 
-    tables, lacking_tables = paper_tables(section, sections)
-    figures, lacking_figures = paper_figures(section)
+    # The paper's tables mean something only next to the paper's numbers. Its figures, such as
+    # accuracy over the length of the context, are of use for any data set.
+    on_paper = paper.reports_on(section)
+    figures, lacking = paper_figures(section)
+    tables: list[Table] = []
+    if on_paper:
+        tables, lacking_tables = paper_tables(section, sections)
+        lacking = [*lacking_tables, *lacking]
+    else:
+        figures = [replace(figure, title=_without_number(figure.title)) for figure in figures]
+        lacking = []
+
     # The page lists the tables and figures that these runs cannot fill, and the runs they need.
     example_users = examples(section)
-    lacking = [*lacking_tables, *lacking_figures]
     if not example_users:
         lacking.append(_NO_EXAMPLES)
 
@@ -136,16 +158,19 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
         trained = curves(section)
         card = background.data_card(section)
     differing, shared = background.configuration(section)
+    advised = advice(section, gains)
     return Shown(
         key=key,
         section=section,
-        advice=advice(section, gains),
+        advice=advised,
+        commands=training_commands(advised.recommended.results[0]),
+        diversity=_draw(f"{key}-scatter", diversity_figure(section, gains)),
         models=models,
         groups=comparison.groups(section, gains),
         tables=tables,
         figures=_draw_all(key, figures),
         by_group=_draw(f"{key}-by-group", group_figure(section, gains)),
-        on_paper=paper.reports_on(section),
+        on_paper=on_paper,
         curves=_draw(f"{key}-curves", trained),
         examples=example_users,
         lacking=lacking,
@@ -155,6 +180,16 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
         sharding=background.sharding(section),
         notes=_notes(section, per_user),
     )
+
+
+def _without_number(title: str) -> str:
+    """Returns the title of a figure without its number in the paper.
+
+    >>> _without_number("Figure 4: context length and model size")
+    'Context length and model size'
+    """
+    words = title.partition(": ")[2]
+    return words[:1].upper() + words[1:]
 
 
 def _notes(section: Section, per_user: PerUser | None) -> list[str]:

@@ -14,7 +14,8 @@ class Line:
 
     Attributes:
         cells: the texts of the cells; the first is the row's header.
-        kind: "", "paper" for the paper's numbers, or "reference" for the reference row.
+        kind: "", "paper" for the paper's numbers, "reference" for the reference row, "winner" for
+            the most accurate row, or "reference winner".
     """
 
     cells: Sequence[str]

@@ -1,12 +1,13 @@
 """Figures 2, 3, 4, 6 and 7 of the paper, drawn from the runs of a section, with their costs."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from torchrec_priors.report import paper
 from torchrec_priors.report.chart import chart, size_of
 from torchrec_priors.report.figure import Figure, Panel, Series
 from torchrec_priors.report.page_table import Lacking
-from torchrec_priors.report.points import Points, points
+from torchrec_priors.report.points import Points, over_seeds, points
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.training_curves import figure_2
 
@@ -60,18 +61,21 @@ def _user_prior(section: Section, row: Row) -> str | None:
 def _accuracy_by_group(prior: str, before: Row, row: Row) -> Panel | None:
     """Draws the ndcg of two rows in the groups that both report; None if they share none."""
     groups = []
-    values: dict[str, list[float]] = {before.label: [], row.label: []}
+    values: dict[str, list[list[float]]] = {before.label: [], row.label: []}
     for group in _group_names(row, prior):
         metric = f"group/{prior}/{group}/ndcg@10"
-        in_both = [before.mean(metric), row.mean(metric)]
-        if None not in in_both:
+        in_both = [before.values(metric), row.values(metric)]
+        if all(in_both):
             groups.append(group)
-            for label, value in zip(values, in_both, strict=True):
-                values[label].append(value or 0.0)
+            for label, of_seeds in zip(values, in_both, strict=True):
+                values[label].append(of_seeds)
     if not groups:
         return None
 
-    series = [Series(label, range(len(groups)), ndcgs) for label, ndcgs in values.items()]
+    series = [
+        Series(label, range(len(groups)), list(map(fmean, ndcgs)), *over_seeds(ndcgs))
+        for label, ndcgs in values.items()
+    ]
     x_label = f"{prior}, largest group first"
     return Panel(f"{prior}: {row.label}", x_label, "ndcg@10", series, groups, "dots")
 
@@ -182,7 +186,10 @@ def _segments_panel(lines: Sequence[Series]) -> Panel:
     """Draws lines over the numbers of segments, which have equal distances on the axis."""
     numbers = sorted({int(x) for line in lines for x in line.x})
     position = {number: float(index) for index, number in enumerate(numbers)}
-    series = [Series(line.label, [position[int(x)] for x in line.x], line.y) for line in lines]
+    series = [
+        Series(line.label, [position[int(x)] for x in line.x], line.y, line.low, line.high)
+        for line in lines
+    ]
     ticks = ["next item" if number == 0 else str(number) for number in numbers]
     return Panel("Segments of the horizon", "temporal segments (heads)", "ndcg@10", series, ticks)
 
