@@ -14,9 +14,7 @@ def main() -> None:
     with load_run(path) as run:
         best = run.recommend(history=history, k=5)
         for rank, item in enumerate(best, 1):
-            print(
-                f"{rank}. {item.title} ({item.item_id}), {item.score:.3f}, because of {item.head}"
-            )
+            print(f"{rank}. {item.title} ({item.item_id}), {item.reason} ({item.head})")
 
         without = run.recommend(history=history, k=5, deny=[best[0].item_id])
         print(f"without {best[0].title}, first comes {without[0].title}")

@@ -24,8 +24,9 @@ def test_every_model_is_a_point_with_the_intervals_of_its_differences(section, g
     least = 0.8 * max(series.y[0] for series in panel.series)
     assert best.series == [series for series in panel.series if series.y[0] >= least]
     assert panel.style == "scatter"
-    assert [series.label for series in panel.series] == [row.label for row in section.rows]
-    for series, row in zip(panel.series, section.rows, strict=True):
+    rows = sorted(section.rows, key=lambda row: -row.mean("ndcg@10"))
+    assert [series.label for series in panel.series] == [row.label for row in rows]
+    for series, row in zip(panel.series, rows, strict=True):
         assert (series.x, series.y) == ([row.mean("entropy@10")], [row.mean("ndcg@10")])
         if row is section.reference:
             assert not series.low

@@ -34,6 +34,22 @@ def test_names_are_drawn_as_they_are(style):
     assert len(re.findall(r"<svg", drawn)) == 1
 
 
+def test_the_legend_gives_each_series_its_own_colour():
+    """Also if only some of the series have intervals."""
+    series = [
+        Series("with", [0], [1], [0], [2]),
+        Series("without", [1], [1]),
+        Series("also with", [2], [1], [0], [2]),
+    ]
+    drawn = svg(Panel("title", "x", "y", series), "key")
+    legend = drawn[drawn.index('id="key-legend_1"') :]
+    colours = [
+        re.findall(r"series-(\d)", part)[-1] for part in re.split(r"<text[^>]*>", legend)[:-1]
+    ]
+    names = [name for name in _texts(legend) if name in {one.label for one in series}]
+    assert dict(zip(names, colours, strict=True)) == {"with": "0", "without": "1", "also with": "2"}
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

@@ -28,7 +28,7 @@ def test_the_commands_give_the_settings_that_are_not_the_defaults(small_data, tm
     run = train(tmp_path / "a b's $HOME", small_data, *ODD)
     evaluate(run, name="even", overrides=["evaluation.fusion=mean"], heads=("x",))
     [result] = find([tmp_path]).results
-    training, evaluation = training_commands(result)
+    training, evaluation = map(" ".join, training_commands(result))
     program, app, *arguments = _words(training)
     assert [program, app] == ["torchrec-priors", "train"]
     options = dict(zip(arguments[:4:2], arguments[1:4:2], strict=True))
@@ -80,7 +80,7 @@ def test_the_command_trains_the_same_model(small_data, tmp_path, monkeypatch):
 
     app.evaluate(tmp_path / "first", app.Split.test)
     [result] = find([tmp_path / "first"]).results
-    script = "\n".join(training_commands(result)).replace(
+    script = "\n".join(map(" ".join, training_commands(result))).replace(
         "torchrec-priors ", f"{shlex.quote(sys.executable)} -m torchrec_priors.apps "
     )
     subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)

@@ -54,9 +54,7 @@ def _reason(path, facts):
             level.groups = [""] * (group + 1)
         levels.append(level)
     numbers = [group if name in ("halves", "steps") else 0 for name, group in path]
-    tree = SimpleNamespace(
-        levels=levels, item_set_K=[0], groups_at=lambda number: torch.tensor([numbers[number]])
-    )
+    tree = SimpleNamespace(levels=levels, groups_at=lambda number: torch.tensor([numbers[number]]))
     return Reasons(tree).of_path(0, facts)
 
 
@@ -71,8 +69,8 @@ def _reason(path, facts):
         ([("mood", "dark")], FOUR_OF_NINE, "you like dark films (4 of the 9 items in your history)"),
         ([("community", "Drama, War")], FOUR_OF_NINE, "you like the community “Drama, War” of items that the same people choose (4 of the 9 items in your history)"),
         ([("genre", "Comedy"), ("mood", "dark")], FOUR_OF_NINE, "you like what belongs to Comedy and dark films at once (4 of the 9 items in your history)"),
-        ([("gender", "F")], Facts(known_levels=KNOWN), "it suits users of gender F like you"),
-        ([("gender", "F")], Facts(), "it suits users of gender F"),
+        ([("gender", "F")], Facts(known_levels=KNOWN), "it suits users of the group “F” (gender) like you"),
+        ([("gender", "F")], Facts(), "it suits users of the group “F” (gender)"),
         ([("segment", "Premium")], Facts(known_levels=KNOWN), "it suits Premium shoppers like you"),
         ([("halves", 0)], Facts(), "it fits your history, expected within the next 4 items"),
         ([("halves", 1)], Facts(), "it fits your history, expected within the next 5 to 8 items"),
@@ -88,7 +86,7 @@ def _reason(path, facts):
         ([("interests", "interest 2")], Facts(), "it fits an interest that the model sees in your history (interest 2)"),
         ([("own", "late night")], Facts(), "it fits the group “late night”"),
         ([("own labels", "cheap")], FOUR_OF_NINE, "you like cheap (4 of the 9 items in your history)"),
-        ([("own users", "gold")], Facts(), "it suits users of club gold"),
+        ([("own users", "gold")], Facts(), "it suits users of the group “gold” (club)"),
     ],
 )  # fmt: skip
 def test_a_head_is_put_into_words(path, facts, says):
@@ -100,7 +98,10 @@ def test_a_head_is_put_into_words(path, facts, says):
     [
         ([], "it is popular"),
         ([("halves", 0)], "it is popular"),
-        ([("genre", "Comedy"), ("gender", "F")], "it is popular in Comedy with users of gender F"),
+        (
+            [("genre", "Comedy"), ("gender", "F")],
+            "it is popular in Comedy with users of the group “F” (gender)",
+        ),
         ([("action", "purchase")], "it is popular, counting only the event “purchase”"),
     ],
 )
@@ -109,7 +110,7 @@ def test_without_a_history_the_words_are_of_popularity(path, says):
 
 
 def test_a_repeat_says_how_often():
-    tree = SimpleNamespace(levels=[], item_set_K=[0])
+    tree = SimpleNamespace(levels=[])
     assert Reasons(tree).of_repeat(Facts(times=1)) == "because you have had it before"
     assert Reasons(tree).of_repeat(Facts(times=3)) == "because you have had it before, 3 times"
 
@@ -206,14 +207,18 @@ def test_the_winner_of_a_mean_has_a_score_of_its_own(trained):
 
         gender = {item.head for item in known} & {"F", "M"}
         said = {item.reason for item in known if item.head in gender}
-        assert said == {f"because it suits users of gender {one} like you" for one in gender}
+        assert said == {
+            f"because it suits users of the group “{one}” (gender) like you" for one in gender
+        }
         # Of a history alone, no group is known.
         history = loaded.recommend(HISTORY, k=150)
         said = {item.reason for item in history if item.head in ("F", "M")}
         assert said
         assert not [reason for reason in said if "like you" in reason]
         given = loaded.recommend(HISTORY, k=50, groups={"gender": "F"}, only=["F"])
-        assert {item.reason for item in given} == {"because it suits users of gender F like you"}
+        assert {item.reason for item in given} == {
+            "because it suits users of the group “F” (gender) like you"
+        }
 
 
 def test_groups_are_called_what_the_data_set_says_also_after_training(run, small_data, tmp_path):

@@ -64,9 +64,9 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
     if prior_of_data(like, data, *LIKE).kind == "user":
         states = [*(int(state["users"]) for state in data.manifest.grown), data.users]
         users = deal(states, seed_number)[entity]
-        prior = UserPrior(name, names, users, group, data.users)
-        prior.kind = "random"
-        return prior
+        of_users = UserPrior(name, names, users, group, data.users)
+        of_users.kind = "random"
+        return of_users
     states = [*(int(state["items"]) for state in data.manifest.grown), data.items]
     items = deal(states, seed_number)[entity]
     return ItemPrior(name, names, items, group, data.items, kind="random")

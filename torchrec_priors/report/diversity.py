@@ -32,6 +32,8 @@ def diversity_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | N
         series.append(Series(row.label, [x], [y], [low_y], [high_y], [low_x], [high_x]))
     if len(series) < 2:
         return None
+    # The best is first, so a model has the same colour in both panels.
+    series.sort(key=lambda one: -one.y[0])
 
     caption = (
         "Models further up are more accurate, models further right recommend more diverse lists."

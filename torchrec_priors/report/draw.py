@@ -13,7 +13,6 @@ from html import escape
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -56,6 +55,7 @@ _LONGEST = 60  # letters of a name
 _LONGEST_TICK = 23  # letters of a name on the x axis
 _LONGEST_NAME = 26  # letters of a name next to a point
 _NAME_SIZE = 9.5
+_MARKER = 4  # pixels from the middle of a marker to its edge
 # Where a name may stand, as seen from its point: across and up.
 _BESIDE = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
 _WIDTH = 4.6  # inches: about the width of a phone with this size of text
@@ -147,14 +147,13 @@ def _name_points(figure: Figure, axes: Axes, panel: Panel) -> None:
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     inside = axes.get_window_extent(renderer)
-    at = [axes.transData.transform((series.x[0], series.y[0])) for series in panel.series]
-    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in at]
-    for number, (series, place) in enumerate(zip(panel.series, at, strict=True)):
+    taken = [box for series in panel.series for box in _bars(axes, series)]
+    for number, series in enumerate(panel.series):
         for across, up in _BESIDE:
             text = axes.annotate(
                 _plain(series.label, _LONGEST_NAME),
-                (series.x[0], series.y[0]),
-                xytext=(6 * across, 7 * up),
+                _end(series, across, up),
+                xytext=(5 * across, 5 * up),
                 textcoords="offset points",
                 ha={-1: "right", 0: "center", 1: "left"}[across],
                 va={-1: "top", 0: "center", 1: "bottom"}[up],
@@ -163,13 +162,32 @@ def _name_points(figure: Figure, axes: Axes, panel: Panel) -> None:
                 in_layout=False,
             )
             box = text.get_window_extent(renderer)
-            fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0
-            own = Bbox.from_extents(*(place - 4), *(place + 4))
-            others = [other for other in taken if not np.allclose(other, own)]
-            if fits and box.y1 <= inside.y1 and not box.count_overlaps(others):
+            fits = inside.containsx(box.x0) and inside.containsx(box.x1)
+            fits = fits and inside.containsy(box.y0) and inside.containsy(box.y1)
+            if fits and not box.count_overlaps(taken):
                 taken.append(box)
                 break
             text.remove()
+
+
+def _end(series: Series, across: int, up: int) -> tuple[float, float]:
+    """Returns the end of a point's bar in one direction; the point itself between directions."""
+    x = series.x[0]
+    y = series.y[0]
+    if across and not up and len(series.x_low):
+        x = series.x_high[0] if across > 0 else series.x_low[0]
+    if up and not across and len(series.low):
+        y = series.high[0] if up > 0 else series.low[0]
+    return x, y
+
+
+def _bars(axes: Axes, series: Series) -> list[Bbox]:
+    """Returns what the marker and the bars of a point cover, in pixels."""
+    boxes = []
+    for ends in (((-1, 0), (1, 0)), ((0, -1), (0, 1))):
+        low, high = (axes.transData.transform(_end(series, *end)) for end in ends)
+        boxes.append(Bbox([low - _MARKER, high + _MARKER]))
+    return boxes
 
 
 def _add_legend(figure: Figure, axes: Axes, labels: list[str]) -> None:
@@ -177,6 +195,10 @@ def _add_legend(figure: Figure, axes: Axes, labels: list[str]) -> None:
     # The labels are still numbers, see `_draw`.
     handles, numbers = axes.get_legend_handles_labels()
     assert len(numbers) == len(labels)
+    # matplotlib lists series without intervals first.
+    by_number = sorted(zip(numbers, handles, strict=True), key=lambda pair: int(pair[0]))
+    numbers = [number for number, _ in by_number]
+    handles = [handle for _, handle in by_number]
     legend = figure.legend(handles, numbers, loc="outside lower left", ncols=1, handlelength=2.4)
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(_plain(label))

@@ -130,7 +130,11 @@ for (const region of document.querySelectorAll(".scroll")) {
   // The hint is only for tables that are wider than the page.
   const hint = region.previousElementSibling;
   if (!hint?.classList.contains("swipe")) continue;
-  new ResizeObserver(() => hint.classList.toggle("idle", region.scrollWidth <= region.clientWidth)).observe(region);
+  new ResizeObserver(() => {
+    const isWide = region.scrollWidth > region.clientWidth;
+    hint.classList.toggle("wide", isWide);
+    hint.classList.toggle("idle", !isWide);
+  }).observe(region);
 }
 
 for (const block of document.querySelectorAll("pre.command")) {

@@ -63,7 +63,7 @@ class Shown:
     key: str
     section: Section
     advice: Advice
-    commands: list[str]
+    commands: list[list[str]]
     diversity: Drawn | None
     models: list[Table]
     groups: list[Table]

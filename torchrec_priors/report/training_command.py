@@ -9,8 +9,8 @@ from torchrec_priors.experiments.matrix import file_name, flat
 from torchrec_priors.report.result import Result
 
 
-def training_commands(result: Result) -> list[str]:
-    """Returns the commands for a shell.
+def training_commands(result: Result) -> list[list[str]]:
+    """Returns the commands as words, which are quoted for a shell.
 
     The settings that are not the defaults are given as overrides, so the commands need no file of
     this run. If overrides cannot express the configuration, its file is named.
@@ -35,7 +35,7 @@ def training_commands(result: Result) -> list[str]:
     name = result.folder.name[len(result.split) + 1 :]
     if name:
         evaluate += ["--name", name, *result.metrics.get("overrides", [])]
-    return [shlex.join(train), shlex.join(evaluate)]
+    return [[shlex.quote(word) for word in command] for command in (train, evaluate)]
 
 
 def overrides_of(config: RunConfig) -> list[str] | None:

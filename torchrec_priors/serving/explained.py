@@ -86,7 +86,7 @@ class Explainer:
 
         of_paths = zip(rows, scores, paths, score_kK.tolist(), strict=False)
         of_heads = [self._by_name(*of_item) for of_item in of_paths]
-        own = [by_name[head] for by_name, head in zip(of_heads, heads, strict=False)]
+        own = [by_name.get(head) for by_name, head in zip(of_heads, heads, strict=False)]
         reasons = self._in_words(rows, paths, user)
         parts = zip(*columns, of_heads, reasons, own, strict=False)
         return list(itertools.starmap(Recommendation, parts))
@@ -101,7 +101,7 @@ class Explainer:
                 reasons.append(self._reasons.of_repeat(Facts(times=times)))
                 continue
             inside = 0
-            if self._reasons.counted_K[path] and user.source == "model":
+            if self._reasons.uses_history(path) and user.source == "model":
                 if inside_S is None:
                     inside_S = self._count(user.rows)
                 inside = inside_S[self._item_set_K[path]]

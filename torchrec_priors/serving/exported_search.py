@@ -119,8 +119,8 @@ class ExportedSearch:
             found, short = self._with_shares(asked, bias_K, k, levers, groups, item_filter)
         else:
             found = self._find(asked, bias_K, k, item_filter)
-        items = self._explained(asked, bias_K, found)
-        return Answer(items, "model", skipped, short, self._score_name())
+        explained = self._explained(asked, bias_K, found)
+        return Answer(explained, "model", skipped, short, self._score_name())
 
     def _find(self, asked: Asked, bias_K: Tensor, k: int, item_filter: ItemFilter) -> Found:
         """Returns the k best items that a filter allows; the batch has one user."""

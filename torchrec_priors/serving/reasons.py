@@ -6,11 +6,11 @@ A reason follows from the head that gave the score, that is from the groups on i
     labels of items              you like Comedy (44 of the 272 items in your history)
     communities of items         you like the community "Drama, War" of items that the same people
                                  choose (12 of the 272 items in your history)
-    groups of users              it suits users of gender F like you
+    groups of users              it suits users of the group “F” (gender) like you
     segments of the horizon      expected within the next 5 to 8 items
     events                       the event "purchase" is expected
     the repeat head              you have had it before, 3 times
-    no history: popularity       it is popular in Comedy with users of gender F
+    no history: popularity       it is popular in Comedy with users of the group “F” (gender)
 
 A reason claims only what the data or the model says. "You like" is said only of items that the
 history has: from `LIKED` of them on. The groups of a control have no meaning, and the reason says
@@ -29,8 +29,6 @@ from torchrec_priors.priors.prior import kind_of
 from torchrec_priors.serving.request import Source
 
 LIKED = 3  # items of a group in the history, from which on "you like" is said
-
-_OF_ITEMS = ("item", "graph")
 
 # The part of a sentence that a level contributes to, by its kind; "other" for all other kinds.
 _ROLES = {
@@ -87,7 +85,8 @@ class LevelWords:
 
     def noun(self, group: int) -> str:
         """Returns what a group is called."""
-        words = self.words or _USUAL_WORDS.get(self.kind, f"users of {self.name} {{}}")
+        of_users = f"users of the group “{{}}” ({self.name})"
+        words = self.words or _USUAL_WORDS.get(self.kind, of_users)
         # Names of groups may contain braces, so this is no `format`.
         return words.replace("{}", self.groups[group], 1)
 
@@ -110,8 +109,6 @@ _Groups = dict[str, list[tuple[int, int]]]
 
 class HasPaths(Protocol):
     """A prior tree, of a run or of an export."""
-
-    item_set_K: list[int]
 
     @property
     def levels(self) -> Iterable[object]:
@@ -143,34 +140,36 @@ class Facts:
 
 
 class Reasons:
-    """Writes reasons. Any thread may call it.
-
-    Attributes:
-        counted_K: for each path, whether its reason depends on `Facts.inside`.
-    """
+    """Writes reasons. Any thread may call it."""
 
     def __init__(self, tree: HasPaths) -> None:
         self._levels = [LevelWords.of(level) for level in tree.levels]
-        group_LK = [tree.groups_at(number).tolist() for number in range(len(self._levels))]
-        self._groups_K: list[_Groups] = [{} for _ in tree.item_set_K]
-        for number, (level, group_K) in enumerate(zip(self._levels, group_LK, strict=True)):
-            role = _ROLES.get(level.kind, "other")
-            for groups, group in zip(self._groups_K, group_K, strict=True):
-                if group >= 0:
-                    groups.setdefault(role, []).append((number, group))
-        self.counted_K = [self._is_counted(groups) for groups in self._groups_K]
+        self._group_LK = [tree.groups_at(number).tolist() for number in range(len(self._levels))]
 
     def of_path(self, path: int, facts: Facts) -> str:
         """Returns the reason for an item that got its score from the head of a path."""
-        groups = self._groups_K[path]
+        groups = self._groups_of(path)
         if facts.source == "popularity":
             return f"because {self._popular(groups, facts)}"
-        return f"because {self._fitting(path, facts)}{self._expected(groups)}"
+        return f"because {self._fitting(groups, facts)}{self._expected(groups)}"
 
     def of_repeat(self, facts: Facts) -> str:
         """Returns the reason for an item that got its score from the repeat head."""
         times = f", {facts.times:,} times" if facts.times > 1 else ""
         return f"because you have had it before{times}"
+
+    def uses_history(self, path: int) -> bool:
+        """Whether the reason of a path depends on `Facts.inside`."""
+        return self._is_counted(self._groups_of(path))
+
+    def _groups_of(self, path: int) -> _Groups:
+        """Returns the groups on a path. They are not kept, as there may be many paths."""
+        groups: _Groups = {}
+        for number, (level, group_K) in enumerate(zip(self._levels, self._group_LK, strict=True)):
+            if group_K[path] >= 0:
+                role = _ROLES.get(level.kind, "other")
+                groups.setdefault(role, []).append((number, group_K[path]))
+        return groups
 
     def _is_counted(self, groups: _Groups) -> bool:
         """Whether labels of items alone decide which items the head of a path may retrieve."""
@@ -181,12 +180,11 @@ class Reasons:
         }
         return restricting == {"items"}
 
-    def _fitting(self, path: int, facts: Facts) -> str:
+    def _fitting(self, groups: _Groups, facts: Facts) -> str:
         """Returns the words on what the item has to do with the user."""
-        groups = self._groups_K[path]
         clauses = []
         items = self._items(groups)
-        if items and self.counted_K[path]:
+        if items and self._is_counted(groups):
             clauses.append(_in_history(items, facts))
         elif items:
             clauses.append(f"your history leads to {items}")
