@@ -109,7 +109,9 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine) -> Corpus:
         item_priors=[
             Labels(level, _labels(items, "item_id", level), f"no {level}") for level in _LEVELS
         ],
-        user_priors=[Labels("spending", _labels(users, "user_id", "spending"), "unknown spending")],
+        user_priors=[
+            Labels("spending", _labels(users, "user_id", "spending"), "unknown spending", "{}")
+        ],
         user_group="spending",
     )
 

@@ -30,6 +30,9 @@ from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.raw import BadRows
 from torchrec_priors.preparation.raw.movielens import read_release
 
+# What groups are called in reasons for people.
+_WORDS = {"age": "people aged {}", "genre": "{} films"}
+
 
 def load(raw: Path, bad_rows: BadRows) -> Corpus:
     release = read_release(raw, bad_rows)
@@ -38,7 +41,7 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
     if release.users is not None:
         for name in ("age", "gender", "occupation"):
             labels = ibis.memtable(_labels(release.users, name))
-            user_priors.append(Labels(name, labels, f"no {name}"))
+            user_priors.append(Labels(name, labels, f"no {name}", _WORDS.get(name, "")))
 
     return Corpus(
         name="movielens",
@@ -50,7 +53,7 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
         default_horizon=8 if release.has_times else 1,
         events=release.stars,
         event_prior="rating" if release.stars else None,
-        item_priors=[Labels("genre", ibis.memtable(release.genres), remainder="no genre")],
+        item_priors=[Labels("genre", ibis.memtable(release.genres), "no genre", _WORDS["genre"])],
         user_priors=user_priors,
         user_group="age" if user_priors else None,
     )

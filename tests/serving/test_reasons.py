@@ -1,5 +1,6 @@
 """Reasons in words: what they say for every kind of prior, and that the data bears it out."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -7,7 +8,10 @@ import pytest
 import tiny
 import torch
 
+import torchrec_priors as tp
 from torchrec_priors import UserContext, load_run
+from torchrec_priors.apps import prior, recommend
+from torchrec_priors.common.files import read_json
 from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.priors.name_groups import name_groups
@@ -67,6 +71,8 @@ def _reason(path, facts):
         ([("genre", "Comedy")], Facts(history=9), "your history leads to Comedy, new to you"),
         ([("genre", "{}")], FOUR_OF_NINE, "you like {} (4 of the 9 items in your history)"),
         ([("mood", "dark")], FOUR_OF_NINE, "you like dark films (4 of the 9 items in your history)"),
+        ([("genre", "no genre")], FOUR_OF_NINE, "you like items of the group “no genre” (genre) (4 of the 9 items in your history)"),
+        ([("segment", "unknown segment")], Facts(), "it suits users of the group “unknown segment” (segment)"),
         ([("community", "Drama, War")], FOUR_OF_NINE, "you like the community “Drama, War” of items that the same people choose (4 of the 9 items in your history)"),
         ([("genre", "Comedy"), ("mood", "dark")], FOUR_OF_NINE, "you like what belongs to Comedy and dark films at once (4 of the 9 items in your history)"),
         ([("gender", "F")], Facts(known_levels=KNOWN), "it suits users of the group “F” (gender) like you"),
@@ -165,7 +171,10 @@ def test_the_counts_are_those_of_the_history(run):
             for item in answer:
                 term, genre = item.head.split(" / ")
                 count = sum(genre in genres.get(row, ()) for row in rows)
-                assert (f"you like {genre} (" in item.reason) == (count >= LIKED)
+                called = f"{genre} films"
+                if genre == "no genre":
+                    called = "items of the group “no genre” (genre)"
+                assert (f"you like {called} (" in item.reason) == (count >= LIKED)
                 assert (f"({count} of the {len(rows)} items in your history)" in item.reason) == (
                     count > 0
                 )
@@ -177,7 +186,7 @@ def test_the_counts_are_those_of_the_history(run):
         cold = loaded.recommend(user="nobody", k=5)
         assert cold.score_name == "log-probability by popularity by the best head"
         for item in cold:
-            assert item.reason == f"because it is popular in {item.head.split(' / ')[1]}"
+            assert item.reason == f"because it is popular in {item.head.split(' / ')[1]} films"
 
 
 def test_who_is_not_asked_to_explain_gives_no_reason(run):
@@ -225,11 +234,18 @@ def test_groups_are_called_what_the_data_set_says_also_after_training(run, small
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
     before = (data / "manifest.json").read_bytes()
-    assert name_groups(data, "genre", "{} films").words == "{} films"
+    usual = PreparedData(small_data).manifest.prior("genre").words
+    assert name_groups(data, "genre", "the {} shelf").words == "the {} shelf"
     with load_run(run, data) as loaded:
         item = loaded.recommend(user="9", k=1)[0]
-        assert f"{item.head.split(' / ')[1]} films" in item.reason
+        assert f" the {item.head.split(' / ')[1]} shelf" in item.reason
     name_groups(data, "genre", "")
+    assert "words" not in next(
+        one
+        for one in read_json(data / "manifest.json", remedy="")["priors"]
+        if one["name"] == "genre"
+    )
+    name_groups(data, "genre", usual)
     assert (data / "manifest.json").read_bytes() == before
 
     for words, message in (
@@ -261,3 +277,42 @@ def test_a_long_history_is_counted_once_for_each_time(run):
         liked = [item for item in often if "you like" in item.reason]
         assert liked
         assert all("(40 of the 40 items in your history)" in item.reason for item in liked)
+
+
+def test_the_table_says_why_and_what_the_scores_are(run, trained, capsys):
+    recommend.recommend(run, user="9", k=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert "score: logit by the best head" in lines
+    first = next(number for number, line in enumerate(lines) if line.startswith("   1 "))
+    with load_run(run) as loaded:
+        items = loaded.recommend(user="9", k=3)
+    shown = [line.strip() for line in lines[first + 1 : first + 6 : 2]]
+    assert shown == [item.reason for item in items]
+    assert f" {items[0].head}  (then " in lines[first]
+
+    recommend.recommend(trained(parse(ADDITIVE)), user="9", k=1)
+    with load_run(trained(parse(ADDITIVE))) as loaded:
+        [item] = loaded.recommend(user="9", k=1)
+    out = capsys.readouterr().out
+    assert f"{item.score:>8.3f}  {item.head} {item.head_score:.2f}  (then " in out
+
+    recommend.recommend(run, user="9", k=2, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["score_name"] == "logit by the best head"
+    assert [item["reason"] for item in answer["items"]] == [item.reason for item in items[:2]]
+    assert {"item_id", "title", "score", "head", "head_scores", "head_score"} < set(
+        answer["items"][0]
+    )
+
+
+def test_words_are_given_by_the_command_and_from_python(small_data, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    prior.prior(prior.Kind.words, str(data), name="rating", words="a rating of {}")
+    assert capsys.readouterr().out.endswith(", called 'a rating of {}'\n")
+    assert tp.name_groups(data, "gender", "gender {}").manifest.prior("gender").words == "gender {}"
+    prior.prior(prior.Kind.list, str(data))
+    assert capsys.readouterr().out.count("called '") == 4, "two of them are the corpus' own"
+    for kind, words in ((prior.Kind.words, None), (prior.Kind.item, "{} films")):
+        with pytest.raises(UserError, match="--words says what the groups"):
+            prior.prior(kind, str(data), name="rating", words=words)

@@ -11,7 +11,7 @@ from torchrec_priors.apps import command
 from torchrec_priors.common.progress import stages
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.summary import prior_line
-from torchrec_priors.preparation.describe import prior_lines
+from torchrec_priors.preparation.describe import prior_lines, words_of
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.priors.name_groups import name_groups
 from torchrec_priors.preparation.priors.remove_prior import remove_prior
@@ -148,7 +148,7 @@ def prior(
         )
     if words is not None:
         info = name_groups(PreparedData(data).folder, name, words)
-        print(prior_line(info))
+        print(f"{prior_line(info)}{words_of(info)}")
         return
 
     request = PriorRequest(

@@ -38,11 +38,14 @@ class Labels:
         remainder: the name of the group for items or users without a label. Every prior has this
             group, even if it is empty, so that at least one head can retrieve every item. An empty
             remainder group has the last group number.
+        words: what a group is called in reasons for people, with `{}` in the place of its name
+            (see `PriorInfo`).
     """
 
     name: str
     table: ir.Table
     remainder: str
+    words: str = ""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,14 @@ def describe(data: PreparedData) -> Description:
 
 def prior_lines(data: PreparedData) -> list[str]:
     """Describes the priors of a data set, a line for each, with where they come from."""
-    return [f"{prior_line(prior)}{_origin(prior)}" for prior in data.manifest.priors]
+    return [
+        f"{prior_line(prior)}{_origin(prior)}{words_of(prior)}" for prior in data.manifest.priors
+    ]
+
+
+def words_of(prior: PriorInfo) -> str:
+    """Says what the groups of a prior are called in reasons for people; "" for the usual words."""
+    return f", called '{prior.words}'" if prior.words else ""
 
 
 def _sample(

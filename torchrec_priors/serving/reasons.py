@@ -42,6 +42,9 @@ _ROLES = {
     "all": "controls",
 }
 
+# The first words of names of groups for items or users without a label.
+_RESTS = ("no", "unknown", "other", "others")
+
 # What a group is called if its prior has no words of its own.
 _USUAL_WORDS = {
     "item": "{}",
@@ -85,10 +88,14 @@ class LevelWords:
 
     def noun(self, group: int) -> str:
         """Returns what a group is called."""
+        name = self.groups[group]
         of_users = f"users of the group “{{}}” ({self.name})"
         words = self.words or _USUAL_WORDS.get(self.kind, of_users)
+        # The rest of a prior has a name like "no genre", which is no part of a sentence.
+        if name.partition(" ")[0] in _RESTS and self.kind in ("item", "user"):
+            words = of_users if self.kind == "user" else f"items of the group “{{}}” ({self.name})"
         # Names of groups may contain braces, so this is no `format`.
-        return words.replace("{}", self.groups[group], 1)
+        return words.replace("{}", name, 1)
 
     def time(self, group: int) -> str:
         """Returns when the items of a segment of the horizon are expected."""

@@ -194,7 +194,8 @@ class Build:
         self.output.write(
             f"priors/{labels.name}.parquet", labelled.pairs(grouped, entities, entity)
         )
-        return PriorInfo(labels.name, entity.removesuffix("_id"), names, counts), grouped
+        kind = entity.removesuffix("_id")
+        return PriorInfo(labels.name, kind, names, counts, words=labels.words), grouped
 
     def _event_prior(self, name: str, seen: ir.Table, ids: ir.Table) -> PriorInfo:
         """Writes the prior over event types.

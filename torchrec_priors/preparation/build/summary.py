@@ -56,8 +56,7 @@ def prior_line(prior: PriorInfo) -> str:
     groups = list(zip(prior.groups, prior.sizes, strict=True))
     first = ", ".join(f"{name} {size:,}" for name, size in groups[:_GROUPS])
     more = f", ... ({len(groups)} groups)" if len(groups) > _GROUPS else ""
-    words = f", called '{prior.words}'" if prior.words else ""
-    return f"prior {prior.name} ({prior.kind}{words}): {first}{more}"
+    return f"prior {prior.name} ({prior.kind}): {first}{more}"
 
 
 def _times(manifest: Manifest, folder: Path) -> str:
