@@ -71,7 +71,7 @@ def test_a_gain_is_the_difference_of_means_with_the_right_sign(section, per_user
 
 
 def test_seeds_that_differences_rest_on_are_told_where_they_are_not_the_same(section, per_user):
-    assert differences(section, gains_of(section, per_user), 9).head[-1] == "verdict on ndcg@10"
+    assert differences(section, gains_of(section, per_user), 9).head[-1] == "entropy@10"
     values = dict(per_user.values)
     values["age"] = {5: values["age"][0]}
     values["genre"] = {1: values["genre"][1]}
@@ -79,9 +79,9 @@ def test_seeds_that_differences_rest_on_are_told_where_they_are_not_the_same(sec
     table = differences(section, gains, 9)
     assert table.head[-1] == "seeds"
     told = {line.cells[0]: line.cells[-1] for line in table.lines}
-    assert told["lt-st-1"] == "0, 1"
-    assert told["genre"] == "1"
-    assert told["age"] == "5; of the reference row 0, 1: none shared"
+    assert told["lt-st-1"] == "seeds 0, 1"
+    assert told["genre"] == "seed 1"
+    assert told["age"] == "seed 5; of the reference row seeds 0, 1: none shared"
     base = values[section.reference.label]
     expected = (values["age"][5] - (base[0] + base[1]) / 2)[:, 0].mean()
     assert gains["age"].overall["ndcg@10"].mean == pytest.approx(expected)

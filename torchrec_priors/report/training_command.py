@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from torchrec_priors.config import RunConfig, parse, read_override, with_changes, write_override
+from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.matrix import file_name, flat
 from torchrec_priors.report.result import Result
 
@@ -54,5 +55,8 @@ def overrides_of(config: RunConfig) -> list[str] | None:
             overrides.append(write_override(key, value))
 
     # A key of a dictionary may have a dot, and a value may have no form in TOML.
-    again = with_changes({}, map(read_override, overrides))
+    try:
+        again = with_changes({}, map(read_override, overrides))
+    except UserError:
+        return None
     return overrides if again == config else None
