@@ -7,7 +7,7 @@ from torchrec_priors.report import paper
 from torchrec_priors.report.chart import chart, size_of
 from torchrec_priors.report.figure import Figure, Panel, Series
 from torchrec_priors.report.page_table import Lacking
-from torchrec_priors.report.points import Points, over_seeds, points
+from torchrec_priors.report.points import Points, points, range_over_seeds
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.training_curves import figure_2
 
@@ -73,7 +73,7 @@ def _accuracy_by_group(prior: str, before: Row, row: Row) -> Panel | None:
         return None
 
     series = [
-        Series(label, range(len(groups)), list(map(fmean, ndcgs)), *over_seeds(ndcgs))
+        Series(label, range(len(groups)), list(map(fmean, ndcgs)), *range_over_seeds(ndcgs))
         for label, ndcgs in values.items()
     ]
     x_label = f"{prior}, largest group first"

@@ -101,11 +101,11 @@ def _series(label: str, rows: Sequence[tuple[float, Row]]) -> Series:
     """Returns the line through some rows, from left to right."""
     ordered = sorted(rows, key=lambda pair: pair[0])
     values = [row.mean("ndcg@10") or 0.0 for _, row in ordered]
-    low, high = over_seeds([row.values("ndcg@10") for _, row in ordered])
+    low, high = range_over_seeds([row.values("ndcg@10") for _, row in ordered])
     return Series(label, [x for x, _ in ordered], values, low, high)
 
 
-def over_seeds(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+def range_over_seeds(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     """Returns the lowest and the highest value of each place; nothing if all have one seed.
 
     Args:
