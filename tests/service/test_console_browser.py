@@ -401,3 +401,16 @@ def test_the_focus_can_be_seen_and_every_control_has_a_name(look):
         "&& !e.labels?.length && !e.textContent.trim()).length"
     )
     assert nameless == 0
+
+
+def test_every_item_says_why_and_the_list_what_its_scores_are(look):
+    view = look(f"{USER}&k=5")
+    first = view.locator("#with .rec").first
+    assert first.locator(".reason").inner_text().startswith("because you like ")
+    assert first.locator(".reason").is_visible()
+    assert view.locator("#with .score-name").inner_text() == "score: logit by the best head"
+    # With 5 items, the service's fusion is not that of the best head alone.
+    head = first.locator(".why b").inner_text()
+    assert first.locator(".why").get_attribute("title").startswith(f"{head}, alone ")
+    with_ten = look(USER).locator("#with .rec").first
+    assert "alone" not in with_ten.locator(".why").get_attribute("title")
