@@ -28,8 +28,8 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-REPORT = {"width": 1080, "height": 705}
-CONSOLE = {"width": 1440, "height": 940}
+REPORT = {"width": 1080, "height": 625}
+CONSOLE = {"width": 1440, "height": 833}
 # Scrolls to where the report says what to turn on.
 TO_SUMMARY = "e => window.scrollTo(0, e.getBoundingClientRect().top - 16)"
 COLOURS = 128  # of a picture's palette: a third of the bytes, and no difference that one sees
