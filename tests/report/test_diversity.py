@@ -10,6 +10,8 @@ from torchrec_priors.report.diversity import diversity_figure, free_diversity
 from torchrec_priors.report.draw import svg
 from torchrec_priors.report.figure import Panel, Series
 from torchrec_priors.report.gains import gains_of
+from torchrec_priors.report.paper_figures import paper_figures
+from torchrec_priors.report.training_curves import curves
 from torchrec_priors.report.users import PerUser
 
 
@@ -86,3 +88,20 @@ def test_names_stand_at_their_points_where_there_is_room():
         assert {one.label for one in series} <= set(texts)
         named = sum(texts.count(one.label) - 1 for one in series)
         assert fewest <= named <= most
+
+
+def test_curves_and_lines_have_the_range_of_their_seeds(section):
+    ndcg = next(panel for panel in curves(section).panels if panel.y_label == "ndcg@10")
+    assert all(len(series.low) == len(series.y) == 4 for series in ndcg.series)
+    figures = {figure.key: figure for figure in paper_figures(section)[0]}
+    rows = {row.label: row for row in section.rows}
+    [line] = figures["figure-7"].panels[0].series
+    values = rows["lt-st-4"].values("ndcg@10")
+    place = line.y.index(rows["lt-st-4"].mean("ndcg@10"))
+    assert (line.low[place], line.high[place]) == (min(values), max(values))
+    assert min(values) < max(values)
+    by_group = figures["figure-3"].panels[0].series[1]
+    assert all(
+        low <= y <= high
+        for low, y, high in zip(by_group.low, by_group.y, by_group.high, strict=True)
+    )

@@ -7,6 +7,7 @@ from torchrec_priors.report import paper
 from torchrec_priors.report.chart import chart
 from torchrec_priors.report.figure import Figure, Panel, Series
 from torchrec_priors.report.page_table import Lacking
+from torchrec_priors.report.points import range_over_seeds
 from torchrec_priors.report.sections import Row, Section
 
 _ENTROPY = "validation/entropy@10"
@@ -36,8 +37,9 @@ def curves(section: Section) -> Figure | None:
         return None
 
     caption = (
-        "Means over seeds. Losses of models with different heads or horizons are on different"
-        " scales: compare ndcg, not loss."
+        "Means over seeds; bars, of curves with few points: the lowest and the highest seed. "
+        "Losses of models with different heads or horizons are on different scales: compare ndcg, "
+        "not loss."
     )
     return Figure("curves", "Curves of the runs", caption, panels)
 
@@ -99,7 +101,12 @@ def _over_training(row: Row, metric: str, label: str) -> Series:
     steps = sorted(step for step, values in by_step.items() if len(values) == most)
     # More steps would make the page large without being visible.
     steps = steps[:: max(1, len(steps) // _MOST_STEPS)]
-    return Series(label, steps, [sum(by_step[step]) / len(by_step[step]) for step in steps])
+    values = [by_step[step] for step in steps]
+    means = [sum(of_seeds) / len(of_seeds) for of_seeds in values]
+    # Bars at every step of a long curve would hide it.
+    if len(steps) > _MOST_MARKERS:
+        return Series(label, steps, means)
+    return Series(label, steps, means, *range_over_seeds(values))
 
 
 def _style(series: Sequence[Series]) -> Literal["points", "lines"]:
