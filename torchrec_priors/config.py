@@ -36,6 +36,8 @@ from torchrec_priors.settings.embedding import UnseenConfig
 from torchrec_priors.settings.encoder import EncoderConfig
 from torchrec_priors.settings.evaluation import RetrievalConfig
 from torchrec_priors.settings.former_keys import present_key, with_former_keys, with_present_keys
+from torchrec_priors.settings.items import KEY as ITEM_LLM
+from torchrec_priors.settings.items import ItemsConfig
 from torchrec_priors.settings.loss import LossConfig
 from torchrec_priors.settings.model import ModelConfig
 from torchrec_priors.settings.negatives import NegativesConfig
@@ -86,6 +88,7 @@ class RunConfig(Section):
     # The tables of items and side features
     table: TableConfig = field(default_factory=TableConfig)
     embedding: UnseenConfig = field(default_factory=UnseenConfig)
+    items: ItemsConfig = field(default_factory=ItemsConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
 
     # Training and evaluation
@@ -114,12 +117,13 @@ class RunConfig(Section):
             self.loss,
             self.repeats,
             self.table,
-            self.embedding,
+            self.items,
             self.sharding,
             self.training,
             self.evaluation,
         ):
             part.check()
+        self.embedding.check(has_item_llm=bool(self.items.encoder))
 
         if self.baseline.name and self.priors.tree:
             raise UserError(
@@ -164,6 +168,7 @@ class RunConfig(Section):
             ("evaluation.calibrated", self.evaluation.calibrated, "false"),
             ("evaluation.fusion", self.evaluation.fusion != "max", '"max"'),
             ("embedding.content", bool(self.embedding.content), '""'),
+            ("items.encoder", bool(self.items.encoder), '""'),
         ]
         for key, given, value in needs:
             if given:
@@ -198,7 +203,9 @@ class RunConfig(Section):
         Items had no content, and no encoder was a language model.
         """
         settings = with_former_keys(asdict(self))
-        if not self.embedding.content:
+        if not self.items.encoder:
+            del settings["items"]
+        if not self.embedding.content and not self.items.encoder:
             for key in ("content", "ids", "id_dropout"):
                 del settings["embedding"][key]
         if not self.encoder.has_llm:
@@ -297,6 +304,9 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
     if config.encoder.llm.folder:
         refuse_uri(Path(config.encoder.llm.folder), "encoder.llm.folder")
         config.encoder.llm = config.encoder.llm.resolved()
+    if config.items.llm.folder:
+        refuse_uri(Path(config.items.llm.folder), f"{ITEM_LLM}.folder")
+        config.items.llm = config.items.llm.resolved(ITEM_LLM)
     if config.table.pretrained:
         refuse_uri(Path(config.table.pretrained), "table.pretrained")
         config.table.pretrained = str(Path(config.table.pretrained).absolute())

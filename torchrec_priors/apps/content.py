@@ -18,6 +18,7 @@ from torchrec_priors.ranks.variables import read_launch
 class Action(StrEnum):
     ADD = "add"
     ENCODE = "encode"
+    TOKENIZE = "tokenize"
 
 
 def content(
@@ -25,11 +26,13 @@ def content(
         Action,
         Argument(
             help="add: take vectors from --vectors. encode: make vectors of the items' texts with "
-            "a sentence model."
+            "a sentence model. tokenize: make tokens of the items' texts, for items.encoder = llm."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH", help="Folder of the prepared data set.")],
-    name: Annotated[str, Option(help="Name of the vectors, as in embedding.content.")],
+    name: Annotated[
+        str, Option(help="Name of the content, as in embedding.content or items.content.")
+    ],
     vectors: Annotated[
         Path | None,
         Option(
@@ -50,25 +53,43 @@ def content(
     ] = "",
     model: Annotated[
         Path | None,
-        Option(help="encode: folder of a sentence model, as transformers saves it."),
+        Option(
+            help="encode: folder of a sentence model, as transformers saves it. tokenize: folder "
+            "with the tokenizer of a language model."
+        ),
     ] = None,
     columns: Annotated[
         str,
         Option(
-            help="encode: columns of the catalogue, or priors of items, that make up an item's "
-            "text; separate several with commas."
+            help="encode, tokenize: columns of the catalogue, or priors of items, that make up an "
+            "item's text; separate several with commas."
         ),
     ] = "title",
     batch: Annotated[
         int, Option(min=1, max=1 << 16, help="encode: number of texts computed together.")
     ] = 64,
+    prompt: Annotated[
+        str | None,
+        Option(
+            help="tokenize: the beginning of each text; by default 'Compress the following "
+            "sentence into embedding: '."
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        Option(
+            min=1,
+            max=1 << 16,
+            help="tokenize: the largest number of tokens of a text; by default 256.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         Option("--overwrite", help="Replace content of this name that was made otherwise."),
     ] = False,
     threads: Annotated[int | None, Option(help=f"encode: t{THREADS[1:]}")] = None,
 ) -> None:
-    """Adds vectors that describe items to a prepared data set.
+    """Adds vectors that describe items, or the tokens of their texts, to a prepared data set.
 
     `encode` shares the work among all ranks of a launcher (torchrun, TorchX), continues after a
     kill, and encodes no text again that the same model has encoded before.
@@ -78,20 +99,24 @@ def content(
     if action == Action.ADD:
         if vectors is None:
             raise UserError("content add needs the file of the vectors: --vectors FILE")
-        _refuse("add", {"--model": model is not None, "--threads": threads is not None})
-        launch = read_launch()
-        if launch is not None and launch.world > 1:
-            raise UserError(
-                f"content add is a single process, but a launcher started {launch.world}: start one"
-            )
+        _refuse(
+            "add",
+            {
+                "--model": model is not None,
+                "--threads": threads is not None,
+                **_of_tokenize(prompt, tokens),
+            },
+        )
+        _check_single("add")
         added = add_vectors(prepared, name, vectors, ids, made_with=made_with, overwrite=overwrite)
         print("\n".join(added.messages))
         return
 
     if model is None:
-        raise UserError("content encode needs the folder of a sentence model: --model FOLDER")
+        what = "a sentence model" if action == Action.ENCODE else "a tokenizer"
+        raise UserError(f"content {action} needs the folder of {what}: --model FOLDER")
     _refuse(
-        "encode",
+        action,
         {
             "--vectors": vectors is not None,
             "--ids": ids is not None,
@@ -99,8 +124,39 @@ def content(
         },
     )
     names = [column.strip() for column in columns.split(",") if column.strip()]
+    if action == Action.TOKENIZE:
+        _refuse("tokenize", {"--threads": threads is not None})
+        _check_single("tokenize")
+        _tokenize(prepared, name, model, names, prompt, tokens, overwrite)
+        return
+    _refuse("encode", _of_tokenize(prompt, tokens))
     use_threads(threads)
     _encode(prepared, name, model, names, batch, overwrite)
+
+
+def _tokenize(
+    data: PreparedData,
+    name: str,
+    model: Path,
+    columns: list[str],
+    prompt: str | None,
+    tokens: int | None,
+    overwrite: bool,
+) -> None:
+    """Runs `content tokenize`."""
+    # It imports transformers, which `content add` does not need.
+    from torchrec_priors.content.tokenize import MOST_TOKENS, PROMPT, tokenize_items
+
+    info = tokenize_items(
+        data,
+        name,
+        model,
+        columns,
+        prompt=PROMPT if prompt is None else prompt,
+        tokens=tokens or MOST_TOKENS,
+        overwrite=overwrite,
+    )
+    print("\n".join(counted(data, info)))
 
 
 def _encode(
@@ -133,6 +189,21 @@ def _encode(
         f"this command was interrupted, {encoded.known:,} earlier"
     )
     print("\n".join(lines))
+
+
+def _check_single(action: str) -> None:
+    """Raises UserError if a launcher has started several processes."""
+    launch = read_launch()
+    if launch is not None and launch.world > 1:
+        raise UserError(
+            f"content {action} is a single process, but a launcher started {launch.world}: "
+            "start one"
+        )
+
+
+def _of_tokenize(prompt: str | None, tokens: int | None) -> dict[str, bool]:
+    """Returns the options that only `tokenize` has, and whether they were given."""
+    return {"--prompt": prompt is not None, "--tokens": tokens is not None}
 
 
 def _refuse(action: str, given: dict[str, bool]) -> None:

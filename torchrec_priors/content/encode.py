@@ -6,8 +6,8 @@
          |
     content/NAME.parquet --- rank 0 puts the vectors together
 
-A piece is named by a checksum of the model and of its texts. So a piece that a killed process has
-written is used again, on any number of ranks, and never for other texts or another model.
+A piece is named by a checksum of the model and of its texts (`pieces.py`). So a killed command
+continues, on any number of ranks.
 
 Shapes: I items, T distinct texts, M items with a text, c width of the vectors.
 """
@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch.distributed as dist
 
-from torchrec_priors.common.files import check_no_link, new_file, remove_leftover
+from torchrec_priors.common.files import check_no_link, remove_leftover
 from torchrec_priors.common.system_errors import explaining
+from torchrec_priors.content.pieces import Pieces
 from torchrec_priors.content.sentence_model import SentenceModel, checksum_of_model
 from torchrec_priors.errors import UserError
-from torchrec_priors.parquet import read_table, write_table
 from torchrec_priors.preparation.content.put import check_replaceable, folder_of, put_content
 from torchrec_priors.preparation.content.texts import item_texts
 from torchrec_priors.prepared.content import TEXT, VECTOR, matrix_of
@@ -105,20 +105,20 @@ def encode_items(
     texts = text_I.take(pa.array(item_M[as_numbers(pc.index_in(new, value_set=text_M))]))
 
     work = folder.absolute().with_name(f".{folder.absolute().name}.content-{name}")
-    pieces = _Pieces(work, model_sha256, new, texts)
+    missing = _Work.of(work, model_sha256, new, texts)
     if ranks.leads:
         check_no_link(work, work.parent)
         work.mkdir(exist_ok=True)
     dist.barrier(ranks.side)
     with explaining(f"--data: '{work}'"):
-        resumed = pieces.encode(model, ranks, batch, report)
+        resumed = missing.encode(model, ranks, batch, report)
         # All pieces are there when all ranks have passed.
         dist.barrier(ranks.side)
 
         info = None
         if ranks.leads:
             report("writing the vectors")
-            vector_Tc = _together(known, found_T, pieces.vectors())
+            vector_Tc = _together(known, found_T, missing.vectors())
             place_M = as_numbers(pc.index_in(text_M, value_set=distinct_T))
             made_by = {
                 "kind": "model",
@@ -157,35 +157,38 @@ class _Known:
 
 
 @dataclass(frozen=True)
-class _Pieces:
+class _Work:
     """The texts to encode, in pieces.
 
     Attributes:
-        folder: where the vectors of pieces are written.
-        model_sha256: the checksum of the model.
-        checksums: the checksums of the texts.
-        texts: the texts, in the same order.
+        pieces: where the vectors of pieces are written.
+        texts: the texts.
     """
 
-    folder: Path
-    model_sha256: str
-    checksums: pa.Array
+    pieces: Pieces
     texts: pa.Array
 
-    def __len__(self) -> int:
-        return -(-len(self.texts) // PIECE)
+    @classmethod
+    def of(cls, folder: Path, model_sha256: str, checksums: pa.Array, texts: pa.Array) -> "_Work":
+        """Divides texts into pieces.
 
-    def file(self, number: int) -> Path:
-        """Returns the file of the vectors of a piece."""
-        part = self.checksums.slice(number * PIECE, PIECE)
-        content = self.model_sha256.encode() + b"".join(part.to_pylist())
-        return self.folder / f"{hashlib.sha256(content).hexdigest()}.parquet"
+        Args:
+            folder: where the vectors of pieces are written.
+            model_sha256: the checksum of the model.
+            checksums: the checksums of the texts.
+            texts: the texts, in the same order.
+        """
+        names = []
+        for first in range(0, len(texts), PIECE):
+            part = checksums.slice(first, PIECE)
+            content = model_sha256.encode() + b"".join(part.to_pylist())
+            names.append(hashlib.sha256(content).hexdigest())
+        return cls(Pieces(folder, names), texts)
 
     def encode(self, model: Path, ranks: Ranks, batch: int, report: Report) -> int:
         """Encodes this rank's pieces. Returns the number of all ranks' texts that were there."""
-        all_pieces = range(len(self))
-        there = {number for number in all_pieces if _is_whole(self.file(number))}
-        missing = [number for number in all_pieces if number not in there]
+        there = self.pieces.there()
+        missing = [number for number in range(len(self.pieces)) if number not in there]
         # Pieces are counted before any rank writes one, so that all ranks share the same pieces.
         dist.barrier(ranks.side)
 
@@ -197,35 +200,17 @@ class _Pieces:
             for number in own:
                 report(f"encoding: {done:,} of {total:,} texts of this process")
                 texts = self.texts.slice(number * PIECE, PIECE).to_pylist()
-                self._write(number, sentences.encode(texts, batch))
+                self.pieces.write(number, sentences.encode(texts, batch))
                 done += len(texts)
         return sum(self._size(number) for number in there)
 
     def vectors(self) -> np.ndarray | None:
         """Returns the vectors of all texts, [texts, c]; None if there are none to encode."""
-        parts = []
-        for number in range(len(self)):
-            column = read_table(self.file(number))[VECTOR]
-            parts.append(matrix_of(column, column.type.list_size))
+        parts = [self.pieces.read(number) for number in range(len(self.pieces))]
         return np.concatenate(parts) if parts else None
 
     def _size(self, number: int) -> int:
         return min(PIECE, len(self.texts) - number * PIECE)
-
-    def _write(self, number: int, vector_Bc: np.ndarray) -> None:
-        values = pa.array(vector_Bc.ravel())
-        table = pa.table({VECTOR: pa.FixedSizeListArray.from_arrays(values, vector_Bc.shape[1])})
-        with new_file(self.file(number)) as partial:
-            write_table(table, partial)
-
-
-def _is_whole(piece: Path) -> bool:
-    """Returns whether the vectors of a piece were written and are not damaged."""
-    try:
-        read_table(piece)
-    except (OSError, pa.ArrowException):
-        return False
-    return True
 
 
 def _checksums(texts: pa.Array) -> pa.Array:

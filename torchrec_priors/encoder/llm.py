@@ -4,8 +4,7 @@ Any decoder of `transformers` reads the item vectors of a history in place of th
 Its last hidden state at each position is the user's state. There is no table of words, and no
 layer that predicts words.
 
-All windows of a batch are packed in one row, without padding. Positions restart at 0 in each
-window, and attention stays within a window (`window_attention.py`).
+All windows of a batch are packed in one row, without padding (`packed_windows.py`).
 
 If the width of the item vectors differs from that of the language model, one linear layer maps the
 vectors to the model's width, and another maps the states back.
@@ -15,22 +14,20 @@ Shapes: N tokens, d width of items and states, h width of the language model.
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.language_model import make_language_model
-from torchrec_priors.encoder.positions import positions
+from torchrec_priors.encoder.packed_windows import (
+    check_windows,
+    read_windows,
+    recompute_layers,
+)
 from torchrec_priors.encoder.safetensors_folder import take_weights
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.keyed_dropout import keyed_dropout
-from torchrec_priors.ops.softmax_attention import attention_chunks
 from torchrec_priors.settings.encoder import EncoderConfig
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +52,7 @@ class LLM(nn.Module):
         self.model, self.word_table = make_language_model(config.llm, context)
         width = self.model.config.hidden_size
         if config.recompute:
-            _recompute(self.model)
+            recompute_layers(self.model, "encoder.recompute")
 
         self.event = nn.Embedding(event_types, dim) if config.events else None
         self.project_in = nn.Linear(dim, width) if dim != width else nn.Identity()
@@ -71,7 +68,7 @@ class LLM(nn.Module):
 
         # On the meta device there are no values to compute with.
         if not next(self.model.parameters()).is_meta:
-            self._check_windows()
+            check_windows(self.model, "encoder.llm", context)
 
     def forward(self, histories: Jagged) -> Tensor:
         """Returns states, [N, d]. Position i has seen items 0 to i of its history.
@@ -86,7 +83,8 @@ class LLM(nn.Module):
 
         # The layers' inputs stay in full precision under autocast, with and without a projection.
         input_Nh = self.project_in(vector_Nd).to(vector_Nd.dtype)
-        state_Nd: Tensor = self.project_out(self._read(input_Nh, histories.offsets_B1))
+        hidden_Nh = read_windows(self.model, input_Nh, histories.offsets_B1, self.context)
+        state_Nd: Tensor = self.project_out(hidden_Nh)
         return state_Nd
 
     def take_weights(self, folder: Path) -> None:
@@ -96,78 +94,6 @@ class LLM(nn.Module):
             UserError: the folder has no safetensors, or not all weights of the model.
         """
         take_weights(folder, self.model, self.word_table)
-
-    def _read(self, input_Nh: Tensor, offsets_B1: Tensor) -> Tensor:
-        """Returns the last hidden state of each position, [N, h]."""
-        tokens = len(input_Nh)
-        if not tokens:
-            # Models of transformers cannot read nothing. One vector, whose state is left out, gives
-            # every parameter a gradient of zero.
-            input_Nh = torch.cat([input_Nh, input_Nh.new_zeros(1, input_Nh.shape[1])])
-            offsets_B1 = torch.tensor([0, 1], device=offsets_B1.device)
-
-        position_N = positions(offsets_B1, len(input_Nh), self.context)
-        output = self.model(
-            inputs_embeds=input_Nh[None],
-            position_ids=position_N[None],
-            use_cache=False,
-            windows=attention_chunks(offsets_B1),
-        )
-        hidden_Nh: Tensor = output.last_hidden_state[0, :tokens]
-        return hidden_Nh
-
-    @torch.no_grad()
-    def _check_windows(self) -> None:
-        """Checks that a window sees nothing of other windows, and no position sees later ones.
-
-        Attention is ours, but a model may also mix positions in other ways, for example by
-        convolutions. So it reads two windows twice, and only what must not matter differs.
-
-        Raises:
-            UserError: the model mixes windows or positions, or cannot read vectors.
-        """
-        width = self.model.config.hidden_size
-        first_Nh = torch.linspace(-1, 1, 5 * width).sin().view(5, width)
-        second_Nh = first_Nh.clone()
-        second_Nh[[0, 1, 4]] = first_Nh[[0, 1, 4]].flip(1)  # the window before, the last position
-        offsets_B1 = torch.tensor([0, 2, 5])
-
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            states = [self._read(input_Nh, offsets_B1)[2:4] for input_Nh in (first_Nh, second_Nh)]
-        except UserError:
-            raise
-        # Models of transformers raise whatever their code runs into.
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"encoder.llm: a {self.model.config.model_type} cannot read vectors in place of "
-                f"words ({reason}): use another model_type"
-            ) from error
-        finally:
-            self.model.train(was_training)
-        if not torch.equal(*states):
-            raise UserError(
-                f"encoder.llm: a {self.model.config.model_type} mixes positions outside of "
-                "attention, so histories cannot be packed: use another model_type"
-            )
-
-
-def _recompute(model: "PreTrainedModel") -> None:
-    """Makes the layers of a model compute their results again in the backward pass.
-
-    Raises:
-        UserError: the model does not support it.
-    """
-    # Dropout is off inside the model, so no generator's state needs to be kept.
-    keep_nothing = {"use_reentrant": False, "preserve_rng_state": False}
-    try:
-        model.activation_checkpointing_enable(keep_nothing)
-    except ValueError as error:
-        raise UserError(
-            f"encoder.recompute: a {model.config.model_type} does not support it: set it to false"
-        ) from error
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> LLM:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from torchrec_priors.errors import UserError
 
@@ -20,30 +21,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OPTION = "encoder.llm.folder"
 _SHOWN = 3  # weights that a message names
 
 
 @torch.no_grad()
-def take_weights(folder: Path, model: "PreTrainedModel", word_table: str) -> None:
+def take_weights(
+    folder: Path, model: "PreTrainedModel", word_table: str, key: str = "encoder.llm"
+) -> None:
     """Copies the weights of a folder into a model, one at a time.
 
-    The layer that predicts words and the table of words are not used. Other weights that the model
-    has no place for are counted and logged.
+    The layer that predicts words is not used, and the table of words only if the model has one.
+    Other weights that the model has no place for are counted and logged.
 
     Args:
         folder: the folder.
-        model: the decoder, whose values are replaced.
+        model: the decoder, whose values are replaced. Additions of LoRA keep theirs.
         word_table: the name that the table of words has in the model.
+        key: the name of the section that describes the model.
 
     Raises:
         UserError: there are no safetensors, they cannot be read, a weight has another shape than in
             the model, or weights of the model are missing.
     """
-    places = model.state_dict()
+    option = f"{key}.folder"
+    places = _places(model)
     missing = set(places)
     unexpected: list[str] = []
-    for file in _files(folder):
+    for file in _files(folder, option):
         try:
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 (it is no dictionary)
@@ -56,40 +60,61 @@ def take_weights(folder: Path, model: "PreTrainedModel", word_table: str) -> Non
                     values = weights.get_tensor(name)
                     if values.shape != place.shape:
                         raise UserError(
-                            f"{_OPTION}: '{file}': {name} has the shape {list(values.shape)}, not "
-                            f"{list(place.shape)} as in encoder.llm.config: remove what differs "
-                            "from encoder.llm.config"
+                            f"{option}: '{file}': {name} has the shape {list(values.shape)}, not "
+                            f"{list(place.shape)} as in {key}.config: remove what differs from "
+                            f"{key}.config"
                         )
                     place.copy_(values)
                     missing.discard(own_name)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{_OPTION}: '{file}' cannot be read: {error}") from error
+            raise UserError(f"{option}: '{file}' cannot be read: {error}") from error
 
     if missing:
         raise UserError(
-            f"{_OPTION}: '{folder}' lacks {_named(sorted(missing))} of the {len(places):,} weights "
+            f"{option}: '{folder}' lacks {_named(sorted(missing))} of the {len(places):,} weights "
             "of this model: give a folder with all of them"
         )
-    _say_unexpected(unexpected, model, word_table)
-    log.info("encoder.llm: %s weights of '%s' are the initial values", f"{len(places):,}", folder)
+    reads_words = f"{word_table}.weight" in places
+    _say_unexpected(unexpected, model, word_table, key, reads_words=reads_words)
+    log.info("%s: %s weights of '%s' are the initial values", key, f"{len(places):,}", folder)
 
 
-def _files(folder: Path) -> list[Path]:
+def _places(model: "PreTrainedModel") -> dict[str, Tensor]:
+    """Returns the values of a model by the names that they have in a folder.
+
+    `peft` puts each layer that it adds to into another module, as its `base_layer`.
+    """
+    return {
+        name.replace(".base_layer.", "."): place
+        for name, place in model.state_dict().items()
+        if "lora_" not in name
+    }
+
+
+def _files(folder: Path, option: str) -> list[Path]:
     """Returns the safetensors files of a folder."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
-            f"{_OPTION}: '{folder}' has no safetensors (pickled weights are not read): save the "
+            f"{option}: '{folder}' has no safetensors (pickled weights are not read): save the "
             "model with `save_pretrained` of transformers"
         )
     return files
 
 
-def _say_unexpected(unexpected: list[str], model: "PreTrainedModel", word_table: str) -> None:
+def _say_unexpected(
+    unexpected: list[str],
+    model: "PreTrainedModel",
+    word_table: str,
+    key: str,
+    *,
+    reads_words: bool,
+) -> None:
     """Logs the weights of a folder that are not used."""
     of_words = [name for name in unexpected if _is_of_words(name, word_table)]
     if of_words:
-        log.info("encoder.llm: not used, as there are no words: %s", ", ".join(sorted(of_words)))
+        reason = "no words are predicted" if reads_words else "there are no words"
+        log.info("%s: not used, as %s: %s", key, reason, ", ".join(sorted(of_words)))
 
     # transformers knows what older releases saved in addition.
     known = model._keys_to_ignore_on_load_unexpected or []
@@ -100,8 +125,10 @@ def _say_unexpected(unexpected: list[str], model: "PreTrainedModel", word_table:
     ]
     if others:
         log.warning(
-            "encoder.llm: the folder has %s that the model of encoder.llm.config does not have",
+            "%s: the folder has %s that the model of %s.config does not have",
+            key,
             _named(sorted(others)),
+            key,
         )
 
 

@@ -42,18 +42,30 @@ def read_content(data: PreparedData, name: str) -> Content:
         UserError: the data set has no such vectors, or the file is damaged.
     """
     info = data.manifest.content_of(name)
+    if info.has_tokens:
+        raise UserError(
+            f"embedding.content: '{name}' holds tokens, which items.content reads: name vectors"
+        )
     table = data.content_table(name, [ITEM, VECTOR])
-    item_M = table[ITEM].to_numpy().astype(np.int64)
-    flat = matrix_of(table[VECTOR], info.dim)
+    item_M = items_of(table, info, data)
+    return Content(info, item_M, matrix_of(table[VECTOR], info.dim))
 
-    # Vectors are looked up by row id without further checks.
+
+def items_of(table: pa.Table, info: ContentInfo, data: PreparedData) -> np.ndarray:
+    """Returns the row ids of the items with content, int64 [M].
+
+    Raises:
+        UserError: they are not items of the data set, in ascending order.
+    """
+    # Content is looked up by row id without further checks.
+    item_M: np.ndarray = table[ITEM].to_numpy().astype(np.int64)
     ascending = not len(item_M) or (item_M[0] >= 0 and (np.diff(item_M) > 0).all())
     if not ascending or (len(item_M) and item_M[-1] >= data.items) or len(item_M) != info.items:
         raise UserError(
             f"{data.folder / info.path} does not fit the catalogue of {data.items:,} items: add "
             "the content again"
         )
-    return Content(info, item_M, flat)
+    return item_M
 
 
 def matrix_of(vectors: pa.ChunkedArray, dim: int) -> np.ndarray:

@@ -80,12 +80,12 @@ class PriorInfo:
 
 @dataclass(frozen=True)
 class ContentInfo:
-    """Vectors that describe items, such as those of their titles.
+    """What describes items: vectors, such as those of their titles, or the tokens of their texts.
 
     Attributes:
-        name: the name of the vectors, as in `embedding.content`.
-        items: the number of items that have a vector.
-        dim: the width of the vectors.
+        name: the name of the content, as in `embedding.content`, or in `items.content` for tokens.
+        items: the number of items that have content.
+        dim: the width of the vectors; for tokens, the largest number that is allowed.
         identity: what the vectors were made with. Vectors with the same identity are comparable: a
             checksum of the sentence model with the names of the columns, or what the user says.
         made_by: the settings of the command that added the vectors.
@@ -99,8 +99,13 @@ class ContentInfo:
 
     @property
     def path(self) -> str:
-        """The path of the file of vectors in the data set's folder."""
+        """The path of the file of content in the data set's folder."""
         return f"content/{self.name}.parquet"
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the content is tokens instead of vectors."""
+        return self.made_by.get("kind") == "tokens"
 
 
 @dataclass(frozen=True)

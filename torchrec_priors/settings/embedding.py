@@ -40,7 +40,7 @@ class UnseenConfig(Section):
             time, and `distance_lfu` considers both.
         eviction_interval: number of steps between admissions, which also evict items.
         content: name of the content (`torchrec-priors content`) whose projection is added to the
-            rows of items; empty for none.
+            rows of items; empty for none. With `items.encoder`, the item LLM makes the content.
         ids: whether items have rows. If not, content alone makes their vectors, and `unseen` must
             be `content`.
         id_dropout: probability that the row of an item with content is left out in a step of
@@ -59,13 +59,22 @@ class UnseenConfig(Section):
     ids: bool = True
     id_dropout: Probability = 0.0
 
-    def check(self) -> None:
-        """Raises UserError if a value is out of its range, or if two contradict each other."""
+    def check(self, *, has_item_llm: bool = False) -> None:
+        """Raises UserError if a value is out of its range, or if two contradict each other.
+
+        Args:
+            has_item_llm: whether a language model makes the content (`items.encoder`).
+        """
         check_ranges(self, "embedding")
 
         # Some policies need other settings.
         policy = f"embedding.unseen = '{self.unseen}'"
-        self._check_content(policy)
+        if has_item_llm and self.content:
+            raise UserError(
+                'embedding.content cannot be combined with items.encoder = "llm", which makes the '
+                'content: give embedding.content=""'
+            )
+        self._check_content(policy, has_item_llm)
         if self.min_frequency == 1 and self.unseen in ("shared", "hashed"):
             raise UserError(
                 f"{policy} needs embedding.min_frequency >= 2: no interaction would train the rows "
@@ -92,18 +101,18 @@ class UnseenConfig(Section):
 
         return [f"embedding.{name}" for name in vars(self) if name in given - {"unseen", *read}]
 
-    def _check_content(self, policy: str) -> None:
+    def _check_content(self, policy: str, has_item_llm: bool) -> None:
         """Raises UserError if settings of content contradict others."""
-        if not self.content:
+        if not self.content and not has_item_llm:
             if self.unseen == "content" or not self.ids or self.id_dropout:
                 raise UserError(
                     "embedding.content names no content, which unseen = 'content', ids = false and "
-                    "id_dropout need: add it with `torchrec-priors content`"
+                    "id_dropout need: add it with `torchrec-priors content`, or set items.encoder"
                 )
             return
         if self.unseen not in ("own", "dropped", "content"):
             raise UserError(
-                f"{policy} cannot be combined with embedding.content, as several items share a row "
+                f"{policy} cannot be combined with content of items, as several items share a row "
                 "or change it: use own, dropped or content"
             )
         if not self.ids and self.unseen != "content":

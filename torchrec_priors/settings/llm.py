@@ -1,4 +1,4 @@
-"""The section `[encoder.llm]`: the language model of `encoder.backbone = "llm"`."""
+"""The sections `[encoder.llm]` and `[items.llm]`: the language models of users and items."""
 
 import json
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _OF_THE_FILE = (
 
 @dataclass
 class LLMConfig(Section):
-    """The language model of `encoder.backbone = "llm"`.
+    """The language model of `encoder.backbone = "llm"` or `items.encoder = "llm"`.
 
     Attributes:
         folder: a folder with `config.json` and weights in safetensors, which become the initial
@@ -37,33 +37,37 @@ class LLMConfig(Section):
     folder: str = ""
     config: dict[str, JsonValue] = field(default_factory=dict)
 
-    def check(self, *, used: bool) -> None:
-        """Checks that the section is given if, and only if, the backbone uses it.
+    def check(
+        self, *, used: bool, key: str = "encoder.llm", setting: str = "encoder.backbone"
+    ) -> None:
+        """Checks that the section is given if, and only if, it is used.
 
         Args:
-            used: whether the backbone is `llm`.
+            used: whether `setting` is `llm`.
+            key: the name of the section.
+            setting: the setting that decides whether it is used.
 
         Raises:
             UserError: the section is missing, or is given and not used.
         """
         if not used:
             if self.folder or self.config:
-                raise UserError(
-                    'encoder.llm is for encoder.backbone = "llm": set the backbone, or remove the '
-                    "section"
-                )
+                raise UserError(f'{key} is for {setting} = "llm": set it, or remove the section')
             return
         if not self.folder and not isinstance(self.config.get("model_type"), str):
             raise UserError(
-                'encoder.backbone = "llm" needs encoder.llm.folder, or encoder.llm.config with at '
-                'least a model_type, such as "llama"'
+                f'{setting} = "llm" needs {key}.folder, or {key}.config with at least a '
+                'model_type, such as "llama"'
             )
 
-    def resolved(self) -> "LLMConfig":
+    def resolved(self, key: str = "encoder.llm") -> "LLMConfig":
         """Returns the section with the configuration that is in the folder, if there is a folder.
 
         The path of the folder becomes absolute. If the folder is gone and `config` is complete, as
         in the file of a run, `config` stays as it is.
+
+        Args:
+            key: the name of the section.
 
         Raises:
             UserError: the folder has no configuration that can be read.
@@ -73,29 +77,29 @@ class LLMConfig(Section):
         folder = Path(self.folder).absolute()
         if not folder.exists() and "model_type" in self.config:
             return LLMConfig(str(folder), self.config)
-        return LLMConfig(str(folder), {**_read(folder), **self.config})
+        return LLMConfig(str(folder), {**_read(folder, key), **self.config})
 
 
-def _read(folder: Path) -> dict[str, JsonValue]:
+def _read(folder: Path, key: str) -> dict[str, JsonValue]:
     """Reads the keys of `config.json` that describe the network."""
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(
-            f"encoder.llm.folder: there is no '{file}': name a folder that `save_pretrained` of "
+            f"{key}.folder: there is no '{file}': name a folder that `save_pretrained` of "
             "transformers has written"
         )
     try:
         values = json.loads(file.read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"encoder.llm.folder: '{file}' cannot be read: {error}") from error
+        raise UserError(f"{key}.folder: '{file}' cannot be read: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
-        raise UserError(f"encoder.llm.folder: '{file}' names no model_type: give another folder")
+        raise UserError(f"{key}.folder: '{file}' names no model_type: give another folder")
 
     # TOML has no null. A missing key has its default, which null stands for.
     return {
-        key: _without_null(value)
-        for key, value in values.items()
-        if key not in _OF_THE_FILE and value is not None
+        name: _without_null(value)
+        for name, value in values.items()
+        if name not in _OF_THE_FILE and value is not None
     }
 
 

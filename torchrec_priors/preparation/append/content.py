@@ -36,7 +36,7 @@ def _link(state: State, output: OutputFiles, path: str) -> None:
 def _command(state: State, info: ContentInfo) -> str:
     """Returns the command that adds vectors for all items."""
     made = info.made_by
-    action = "encode" if made["kind"] == "model" else "add"
+    action = {"model": "encode", "tokens": "tokenize"}.get(made["kind"], "add")
     words = [
         f"torchrec-priors content {action}",
         "--data",
@@ -44,8 +44,10 @@ def _command(state: State, info: ContentInfo) -> str:
         "--name",
         quote(info.name),
     ]
-    if action == "encode":
+    if action != "add":
         words += ["--model", quote(made["model"]), "--columns", quote(",".join(made["columns"]))]
+        if action == "tokenize":
+            words += ["--prompt", quote(made["prompt"]), "--tokens", str(made["tokens"])]
     else:
         words += ["--vectors", "FILE"]
         if made["made_with"]:

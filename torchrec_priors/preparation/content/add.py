@@ -88,15 +88,18 @@ def add_vectors(
 
 
 def counted(data: PreparedData, info: ContentInfo, unknown: int = 0, zeros: int = 0) -> list[str]:
-    """Returns lines about the items with and without vectors.
+    """Returns lines about the items with and without content.
 
     Args:
         unknown: the number of vectors of items that the data set lacks.
         zeros: the number of vectors that were left out because they are zeros.
     """
+    what = f"a vector of {info.dim:,} numbers"
+    if info.has_tokens:
+        what = f"a text of at most {info.dim:,} tokens"
     lines = [
-        f"content {info.name}: {info.items:,} of {data.items:,} items have a vector of "
-        f"{info.dim:,} numbers, {data.items - info.items:,} have none"
+        f"content {info.name}: {info.items:,} of {data.items:,} items have {what}, "
+        f"{data.items - info.items:,} have none"
     ]
     if unknown:
         lines.append(f"{unknown:,} vectors of items that the data set lacks were left out")

@@ -1,5 +1,6 @@
 """Writes `content/NAME.parquet` and the manifest that lists it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,7 @@ def put_content(
     text_M: pa.Array | None = None,
     overwrite: bool = False,
 ) -> ContentInfo:
-    """Adds vectors to a data set. It stays complete even if the process is killed.
-
-    The file of the vectors and the manifest cannot change at the same moment. Therefore content
-    that is replaced is first removed from the manifest, as `add_prior` does it.
+    """Adds vectors to a data set; see `put_file`.
 
     Args:
         data: the data set.
@@ -80,13 +78,39 @@ def put_content(
         vector_Mc: their vectors.
         text_M: checksums of their texts, if a sentence model made the vectors.
         overwrite: whether content of another identity may be replaced.
+    """
+    info = ContentInfo(name, len(item_M), vector_Mc.shape[1], identity, made_by)
+
+    def write(file: Path) -> None:
+        _write(file, item_M, vector_Mc, text_M)
+
+    put_file(data, info, write, overwrite=overwrite)
+    return info
+
+
+def put_file(
+    data: PreparedData,
+    info: ContentInfo,
+    write: Callable[[Path], None],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Adds a file of content to a data set, which stays complete even if the process is killed.
+
+    The file and the manifest cannot change at the same moment. Therefore content that is replaced
+    is first removed from the manifest, as `add_prior` does it.
+
+    Args:
+        data: the data set.
+        info: describes the content.
+        write: writes the file.
+        overwrite: whether content of another identity may be replaced.
 
     Raises:
         UserError: the name is taken, the data has changed in the meantime, or the folder cannot be
             written.
     """
     folder = folder_of(data)
-    info = ContentInfo(name, len(item_M), vector_Mc.shape[1], identity, made_by)
     file = folder / info.path
     check_no_link(file.parent, folder)
     ready = folder / f".{FILE}.ready"
@@ -98,12 +122,12 @@ def put_content(
             raise UserError(
                 f"--data: '{folder}' was prepared again in the meantime: run this again"
             )
-        check_replaceable(manifest, name, identity, overwrite)
+        check_replaceable(manifest, info.name, info.identity, overwrite)
 
         file.parent.mkdir(exist_ok=True)
         try:
             with new_file(file) as partial:
-                _write(partial, item_M, vector_Mc, text_M)
+                write(partial)
                 without = _changed(manifest, info, None)
                 made = _changed(manifest, info, describe_file(partial, info.path))
                 write_whole(ready, made.text())
@@ -114,7 +138,6 @@ def put_content(
             ready.replace(folder / FILE)
         finally:
             ready.unlink(missing_ok=True)
-    return info
 
 
 def _write(file: Path, item_M: np.ndarray, vector_Mc: np.ndarray, text_M: pa.Array | None) -> None:

@@ -12,7 +12,7 @@ _BETWEEN_COLUMNS = ". "
 _BETWEEN_LABELS = ", "
 
 
-def item_texts(data: PreparedData, columns: list[str]) -> pa.Array:
+def item_texts(data: PreparedData, columns: list[str], *, named: bool = False) -> pa.Array:
     """Returns a text for each item; it is empty if the item has no value in any column.
 
     The values of several columns follow one another: "Toy Story (1995). Animation, Comedy".
@@ -20,6 +20,7 @@ def item_texts(data: PreparedData, columns: list[str]) -> pa.Array:
     Args:
         data: the data set.
         columns: columns of the catalogue, or priors of items, whose groups are labels.
+        named: whether the name of its column is before each value: "title: Toy Story (1995)".
 
     Raises:
         UserError: there is no such column or prior, or a column holds lists.
@@ -41,12 +42,20 @@ def item_texts(data: PreparedData, columns: list[str]) -> pa.Array:
             )
     if not parts:
         raise UserError("--columns: give at least one column")
+    if named:
+        parts = [_named(part, column) for part, column in zip(parts, columns, strict=True)]
 
     text = parts[0]
     for part in parts[1:]:
         both = pc.binary_join_element_wise(text, part, _BETWEEN_COLUMNS)
         text = pc.if_else(pc.equal(text, ""), part, pc.if_else(pc.equal(part, ""), text, both))
     return text
+
+
+def _named(values: pa.Array, column: str) -> pa.Array:
+    """Returns "column: value" for each value that is not empty."""
+    named = pc.binary_join_element_wise(f"{column}: ", values, "")
+    return pc.if_else(pc.equal(values, ""), "", named)
 
 
 def _values(column: pa.ChunkedArray, name: str) -> pa.Array:

@@ -104,8 +104,8 @@ def check_priors(run: Path, origin: Origin, data: PreparedData) -> None:
 
 
 def used_content(config: RunConfig, data: PreparedData) -> dict[str, UsedContent]:
-    """Returns the vectors of items that a run uses, by name."""
-    name = config.embedding.content
+    """Returns the content of items that a run uses, by name."""
+    name = config.embedding.content or config.items.content
     if not name:
         return {}
     info = data.manifest.content_of(name)
