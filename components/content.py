@@ -22,6 +22,8 @@ def content(
     model: Optional[str] = None,
     columns: str = "title",
     batch: int = 64,
+    prompt: Optional[str] = None,
+    tokens: Optional[int] = None,
     overwrite: bool = False,
     threads: Optional[int] = None,
     j: str = "1x1",
@@ -34,25 +36,30 @@ def content(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Adds vectors that describe items to a prepared data set.
+    """Adds vectors that describe items, or the tokens of their texts, to a prepared data set.
 
     `encode` shares the work among all ranks of a launcher (torchrun, TorchX), continues after a
     kill, and encodes no text again that the same model has encoded before.
 
     Args:
         action: add: take vectors from --vectors. encode: make vectors of the items' texts with a
-            sentence model. One of: add, encode.
+            sentence model. tokenize: make tokens of the items' texts, for items.encoder = llm. One
+            of: add, encode, tokenize.
         data: Folder of the prepared data set.
-        name: Name of the vectors, as in embedding.content.
+        name: Name of the content, as in embedding.content or items.content.
         vectors: add: Parquet file with the columns item_id and vector (lists of numbers), or a .npy
             file with one row for each id of --ids.
         ids: add: item ids of the rows of a .npy file, as text or Parquet (item_id).
         made_with: add: name of the model that made the vectors. Content of this name can later be
             replaced by vectors of the same model only, unless --overwrite is given.
-        model: encode: folder of a sentence model, as transformers saves it.
-        columns: encode: columns of the catalogue, or priors of items, that make up an item's text;
-            separate several with commas.
+        model: encode: folder of a sentence model, as transformers saves it. tokenize: folder with
+            the tokenizer of a language model.
+        columns: encode, tokenize: columns of the catalogue, or priors of items, that make up an
+            item's text; separate several with commas.
         batch: encode: number of texts computed together.
+        prompt: tokenize: the beginning of each text; by default 'Compress the following sentence
+            into embedding: '.
+        tokens: tokenize: the largest number of tokens of a text; by default 256.
         overwrite: Replace content of this name that was made otherwise.
         threads: encode: the most threads with which each process computes. [cores, or
             OMP_NUM_THREADS]
@@ -75,6 +82,8 @@ def content(
         model=model,
         columns=columns,
         batch=batch,
+        prompt=prompt,
+        tokens=tokens,
         overwrite=overwrite,
         threads=threads,
     )

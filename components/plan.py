@@ -39,6 +39,8 @@ def plan(
     sharding: Optional[str] = None,
     kernel: Optional[str] = None,
     reserve: float = 0.15,
+    share_of_peak: float = 0.4,
+    text_tokens: Optional[int] = None,
     config: Optional[str] = None,
     data: Optional[str] = None,
     trust: bool = False,
@@ -96,6 +98,10 @@ def plan(
         kernel: fused, fused_uvm, fused_uvm_caching (rows in the host's memory), or auto. [fused]
         reserve: Share of a device's memory for uses that are not counted: CUDA, the allocator,
             copies.
+        share_of_peak: With --config: share of a device's peak of operations that language models
+            reach.
+        text_tokens: With --config and an item LLM: average number of tokens of an item's text.
+            [that of --data, or 64]
         config: TOML file of a run's configuration, or the name of one that comes with the project,
             instead of --dim, --batch, --context, ...
         data: With --config: the prepared data set.
@@ -143,6 +149,8 @@ def plan(
         sharding=sharding,
         kernel=kernel,
         reserve=reserve,
+        share_of_peak=share_of_peak,
+        text_tokens=text_tokens,
         config=config,
         data=data,
         trust=trust,

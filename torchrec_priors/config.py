@@ -124,6 +124,8 @@ class RunConfig(Section):
         ):
             part.check()
         self.embedding.check(has_item_llm=bool(self.items.encoder))
+        if self.negatives.near_duplicates < 1:
+            self._check_near_duplicates()
 
         if self.baseline.name and self.priors.tree:
             raise UserError(
@@ -144,6 +146,20 @@ class RunConfig(Section):
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
         managed = TABLE if self.embedding.unseen == "managed" else None
         self.sharding.check_tables(tables, self.model.dim, managed)
+
+    def _check_near_duplicates(self) -> None:
+        """Raises UserError if near-duplicates of positives cannot be found."""
+        # The key, whether it stands in the way, and the value to give.
+        for key, given, value in (
+            ("model.score", self.model.score != "cosine", '"cosine"'),
+            ("loss.softmax", self.loss.softmax != "in_group", '"in_group"'),
+            ("baseline.name", bool(self.baseline.name), '""'),
+        ):
+            if given:
+                raise UserError(
+                    f"negatives.near_duplicates = {self.negatives.near_duplicates} needs "
+                    f"{key}={value}: set it, or negatives.near_duplicates=1"
+                )
 
     def _check_repeats(self) -> None:
         """Raises UserError if other settings cannot be combined with a repeat head."""
@@ -200,11 +216,16 @@ class RunConfig(Section):
         So the checksum of a configuration is the same as in earlier releases. These had no plain
         baselines and no repeat head, so their sections count only if they are used. The first
         repeat heads had no time bias, so it counts only if it is set. All softmaxes were in-group.
-        Items had no content, and no encoder was a language model.
+        Items had no content, and no encoder was a language model. No negative was left out as a
+        near-duplicate, and all scales of cosines began at 20.
         """
         settings = with_former_keys(asdict(self))
         if not self.items.encoder:
             del settings["items"]
+        if self.negatives.near_duplicates == 1:
+            del settings["negatives"]["near_duplicates"]
+        if self.model.first_scale == ModelConfig.first_scale:
+            del settings["model"]["first_scale"]
         if not self.embedding.content and not self.items.encoder:
             for key in ("content", "ids", "id_dropout"):
                 del settings["embedding"][key]

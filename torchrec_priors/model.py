@@ -36,6 +36,7 @@ from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.content import ItemContent
 from torchrec_priors.embedding.dedup import StepIds
+from torchrec_priors.embedding.described import describe_step
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.looked_up import LookedUp
@@ -61,6 +62,7 @@ from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.ops.joint_softmax import JointQueries, joint_loss
+from torchrec_priors.ops.near_duplicates import hide_near_duplicates
 from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.exchange import Exchange
@@ -96,6 +98,7 @@ class Behaviour:
         sees_events: whether the encoder reads events. The prior tree may read them even if the
             encoder does not.
         hides_seen: whether items that the user has already seen are left out of the negatives.
+        near_duplicates: negatives with a larger cosine with a positive are left out; 1 for none.
     """
 
     exchange: Exchange = field(default_factory=Exchange)
@@ -103,6 +106,7 @@ class Behaviour:
     asks_once: bool = False
     sees_events: bool = False
     hides_seen: bool = False
+    near_duplicates: float = 1.0
 
 
 class Recommender(nn.Module):
@@ -166,6 +170,7 @@ class Recommender(nn.Module):
             self.learnt_tree = PriorTree([], tree.items)
 
         self.score = score_of(baseline, config.score)
+        self.score.start_at(config.first_scale)
         self.certainty = Certainty(len(tree.item_set_K))
         self.gate = None
         if gate_weight:
@@ -256,6 +261,10 @@ class Recommender(nn.Module):
         """
         announce("lookup (all-to-all)")
         looked_up = (look_up or self.look_up)(batch)
+        if self.content is not None and self.content.is_trained:
+            announce("texts of items (item LLM)")
+            described = describe_step(self.content, batch, self.exchange)
+            looked_up = replace(looked_up, described=described)
 
         announce("numbers of targets (all-reduce)")
         positives = [self.positives(looked_up, part) for part in batch.parts]
@@ -340,7 +349,10 @@ class Recommender(nn.Module):
         id_Nd = torch.cat([looked_up.vector_Xd, negatives.vectors_nd])
         item_N = torch.cat([looked_up.item_X, self.content.items_of(negatives.ids_n)])
 
-        vector_Nd = self.content(id_Nd, item_N, looked_up.step if self.training else None)
+        step = looked_up.step if self.training else None
+        described = looked_up.described
+        content_Nc = None if described is None else described.content()
+        vector_Nd = self.content(id_Nd, item_N, step, content_Nc)
         return replace(
             looked_up,
             vector_Xd=vector_Nd[:items],
@@ -439,8 +451,12 @@ class Recommender(nn.Module):
         hidden = None
         if seen is not None:
             hidden = seen.hidden(positives.token_P, sets, weighed)
+        negatives = self._negatives(looked_up)
+        threshold = self.behaviour.near_duplicates
+        if threshold < 1:
+            hidden = hide_near_duplicates(sets, weighed, negatives, threshold, hidden)
 
-        loss, nll_M = in_group_loss(query_Pd, sets, weighed, self._negatives(looked_up), hidden)
+        loss, nll_M = in_group_loss(query_Pd, sets, weighed, negatives, hidden)
         return Learnt(loss, nll_M, positives.path_M)
 
     def _learn_jointly(

@@ -17,6 +17,7 @@ from torchrec_priors.data.histories import Split as HeldOut
 from torchrec_priors.data.leaks import Leaks
 from torchrec_priors.data.trained_part import TrainedPart
 from torchrec_priors.errors import UserError
+from torchrec_priors.metrics.age import ages_of_items
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.metrics.evaluation import evaluate_lists
 from torchrec_priors.metrics.reach import Reach
@@ -143,6 +144,7 @@ def evaluate(
                 split,
                 share=ranks.share,
                 chosen=clean_U,
+                age_I=ages_of_items(prepared),
                 reach=reach,
                 total=ranks.total,
                 on_batch=write,

@@ -136,6 +136,21 @@ def plan(
             "copies."
         ),
     ] = 0.15,
+    share_of_peak: Annotated[
+        float,
+        Option(
+            help="With --config: share of a device's peak of operations that language models reach."
+        ),
+    ] = 0.4,
+    text_tokens: Annotated[
+        int | None,
+        Option(
+            min=1,
+            max=1 << 16,
+            help="With --config and an item LLM: average number of tokens of an item's text. "
+            "[that of --data, or 64]",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         Option(
@@ -218,11 +233,13 @@ def plan(
         data,
         overrides,
         trust,
+        text_tokens,
         ranks=rank_counts[0],
         machine=machine_of(device, figures),
         optimizer=optimizer,
         rows=rows,
         reserve=reserve,
+        share_of_peak=share_of_peak,
     )
     request.check()
     item_counts = item_counts or [request.items]
@@ -271,6 +288,7 @@ def _request(
     data: str | None,
     overrides: list[str] | None,
     trust: bool,
+    text_tokens: int | None,
     **rest: Any,
 ) -> Request:
     """Returns the request for the planner, from the numbers or from a configuration."""
@@ -283,6 +301,8 @@ def _request(
             )
         if items is None:
             raise UserError("give --items and --dim, or --config")
+        if text_tokens is not None:
+            raise UserError("--text-tokens is about an item LLM: give --config, or leave it out")
         return from_numbers(numbers, items, **rest)
 
     if numbers.given():
@@ -294,7 +314,11 @@ def _request(
     prepared = None
     if data is not None:
         prepared = PreparedData(data)
-    return from_config(settings, prepared, items, **rest)
+    if text_tokens is not None and not settings.items.encoder:
+        raise UserError(
+            "--text-tokens is about an item LLM, which the configuration lacks: leave it out"
+        )
+    return from_config(settings, prepared, items, text_tokens=text_tokens, **rest)
 
 
 def main() -> None:

@@ -1,15 +1,19 @@
 """Content in the vectors of items: vector = row of the table + projection of content.
 
-An item may have both parts, or only one. Content (`prepared/content.py`) is not trained. Every rank
-holds the content of all items, so no rank asks another one for it; only the projection is trained.
+An item may have both parts, or only one. Content is a vector that is not trained
+(`prepared/content.py`), or what the item LLM makes of the item's text (`items.encoder`). Every rank
+holds the content of all items, so no rank asks another one for it. In training, an item LLM that is
+trained makes the content of a step's items instead (`described.py`).
 
 In training, `id_dropout` leaves out the rows of some items, so that the projection learns to
 describe items alone. Whether a row is left out depends only on the seed, the step and the item. So
 an item has one vector in a step, in histories, as a target and as a negative, on every rank.
 
 Shapes: I items, M items with content, R rows of the table, N items that are looked up, C
-candidates, c width of content, d width of the model.
+candidates, U distinct items, c width of content, d width of the model.
 """
+
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,10 +22,29 @@ from torch import Tensor, nn
 from torchrec_priors.embedding.item_rows import Held, ItemRows
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.ops.keyed_dropout import hashed_mask, mix
-from torchrec_priors.prepared.content import Content
 
 _STREAM = 0x636F6E74656E74  # distinguishes this dropout from other uses of the seed
 _ITEMS_AT_ONCE = 1 << 14
+
+
+class Reader(Protocol):
+    """A module that makes the content of items, as the item LLM does.
+
+    Attributes:
+        width: c.
+        is_trained: whether its parameters are trained.
+    """
+
+    width: int
+    is_trained: bool
+
+    def __call__(self, place_U: Tensor) -> Tensor:
+        """Returns the content of some items, [U, c], of length 1.
+
+        Args:
+            place_U: the number of each item among the M items with content.
+        """
+        ...
 
 
 class ItemContent(nn.Module):
@@ -29,12 +52,15 @@ class ItemContent(nn.Module):
 
     Attributes:
         rows: the map from items to rows.
-        projection: the only part that is trained.
+        reader: makes the content; None if it is given.
+        projection: the projection; of an item LLM that is trained and has the width of the model,
+            the content itself.
     """
 
     def __init__(
         self,
-        content: Content,
+        item_M: np.ndarray,
+        vector_Mc: np.ndarray | None,
         rows: ItemRows,
         dim: int,
         device: torch.device,
@@ -42,52 +68,103 @@ class ItemContent(nn.Module):
         std: float,
         id_dropout: float,
         seed: int,
+        reader: Reader | None = None,
     ) -> None:
         """
         Args:
-            content: the vectors of items. They are divided by their lengths.
+            item_M: row ids of the items with content, ascending.
+            vector_Mc: the content, which is divided by its lengths; None if `reader` makes it.
             rows: the map from items to rows.
             dim: d.
             device: where the content is held.
-            std: standard deviation of the projection's initial weights. As vectors have length 1,
-                it is also that of the projected vectors.
+            std: standard deviation of the projection's initial weights. As content has length 1, it
+                is also that of the projected content.
             id_dropout: the probability that the row of an item with content is left out in a step
                 of training.
             seed: the seed of the run.
+            reader: makes the content; call `describe` before its first use.
         """
         super().__init__()
         self.rows = rows
         self.id_dropout = id_dropout
         self.seed = seed
-        self.projection = nn.Linear(content.vector_Mc.shape[1], dim)
-        nn.init.normal_(self.projection.weight, std=std)
-        nn.init.zeros_(self.projection.bias)
+        self.reader = reader
+        assert (vector_Mc is None) != (reader is None)
+
+        width = dim
+        if vector_Mc is not None:
+            width = vector_Mc.shape[1]
+        elif reader is not None:
+            width = reader.width
+        self.projection: nn.Module = nn.Identity()
+        if width != dim or not self.is_trained:
+            projection = nn.Linear(width, dim)
+            nn.init.normal_(projection.weight, std=std)
+            nn.init.zeros_(projection.bias)
+            self.projection = projection
 
         # These are no buffers, because DDP would send buffers to all ranks.
-        vector_Mc = torch.from_numpy(content.vector_Mc)
-        self._vector_Mc = torch.nn.functional.normalize(vector_Mc, dim=1).to(device)
+        self._vector_Mc: Tensor | None = None
+        if vector_Mc is not None:
+            of_length_1 = torch.nn.functional.normalize(torch.from_numpy(vector_Mc), dim=1)
+            self._vector_Mc = of_length_1.to(device)
         place_I = torch.full((rows.items,), -1)
-        place_I[torch.from_numpy(content.item_M)] = torch.arange(len(content.item_M))
+        place_I[torch.from_numpy(item_M)] = torch.arange(len(item_M))
         self._place_I = place_I.to(device)
         self._item_R = None
         if rows.row_I is not None:
             self._item_R = torch.from_numpy(rows.item_of_row).to(device)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the content itself is trained, by an item LLM."""
+        return self.reader is not None and self.reader.is_trained
+
+    def describe(self, vector_Mc: Tensor) -> None:
+        """Sets the content of all items to what the item LLM makes of them now.
+
+        Args:
+            vector_Mc: the content, of length 1, on the device.
+        """
+        self._vector_Mc = vector_Mc
+
+    def read(self, item_U: Tensor) -> Tensor:
+        """Returns what the item LLM makes of some items now, [U, c]; zeros for items without text.
+
+        Gradients flow to the item LLM. Every rank must call it.
+        """
+        assert self.reader is not None
+        place_U = self._place_I[item_U]
+        described_U = place_U >= 0
+        made = self.reader(place_U[described_U])
+        vector_Uc = made.new_zeros(len(item_U), made.shape[1])
+        return vector_Uc.index_put((described_U.nonzero()[:, 0],), made)
+
     def items_of(self, row_N: Tensor) -> Tensor:
         """Returns the items in rows that belong to one item each, [N]."""
         return row_N if self._item_R is None else self._item_R[row_N]
 
-    def forward(self, id_Nd: Tensor, item_N: Tensor, step: int | None = None) -> Tensor:
+    def forward(
+        self,
+        id_Nd: Tensor,
+        item_N: Tensor,
+        step: int | None = None,
+        content_Nc: Tensor | None = None,
+    ) -> Tensor:
         """Returns the vectors of items, [N, d].
 
         Args:
             id_Nd: the rows of the items in the table; zeros for items without a row.
             item_N: the row ids of the items in the data set.
             step: the index of the global batch in training; None without dropout.
+            content_Nc: the content of the items, from `read`; by default the content of all items
+                that is held.
         """
         place_N = self._place_I[item_N]
         has_content_N1 = (place_N >= 0)[:, None]
-        content_Nc = self._vector_Mc[place_N.clamp(min=0)]
+        if content_Nc is None:
+            assert self._vector_Mc is not None, "call `describe` first"
+            content_Nc = self._vector_Mc[place_N.clamp(min=0)]
         projected_Nd = torch.where(has_content_N1, self.projection(content_Nc), 0.0)
 
         if step is not None and self.id_dropout:

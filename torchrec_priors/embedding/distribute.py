@@ -54,6 +54,7 @@ def distribute(
     *,
     timeout: timedelta | None = None,
     prefetch: bool = False,
+    not_averaged: list[str] | None = None,
 ) -> tuple[DistributedModelParallel, ModelPlan]:
     """Shards the model's tables over all ranks and replicates the rest (DDP).
 
@@ -65,6 +66,7 @@ def distribute(
         timeout: timeout of the groups of ranks that hold columns of the same table; None for
             torch's default.
         prefetch: as for `ModelPlan.to_torchrec`.
+        not_averaged: names of parameters whose gradients DDP does not average over ranks.
 
     Returns:
         The sharded model and its plan.
@@ -108,7 +110,9 @@ def distribute(
         device=device,
         plan=plan.to_torchrec(tables, device.type, local, prefetch=prefetch),
         sharders=sharders,
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+        data_parallel_wrapper=DefaultDataParallelWrapper(
+            static_graph=False, params_to_ignore=not_averaged
+        ),
     )
 
     # Both functions change the kernels that sharding has created.

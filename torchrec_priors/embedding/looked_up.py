@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchrec_priors.embedding.described import Described
 from torchrec_priors.ops.in_group_sets import NegativeSets
 
 
@@ -28,6 +29,7 @@ class LookedUp:
         negatives: the step's negatives from all ranks. Their vectors are as in the table (a leaf).
         roots: for each leaf, the vectors from which it was detached.
         step: index of the global batch.
+        described: what a trained item LLM has made of the items; None without one.
     """
 
     item_X: Tensor
@@ -38,6 +40,7 @@ class LookedUp:
     negatives: NegativeSets
     roots: list[Tensor]
     step: int
+    described: Described | None = None
 
     def backward(self) -> None:
         """Passes the accumulated gradients to the tables, where the fused optimizer uses them."""

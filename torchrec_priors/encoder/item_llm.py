@@ -92,6 +92,17 @@ class ItemLLM(nn.Module):
         elif config.tuning == "lora":
             _add_lora(self.model, config)
 
+    @property
+    def texts(self) -> int:
+        """M."""
+        return len(self._first_M1) - 1
+
+    def tokens_of(self, first: int, last: int) -> bytes:
+        """Returns the tokens of texts [first, last) and their lengths, to compute a checksum."""
+        first_1 = self._first_M1[first : last + 1].cpu()
+        token = self._token_V[int(first_1[0]) : int(first_1[-1])].cpu()
+        return token.numpy().tobytes() + first_1.diff().numpy().tobytes()
+
     def forward(self, text_U: Tensor) -> Tensor:
         """Returns the vectors of some items, float32 [U, h], of length 1.
 

@@ -21,6 +21,12 @@ class Score(nn.Module):
         if kind == "cosine":
             self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
 
+    @torch.no_grad()
+    def start_at(self, scale: float) -> None:
+        """Sets the first value of the scale of cosines."""
+        if self.kind == "cosine":
+            self.log_scale.fill_(math.log(scale))
+
     def queries(self, query_Pd: Tensor) -> Tensor:
         """Returns the factors of queries; for cosines, they include the scale."""
         if self.kind == "dot":

@@ -56,6 +56,7 @@ def evaluate(
     columns: Sequence[str] = (),
     chosen: np.ndarray | None = None,
     by_group: Sequence[str] | None = None,
+    age_I: np.ndarray | None = None,
     reach: Reach | None = None,
     total: Callable[[torch.Tensor], torch.Tensor],
     on_batch: OnBatch = lambda _users, _found, _given: None,
@@ -75,6 +76,7 @@ def evaluate(
         chosen: bool for each user in file order, whether the user is evaluated; None for all users.
         by_group: the names of priors for which metrics of individual groups are reported, in
             addition to the category prior; None for all priors.
+        age_I: the class of each item by its age (`ages_of_items`); None to leave ages out.
         reach: the metric that counts which targets can be found with this model and these settings;
             it is made here if None.
         total: sums a tensor over ranks.
@@ -101,6 +103,7 @@ def evaluate(
         columns=columns,
         chosen=chosen,
         by_group=by_group,
+        age_I=age_I,
         reach=reach or Reach.of(model, config),
         own_row_I=model.item_rows.own_row_I,
         total=total,
@@ -123,6 +126,7 @@ def evaluate_lists(
     columns: Sequence[str] = (),
     chosen: np.ndarray | None = None,
     by_group: Sequence[str] | None = None,
+    age_I: np.ndarray | None = None,
     own_row_I: np.ndarray | None = None,
     on_batch: OnBatch = lambda _users, _found, _given: None,
     progress: Progress = lambda batches, _count: batches,
@@ -156,6 +160,7 @@ def evaluate_lists(
         event_given=lists.event_given,
         reach=reach,
         own_row_I=own_row_I,
+        age_I=age_I,
     )
     batches = history_batches(
         data,

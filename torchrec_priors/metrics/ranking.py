@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.metrics.accuracy import Accuracy
+from torchrec_priors.metrics.age import AgeOfItems
 from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.cold import ColdItems
@@ -39,6 +40,7 @@ class RankingMetrics:
         event_given: bool = False,
         reach: Reach | None = None,
         own_row_I: np.ndarray | None = None,
+        age_I: np.ndarray | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +54,7 @@ class RankingMetrics:
             reach: the metric that counts the targets that can be found; None to leave it out.
             own_row_I: bool, whether an item has its own row in the embedding table; None if all
                 items have one.
+            age_I: the class of each item by its age (`ages_of_items`); None to leave ages out.
         """
         self.items = items
         self.event_given = event_given
@@ -72,6 +75,8 @@ class RankingMetrics:
         cold_I = frequency == 0
         if cold_I.any():
             self.metrics.append(ColdItems(cold_I))
+        if age_I is not None:
+            self.metrics.append(AgeOfItems(age_I))
 
     @property
     def needs(self) -> tuple[str, ...]:

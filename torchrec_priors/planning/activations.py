@@ -61,7 +61,7 @@ class Activations:
     """The properties of a model and its training that determine the activations.
 
     Attributes:
-        layers: the number of layers of the encoder.
+        layers: the number of layers of the encoder; 0 for a language model (`language.py`).
         context: the number of tokens of a window.
         horizon: the number of items of a window after the context.
         accumulate: the number of parts in which a rank computes its windows.
@@ -226,6 +226,8 @@ class Activations:
         alive = 15
         if device == "cuda" and self.precision == "bf16":
             alive = 10
+        if not self.layers:  # those of a language model are counted elsewhere
+            return 0
         if self.recompute and self._is_fused(device):
             alive = 17  # the results of two layers are computed again
         if self.recompute:

@@ -18,6 +18,7 @@ from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError, nearest
 
 _GB = 10**9  # bytes, as makers count them
+_TERA = 1000 * _GB
 _MOST_A_NODE = 1024  # ranks of a node
 
 
@@ -39,6 +40,7 @@ class Machine:
         node_bandwidth: the bandwidth from a rank to other ranks of the node, one way.
         network_bandwidth: the bandwidth from a rank to other nodes, one way.
         about: the source of the figures.
+        bf16, fp32: floating-point operations per second at the peak; 0 if not known.
     """
 
     name: str
@@ -52,6 +54,16 @@ class Machine:
     node_bandwidth: int
     network_bandwidth: int
     about: str
+    bf16: int = 0
+    fp32: int = 0
+
+    def peak(self, precision: str) -> int:
+        """Returns the floating-point operations per second at the peak; 0 if not known.
+
+        Args:
+            precision: `fp32` or `bf16`.
+        """
+        return self.bf16 if precision == "bf16" else self.fp32
 
     def topology(self, ranks: int) -> Topology:
         """Returns the planner's description of this number of ranks on machines of this kind."""
@@ -122,6 +134,8 @@ _H200 = Machine(
         "DGX H200: 141 GB of HBM3e at 4.8 TB/s, NVLink 900 GB/s both ways, PCIe 5 x16, "
         "a 400 Gb/s adapter a GPU, 2 TB of host memory"
     ),
+    bf16=989 * _TERA,
+    fp32=67 * _TERA,
 )
 _MACHINES = (
     _H200,
@@ -151,6 +165,8 @@ _MACHINES = (
             "DGX A100 80 GB: HBM2e at 2,039 GB/s, NVLink 600 GB/s both ways, PCIe 4 x16, "
             "a 200 Gb/s adapter a GPU, 2 TB of host memory"
         ),
+        bf16=312 * _TERA,
+        fp32=19_500 * _GB,
     ),
     Machine(
         "cuda",

@@ -143,7 +143,7 @@ def _ask(request: Request) -> TablesOnRanks:
         [
             EmbeddingConfig(
                 name=table.name,
-                num_embeddings=table.rows,
+                num_embeddings=request.rows_of(table),
                 embedding_dim=table.dim,
                 feature_names=[table.name],
                 data_type=data_type,
@@ -202,7 +202,9 @@ def _model_tables(request: Request) -> dict[str, ModelTable]:
     """Returns the tables of a request by name, in the form of a model's tables."""
     # A block of 1 row marks a managed table. The plan does not depend on the size of a block.
     return {
-        table.name: ModelTable(table.name, _MODULE, table.rows, table.dim, block=int(table.managed))
+        table.name: ModelTable(
+            table.name, _MODULE, request.rows_of(table), table.dim, block=int(table.managed)
+        )
         for table in request.tables
     }
 

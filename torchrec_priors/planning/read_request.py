@@ -12,11 +12,13 @@ from torchrec_priors.common.limits import check_most
 from torchrec_priors.config import RunConfig
 from torchrec_priors.embedding.features import load_features
 from torchrec_priors.encoder.encoder import load_encoder
+from torchrec_priors.encoder.llm import LLM
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import count_parameters
 from torchrec_priors.heads.repeat_head import RepeatHead
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import read_count
+from torchrec_priors.planning.language_of_run import content_of, language_models
 from torchrec_priors.planning.queries import Queries, queries_in
 from torchrec_priors.planning.request import Request, RequestedTable
 from torchrec_priors.prepared.data_set import PreparedData
@@ -166,7 +168,12 @@ def _sharding(numbers: Numbers) -> ShardingConfig:
 
 
 def from_config(
-    config: RunConfig, data: PreparedData | None, items: int | None, **rest: Any
+    config: RunConfig,
+    data: PreparedData | None,
+    items: int | None,
+    *,
+    text_tokens: int | None = None,
+    **rest: Any,
 ) -> Request:
     """Makes the request for a run: its tables, batch, negatives and dense parameters.
 
@@ -175,6 +182,8 @@ def from_config(
         data: the data set, with items, groups and features. Without it, there is one item set and
             there are no heads.
         items: the number of items; by default that of the data set.
+        text_tokens: the average number of tokens of an item's text; by default that of the data
+            set, or `TEXT_TOKENS` without one.
         rest: ranks, machine and the other fields of `Request`.
 
     Raises:
@@ -215,10 +224,15 @@ def from_config(
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
     item = RequestedTable(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
     windows = config.training.batch or -(-config.training.batch_tokens // model.context)
+    language = language_models(config, data, negatives, text_tokens)
+    width, projection = content_of(config, data, language)
     return Request(
         (item, *features),
         global_batch=windows,
-        dense=dense,
+        dense=dense + projection,
+        content=width,
+        has_rows=config.embedding.ids,
+        language=language,
         activations=_activations(config, data, tree),
         sharding=config.sharding,
         **rest,
@@ -241,7 +255,10 @@ def _count_dense(config: RunConfig, data: PreparedData | None) -> int:
             repeat_head = RepeatHead(model.dim, model.context, config.repeats.time_bias)
     assert isinstance(encoder, nn.Module)
 
+    # Language models are counted apart, with the layers around them here.
     modules: list[nn.Module] = [encoder, score]
+    if isinstance(encoder, LLM):
+        modules = [*(child for child in encoder.children() if child is not encoder.model), score]
     if baseline is not None:
         modules.append(baseline)
     if repeat_head is not None:
@@ -256,7 +273,7 @@ def _activations(
     model = config.model
     encoder = config.encoder
     training = config.training
-    if encoder.backbone != "hstu" or config.baseline.name:
+    if (encoder.backbone != "hstu" and not encoder.has_llm) or config.baseline.name:
         return None
 
     # Without a tree, a token has one query with all items of the horizon as positives.
@@ -268,7 +285,8 @@ def _activations(
     if data is not None and tree is not None:
         queries = queries_in(config, data, tree)
     return Activations(
-        encoder.layers,
+        # The layers of a language model are counted apart.
+        0 if encoder.has_llm else encoder.layers,
         model.context,
         horizon=model.horizon,
         accumulate=training.accumulate,

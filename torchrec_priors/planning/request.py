@@ -7,6 +7,7 @@ from torchrec_priors.common.amounts import as_text
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import short
+from torchrec_priors.planning.language import LanguageModel, activation_bytes
 from torchrec_priors.planning.machines import Machine
 from torchrec_priors.settings.sharding import ShardingConfig
 
@@ -53,10 +54,15 @@ class Request:
         optimizer: the optimizer of the tables, which is fused into backward.
         rows: the precision of the rows, `fp32` or `fp16`.
         sharding: the sharding settings of a run.
-        dense: the number of parameters of the dense model, of which every rank has a copy.
+        dense: the number of parameters of the dense model without language models, of which every
+            rank has a copy.
+        content: the width of the content of items, of which every rank has a copy; 0 without.
+        has_rows: whether items have rows in the item table (`embedding.ids`).
+        language: the language models, of which every rank has a copy.
         activations: describes the activations of a step; None if they are not counted.
         reserve: the share of a device's memory that is kept free, for example for the allocator and
             CUDA.
+        share_of_peak: the share of a device's peak of operations that language models reach.
     """
 
     tables: tuple[RequestedTable, ...]
@@ -68,8 +74,12 @@ class Request:
     rows: str = "fp32"
     sharding: ShardingConfig = field(default_factory=lambda: ShardingConfig(kernel="fused"))
     dense: int = 0
+    content: int = 0
+    has_rows: bool = True
+    language: tuple[LanguageModel, ...] = ()
     activations: Activations | None = None
     reserve: float = 0.15
+    share_of_peak: float = 0.4
 
     @property
     def local_batch(self) -> int:
@@ -93,18 +103,30 @@ class Request:
 
     @property
     def dense_bytes(self) -> int:
-        """The bytes of the dense model, with gradients and optimizer state."""
-        return self.dense * _DENSE_COPIES * _DENSE_NUMBER
+        """The bytes of the dense model, with gradients, optimizer state and content of items."""
+        of_language = sum(model.parameter_bytes for model in self.language)
+        of_content = self.items * self.content * _DENSE_NUMBER
+        return self.dense * _DENSE_COPIES * _DENSE_NUMBER + of_language + of_content
 
     @property
     def activation_bytes(self) -> int:
         """The bytes of activations on the rank that has most windows."""
+        of_language = activation_bytes(self.language, self.local_batch, self.ranks)
         if self.activations is None:
-            return 0
+            return of_language
         negatives = self.tables[0].per_step
         device = self.machine.device
-        return self.activations.bytes(
+        return of_language + self.activations.bytes(
             self.local_batch, self.dim, negatives, ranks=self.ranks, device=device
+        )
+
+    def language_seconds(self, model: LanguageModel) -> float | None:
+        """Returns the seconds of a language model in a step; None if the peak is not known."""
+        peak = self.machine.peak(model.precision)
+        if not peak:
+            return None
+        return model.operations(model.tokens(self.local_batch, self.ranks)) / (
+            peak * self.share_of_peak
         )
 
     @property
@@ -115,6 +137,11 @@ class Request:
     def lookups(self, table: RequestedTable) -> int:
         """Returns the largest number of ids that a rank looks up in a step."""
         return self.local_batch * table.per_window + -(-table.per_step // self.ranks)
+
+    def rows_of(self, table: RequestedTable) -> int:
+        """Returns the number of rows that a table has in a run."""
+        # A table has at least one row, even if no item uses it.
+        return table.rows if self.has_rows or table is not self.tables[0] else 1
 
     def with_items(self, items: int) -> "Request":
         """Returns the request with another number of items."""
@@ -145,6 +172,8 @@ class Request:
 
         if not 0 <= self.reserve < 1:
             raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
+        if not 0 < self.share_of_peak <= 1:
+            raise UserError(f"--share-of-peak must be in (0, 1], not {self.share_of_peak}")
         if self.machine.device == "cpu" and self.optimizer == "adam":
             raise UserError(
                 "--optimizer adam: FBGEMM has no fused Adam on CPUs: take rowwise-adagrad"

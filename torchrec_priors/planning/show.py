@@ -68,6 +68,7 @@ def show_plan(plan: TablesOnRanks) -> str:
     if memory.host:
         lines.append(_amount_line("and of its host", memory.host, machine.host_memory))
 
+    lines += _language_lines(plan)
     time = plan.slowest
     lines += ["", "time of a step in the tables, as TorchRec estimates it"]
     lines += [_time_line(label, getattr(time, name), time.step) for name, label in _TIME.items()]
@@ -80,6 +81,38 @@ def show_plan(plan: TablesOnRanks) -> str:
         lines += ["", "other ways to send vectors between ranks"]
         lines += [f"  {other.name}: {other.says}" for other in others]
     return "\n".join(lines)
+
+
+def _language_lines(plan: TablesOnRanks) -> list[str]:
+    """Writes sizes, activations and time of the language models; nothing without any."""
+    request = plan.request
+    if not request.language:
+        return []
+    lines = ["", "language models, of which every rank has a copy"]
+    seconds = []
+    for model in request.language:
+        tokens = model.tokens(request.local_batch, request.ranks)
+        trained = "frozen" if not model.trained else f"{short(model.trained)} trained"
+        kept, recomputed = (
+            in_gb(model.kept_bytes(tokens, recompute=recompute)) for recompute in (False, True)
+        )
+        lines.append(
+            f"  {model.name}: {model.model_type}, {short(model.parameters)} parameters "
+            f"({trained}, {in_gb(model.parameter_bytes)}); {tokens:,} tokens of a rank in a step, "
+            f"{kept} kept for backward, {recomputed} if recomputed, "
+            f"{model.operations(tokens):.3g} operations"
+        )
+        seconds.append(request.language_seconds(model))
+    known = [time for time in seconds if time is not None]
+    if len(known) < len(seconds):
+        lines.append(
+            f"  time of a step: not predicted, as the peak of {request.machine.name} is not known"
+        )
+    else:
+        lines.append(
+            f"  time of a step at {request.share_of_peak:.0%} of the peak: {in_ms(sum(known))}"
+        )
+    return lines
 
 
 def show_sweep(points: Sequence[Point]) -> str:
@@ -144,6 +177,15 @@ def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
         "device_seconds_per_step": plan.device_seconds,
         "device_seconds_per_million_windows": plan.seconds_per_million,
         "limits": _limits(plan),
+        "language": [
+            {
+                "name": model.name,
+                "tokens": (tokens := model.tokens(plan.request.local_batch, plan.request.ranks)),
+                "operations": model.operations(tokens),
+                "seconds": plan.request.language_seconds(model),
+            }
+            for model in plan.request.language
+        ],
     }
 
 

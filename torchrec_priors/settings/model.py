@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MultipleOf
+from pydantic import AllowInfNan
 
 from torchrec_priors.settings.ranges import Section, check_ranges
 
@@ -19,7 +20,8 @@ class ModelConfig(Section):
         context: the largest number of items of a history that the encoder reads (the paper's T; L
             in the code).
         horizon: tau, the number of future items that every position predicts in training.
-        score: `dot` (Eq. 1) or `cosine` (cosine times a learned scale).
+        score: `dot` (Eq. 1) or `cosine` (cosine times a learned scale, which is at most 100).
+        first_scale: the first value of this scale (HLLM: 14.29).
         size: `paper-1` to `paper-4` or `paper-1B`, the sizes of the paper's Table 5. It sets `dim`
             and the encoder's `layers`, `heads` and `dropout`, except those that are given.
     """
@@ -28,6 +30,7 @@ class ModelConfig(Section):
     context: Annotated[int, Ge(1), Le(1 << 20)] = 50
     horizon: Annotated[int, Ge(1), Le(1 << 12)] = 8
     score: ScoreKind = "dot"
+    first_scale: Annotated[float, Ge(1), Le(100), AllowInfNan(False)] = 20.0
     size: str = ""
 
     def check(self) -> None:

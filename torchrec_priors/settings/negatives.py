@@ -7,7 +7,14 @@ from annotated_types import Ge, Le
 from pydantic import AllowInfNan
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.settings.ranges import Count, CountOrZero, Section, Share, check_ranges
+from torchrec_priors.settings.ranges import (
+    Count,
+    CountOrZero,
+    PositiveShare,
+    Section,
+    Share,
+    check_ranges,
+)
 
 
 @dataclass
@@ -35,6 +42,9 @@ class NegativesConfig(Section):
             items of the context up to this position. If seen items are never recommended
             (`evaluation.filter_seen`), the model need not learn to rank them below other items, and
             false trains it for the ranking that is evaluated.
+        near_duplicates: negatives whose cosine with one of the query's positives is above this
+            number are left out, because they are almost the same item (HLLM: 0.99); 1 leaves out
+            none. It needs `model.score = "cosine"`.
     """
 
     per_set: Count = 1024
@@ -43,6 +53,7 @@ class NegativesConfig(Section):
     catalogue_share: Share = 0.0
     logq: bool = False
     seen: bool = True
+    near_duplicates: PositiveShare = 1.0
 
     @property
     def shared(self) -> int:

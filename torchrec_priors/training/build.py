@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torchrec_priors.embedding.own_rows import OwnRows, own_rows
 from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.encoder.encoder import load_encoder
+from torchrec_priors.encoder.item_llm import ItemLLM
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import check_budget, make_heads
 from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
@@ -31,12 +33,14 @@ from torchrec_priors.loss import decision_weights, discount, path_weights, posit
 from torchrec_priors.model import Behaviour, Recommender
 from torchrec_priors.prepared.content import Content, read_content
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.tokens import ItemTokens, read_tokens
 from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.load import load_tree
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.settings.table import TABLE
+from torchrec_priors.training.catalogue import read_catalogue
 from torchrec_priors.training.columns import encoder_columns, training_columns
 from torchrec_priors.training.fits_memory import check_memory
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
@@ -51,6 +55,10 @@ from torchrec_priors.training.run.paths import (
 from torchrec_priors.training.run.seen import say_unseen, training_frequency
 
 log = logging.getLogger(__name__)
+
+# The item LLM's parameters begin with it. DDP does not average their gradients, because these come
+# after those of all parts of a batch (`step.py`).
+ITEM_LLM = "content.reader."
 
 _PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -71,6 +79,7 @@ class Built:
         counted: the numbers of training positives and targets.
         seen_I: bool, whether each item occurs often enough in the training data to get its own row;
             None if this does not depend on how often an item occurs.
+        for_training: whether the model is trained; otherwise it is only read.
     """
 
     parallel: DistributedModelParallel
@@ -83,7 +92,9 @@ class Built:
     depths: list[Depth]
     counted: Counted
     seen_I: np.ndarray | None
+    for_training: bool = True
     _index: list[GroupIndex] = field(default_factory=list)
+    _described: list[bool] = field(default_factory=list)
 
     @property
     def positives_S(self) -> Tensor:
@@ -101,6 +112,26 @@ class Built:
         assert self.own.live is not None, "other ranks have the rows: see `OwnRows.fetch`"
         return self.own.live
 
+    def describe_items(self, folder: Path | None = None, identity: str = "") -> None:
+        """Lets the item LLM read all items, unless this has been done with its present weights.
+
+        Every rank must call it. Without an item LLM it does nothing.
+
+        Args:
+            folder: where vectors are kept, so that they need not be computed again; None to keep
+                them in memory only.
+            identity: names the weights of the model in this folder.
+        """
+        content = self.model.content
+        if content is None or content.reader is None or self._described:
+            return
+        assert isinstance(content.reader, ItemLLM)
+        vector_Mc = read_catalogue(content.reader, self.ranks, folder, identity)
+        content.describe(vector_Mc)
+        # A frozen item LLM never changes, and a model that is only read does not change either.
+        if not content.is_trained or not self.for_training:
+            self._described.append(True)
+
     def fetch_index(self) -> GroupIndex:
         """Returns the retrieval index over this rank's items, with the current values of the rows.
 
@@ -109,6 +140,7 @@ class Built:
         rows = self.model.item_rows
         block = self.own.fetch()
         retrieved = None
+        self.describe_items()
         if self.model.content is not None:
             retrieved, block = self.model.content.candidates(
                 block, self.ranks.rank, self.ranks.world
@@ -140,7 +172,8 @@ class _Parts:
     Attributes:
         tree: the prior tree.
         rows: the map from items to rows of the item table.
-        content: the content of items; None without content.
+        content: the content of items; None if there is none, or an item LLM makes it.
+        tokens: the tokens of items' texts, for an item LLM; None without one.
         columns, training_columns, seen_I, counted, depths: see `Built`.
     """
 
@@ -150,6 +183,7 @@ class _Parts:
     seen_I: np.ndarray | None
     rows: Rows
     content: Content | None
+    tokens: ItemTokens | None
     counted: Counted
     depths: list[Depth]
 
@@ -244,11 +278,16 @@ def _prepare_parts(
         seen_I = frequency >= config.embedding.min_frequency
 
     content = None
-    described_I = None
+    tokens = None
     if config.embedding.content:
         content = read_content(data, config.embedding.content)
+    elif config.items.encoder:
+        tokens = read_tokens(data, config.items.content)
+    described_I = None
+    described = content or tokens
+    if described is not None:
         described_I = np.zeros(data.items, bool)
-        described_I[content.item_M] = True
+        described_I[described.item_M] = True
 
     rows: Rows
     if config.embedding.unseen == "managed":
@@ -281,6 +320,7 @@ def _prepare_parts(
         seen_I=seen_I,
         rows=rows,
         content=content,
+        tokens=tokens,
         counted=counted,
         depths=depths,
     )
@@ -314,16 +354,22 @@ def _make_model(
         side_features = FeatureTables(features, dim, asks_once=config.sharding.dedup)
 
     content = None
-    if parts.content is not None:
+    described = parts.content or parts.tokens
+    if described is not None:
         assert isinstance(parts.rows, ItemRows)
+        reader = None
+        if parts.tokens is not None:
+            reader = _item_llm(config, parts.tokens, ranks)
         content = ItemContent(
-            parts.content,
+            described.item_M,
+            None if parts.content is None else parts.content.vector_Mc,
             parts.rows,
             dim,
             ranks.device,
             std=config.table.init_std,
             id_dropout=config.embedding.id_dropout,
             seed=config.seed,
+            reader=reader,
         )
 
     return Recommender(
@@ -346,8 +392,22 @@ def _make_model(
             asks_once=config.sharding.dedup,
             sees_events=config.encoder.events,
             hides_seen=not config.negatives.seen,
+            near_duplicates=config.negatives.near_duplicates,
         ),
     )
+
+
+def _item_llm(config: RunConfig, tokens: ItemTokens, ranks: Ranks) -> ItemLLM:
+    """Creates the item LLM in this process."""
+    llm = ItemLLM(
+        config.items,
+        torch.from_numpy(tokens.token_V),
+        torch.from_numpy(tokens.first_M1),
+        tokens.info.dim,
+        _PRECISION[config.training.precision],
+    )
+    llm.move_texts(ranks.device)
+    return llm
 
 
 def _distribute(
@@ -375,6 +435,7 @@ def _distribute(
         _lookups(config, data, parts.tree, ranks.world),
         timeout=ranks.timeout,
         prefetch=for_training and not managed and may_fill,
+        not_averaged=[name for name, _ in model.named_parameters() if name.startswith(ITEM_LLM)],
     )
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:
@@ -395,6 +456,7 @@ def _distribute(
         depths=parts.depths,
         counted=parts.counted,
         seen_I=parts.seen_I,
+        for_training=for_training,
     )
 
 

@@ -20,6 +20,7 @@ from torchrec_priors.common.plugin import own_file
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.encoder.encoder import load_encoder
+from torchrec_priors.encoder.item_llm import ItemLLM
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
@@ -65,6 +66,8 @@ def check_memory(
     needs = [_table(config, rows, ranks.world), _dense(config, data, for_training)]
     if config.embedding.content:
         needs.append(_content(config, data))
+    if config.items.encoder:
+        needs.append(_item_llm(config, data, for_training))
     if for_training:
         needs += [_batch(config, data, ranks.world), _negatives(config, tree)]
     needs.append(_users(config, data))
@@ -108,6 +111,22 @@ def _content(config: RunConfig, data: PreparedData) -> Need:
     info = data.manifest.content_of(config.embedding.content)
     settings = f"embedding.content = '{info.name}' ({info.items:,} items of {info.dim:,} numbers)"
     return Need(settings, info.items * info.dim * _NUMBER)
+
+
+def _item_llm(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
+    """Estimates the memory for the item LLM, and for what it makes of all items.
+
+    In training, gradients and the optimizer's state are included.
+    """
+    info = data.manifest.content_of(config.items.content)
+    nothing = torch.zeros(1, dtype=torch.int64)
+    with torch.device("meta"):
+        llm = ItemLLM(config.items, nothing[:0], nothing, info.dim)
+    numbers = info.items * llm.width
+    for parameter in llm.parameters():
+        copies = _COPIES if for_training and parameter.requires_grad else 1
+        numbers += copies * parameter.numel()
+    return Need(f"items.llm, for {info.items:,} items,", numbers * _NUMBER)
 
 
 def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from torchrec_priors.common.checksums import sha256
 from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
@@ -11,6 +12,7 @@ from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.remote.uri import Place, place_of
 from torchrec_priors.training.build import Built, build_model
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.keys import MANIFEST
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.in_a_store import local_run
 
@@ -46,10 +48,17 @@ class OpenRun:
     def load_best(self, built: Built) -> str:
         """Loads the weights of the best checkpoint; returns its name. Every rank must call it.
 
+        An item LLM then reads the texts of all items, unless their vectors are in the run's folder.
+
         Raises:
             UserError: the run has no best checkpoint yet, or its files are damaged.
         """
-        return Checkpoints(self.folder.checkpoints, built.ranks).load_best(built)
+        checkpoints = Checkpoints(self.folder.checkpoints, built.ranks)
+        name = checkpoints.load_best(built)
+        if self.config.items.encoder:
+            identity = sha256(checkpoints.folder.path / name / MANIFEST)
+            built.describe_items(self.folder.item_vectors(identity), identity)
+        return name
 
 
 def open_run(

@@ -30,7 +30,12 @@ class Optimizers:
         settings = config.training
         # On a GPU, one kernel updates all parameters.
         fused = on_gpu(built.model.item_set_K) or None
-        dense = dict(in_backward_optimizer_filter(built.parallel.named_parameters()))
+        # A frozen language model has no gradients.
+        dense = {
+            name: parameter
+            for name, parameter in in_backward_optimizer_filter(built.parallel.named_parameters())
+            if parameter.requires_grad
+        }
         adamw = KeyedOptimizerWrapper(
             dense,
             lambda parameters: torch.optim.AdamW(

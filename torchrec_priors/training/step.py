@@ -11,7 +11,8 @@ tell all ranks something, for example that it has been asked to stop. A step has
     2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
     3  compute loss and gradients, part by part. DDP averages the     `_backward`
        gradients of dense parameters over ranks. The gradients of
-       rows accumulate in the looked-up vectors
+       rows accumulate in the looked-up vectors. Those of the
+       content of items then go to a trained item LLM
     4  sum loss, norms and flags over ranks (all-reduce). Abort the   `step`
        step if a sum is not finite, or if the loss is too large
     5  send the gradients of rows to the tables (all-to-all),         `LookedUp.backward`
@@ -27,7 +28,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.looked_up import LookedUp
@@ -112,6 +113,10 @@ def step(
 
     announce("dense gradients (all-reduce)")
     loss, sums_3K = _backward(built, started)
+    if started.looked_up.described is not None:
+        announce("gradients of the item LLM (all-reduce)")
+        started.looked_up.described.backward()
+        _average_item_llm(built)
 
     # A single all-reduce sums everything that ranks need from each other: the numbers that decide
     # whether to abort, the numbers that are logged, the flags, and the sums over each head's losses
@@ -161,6 +166,19 @@ def _backward(built: Built, started: StartedStep) -> tuple[Tensor, Tensor]:
         loss += part_loss.detach() / model.exchange.ranks
         sums_3K += part_sums
     return loss, sums_3K
+
+
+def _average_item_llm(built: Built) -> None:
+    """Averages the gradients of the item LLM over ranks, as DDP does for all other modules."""
+    exchange = built.model.exchange
+    if exchange.ranks == 1:
+        return
+    assert built.model.content is not None
+    reader = built.model.content.reader
+    assert isinstance(reader, nn.Module)
+    for parameter in reader.parameters():
+        if parameter.grad is not None:
+            parameter.grad = exchange.total(parameter.grad) / exchange.ranks
 
 
 def _dense_norm(optimizers: Optimizers) -> Tensor:

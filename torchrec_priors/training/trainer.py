@@ -19,6 +19,7 @@ from pathlib import Path
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.pretrained import take_pretrained
+from torchrec_priors.encoder.item_llm import ItemLLM
 from torchrec_priors.encoder.llm import LLM
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
@@ -77,8 +78,9 @@ class Trainer:
     ) -> Progress | None:
         """Loads the newest checkpoint.
 
-        If the run has no checkpoint yet, the pretrained vectors, the weights of a language model
-        and those of `init_from` are loaded instead, if the user named any.
+        If the run has no checkpoint yet, the pretrained vectors, the weights of language models and
+        those of `init_from` are loaded instead, if the user named any. A frozen item LLM then reads
+        the texts of all items, once.
 
         Args:
             init_from: the run from which a new run takes its initial weights.
@@ -87,18 +89,27 @@ class Trainer:
             The progress stored in the checkpoint; None if there is no checkpoint.
         """
         progress = checkpoints.resume(self.built, self.optimizers)
-        if progress is not None:
-            return progress
+        if progress is None:
+            self._start(init_from)
+        content = self.built.model.content
+        if content is not None and not content.is_trained:
+            self.built.describe_items()
+        return progress
 
+    def _start(self, init_from: RunFolder | None) -> None:
+        """Loads the initial values of a new run that the user named."""
         if self.config.table.pretrained:
             vectors = Path(self.config.table.pretrained)
             take_pretrained(vectors, self.built.own, self.built.model.item_rows, self.data)
         encoder = self.built.model.encoder
         if isinstance(encoder, LLM) and self.config.encoder.llm.folder:
             encoder.take_weights(Path(self.config.encoder.llm.folder))
+        content = self.built.model.content
+        folder = self.config.items.llm.folder
+        if folder and content is not None and isinstance(content.reader, ItemLLM):
+            content.reader.take_weights(Path(folder))
         if init_from is not None:
             start_from(init_from, self.built, self.config, self.data, self.ranks)
-        return None
 
     def prepare_batches(self) -> None:
         """Creates the batches and the sampler of negatives.

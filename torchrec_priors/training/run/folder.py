@@ -52,6 +52,7 @@ SHARDING = "sharding.json"
 SEEN = "seen.parquet"
 TRAINED = "trained.parquet"
 CHECKPOINTS = "checkpoints"
+ITEM_VECTORS = "item_vectors"
 LOCK = ".lock"
 # Files and folders that may exist before the configuration is written.
 _BEFORE_CONFIG = (PATHS, SEEN, TRAINED, DATA, CHECKPOINTS, LOCK)
@@ -73,6 +74,14 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
+
+    def item_vectors(self, identity: str) -> Path:
+        """Returns the folder for what the item LLM of a checkpoint makes of items.
+
+        Args:
+            identity: a checksum of the checkpoint.
+        """
+        return self.path / ITEM_VECTORS / identity
 
     @property
     def paths(self) -> Path:
