@@ -53,6 +53,10 @@ def _other(key: str, value):
         "evaluation.fusion": ("max", "mean"),
         "embedding.unseen": ("own", "dropped"),
         "embedding.content": ("", "text"),
+        "items.encoder": ("", "llm"),
+        "items.content": ("", "text"),
+        "items.tuning": ("whole", "lora"),
+        "items.llm.folder": ("", "/mine/llm"),
         "embedding.eviction": ("distance_lfu", "lru"),
         "evaluation.tiles": ("fp32", "int8"),
         "table.pretrained": ("", "/mine/vectors.parquet"),
@@ -79,7 +83,12 @@ _NOT_ALONE = (
     "encoder.llm.config",
     "embedding.ids",
     "embedding.id_dropout",
+    "negatives.near_duplicates",
+    *(key for key in keys() if key.startswith("items.")),
 )  # change others, or need another change
+
+
+ITEM_LLM = {"items.encoder": "llm", "items.content": "tokens", "items.llm.folder": "/llm"}
 
 
 def _nested(flat: dict) -> dict:
@@ -121,8 +130,9 @@ def test_keys_are_those_of_the_sections():
         if section != "seed"
         for key in values
     ]
-    place = wanted.index("encoder.llm")  # a section in a section
-    wanted[place : place + 1] = ["encoder.llm.folder", "encoder.llm.config"]
+    for inner in ("encoder.llm", "items.llm"):  # sections in sections
+        place = wanted.index(inner)
+        wanted[place : place + 1] = [f"{inner}.folder", f"{inner}.config"]
     assert keys() == ["seed", *wanted]
 
 
@@ -380,10 +390,13 @@ def test_the_checksum_changes_with_any_value():
               "baseline.interests": {"baseline.name": "/my_own.py"},
               "embedding.ids": {"embedding.content": "text", "embedding.unseen": "content"},
               "embedding.id_dropout": {"embedding.content": "text"},
+              "negatives.near_duplicates": {"model.score": "cosine"},
+              "items.encoder": {"items.content": "other", "items.llm.folder": "/llm"},
+              **{key: ITEM_LLM for key in keys() if key.startswith("items.") and key != "items.encoder"},
               "encoder.llm.folder": {"encoder.backbone": "llm"},
               "encoder.llm.config": {"encoder.backbone": "llm", "encoder.llm.folder": "/llm"}}  # fmt: skip
     changed = [
-        parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256()
+        parse(_nested({**beside.get(key, {}), key: _other(key, _value(RunConfig(), key))})).sha256()
         for key in keys()
     ]
     assert len({*changed, RunConfig().sha256()}) == len(keys()) + 1

@@ -222,6 +222,8 @@ class RunConfig(Section):
         settings = with_former_keys(asdict(self))
         if not self.items.encoder:
             del settings["items"]
+        if not self.sharding.language_models:
+            del settings["sharding"]["language_models"]
         if self.negatives.near_duplicates == 1:
             del settings["negatives"]["near_duplicates"]
         if self.model.first_scale == ModelConfig.first_scale:

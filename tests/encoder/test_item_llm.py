@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from language_models import SIZES, write_language_model
+from safetensors.torch import load_file
 
 from torchrec_priors.encoder.item_llm import ItemLLM
 from torchrec_priors.errors import UserError
@@ -99,6 +100,24 @@ def test_lora_starts_at_the_weights_of_a_folder_and_trains_only_additions(tmp_pa
     assert len(trained) == 1 + 2 * 2 * 7, "two matrices for each linear layer"
     (model(torch.arange(4)) * torch.linspace(-1, 1, 16)).sum().backward()
     assert model.item_h.grad.any()
+
+
+@pytest.mark.parametrize("tuning", ["whole", "lora"])
+def test_a_saved_model_is_loaded_by_transformers(tmp_path, tuning):
+    pytest.importorskip("peft")
+    model = item_llm(tuning=tuning, lora_rank=2)
+    files = model.save(tmp_path / "saved")
+    assert sorted(file.name for file in files) == [
+        "config.json",
+        "item.safetensors",
+        "model.safetensors",
+    ]
+    plain = transformers.AutoModel.from_pretrained(tmp_path / "saved", attn_implementation="eager")
+    words = plain.get_input_embeddings()(TOKENS[:4])
+    inputs = torch.cat([words, load_file(tmp_path / "saved" / "item.safetensors")["item"][None]])
+    state = plain(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0, -1]
+    found = model(torch.tensor([0]))[0]
+    torch.testing.assert_close(found, F.normalize(state, dim=0), atol=1e-5, rtol=1e-5)
 
 
 def test_weights_are_those_of_a_folder_that_transformers_has_written(tmp_path, caplog):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import torch.distributed as dist
 from distributed.ranks import run_on_ranks
 from language_models import SIZES, write_language_model
 from run_files import losses
@@ -174,6 +175,7 @@ def train_all(data, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_ranks_are_as_one(data, tmp_path):
     alone = run_on_ranks(1, train_all, data, tmp_path / "one")[0]
     for answers in run_on_ranks(2, train_all, data, tmp_path / "two"):
@@ -184,3 +186,49 @@ def test_two_ranks_are_as_one(data, tmp_path):
                 torch.testing.assert_close(
                     value, alone[key][2][name], atol=2e-4, rtol=2e-2, msg=f"{key} {name}"
                 )
+
+
+def train_divided(data, folder):
+    """Trains with copies of the language models on each rank, and with parts of them."""
+    answers = []
+    with join() as ranks:
+        for tuning in ("whole", "lora"):
+            for divided in (False, True):
+                run = folder / f"{tuning}-{divided}"
+                more = {"sharding": {"language_models": divided}, "training": {"clip_norm": 0.05}}
+                tiny.train(config(tuning, **more), data, run)
+                answers.append((losses(run), last_weights(run, ranks)))
+    return answers
+
+
+def last_weights(run, ranks):
+    """The dense parameters of the last step, which need not be the best."""
+    if ranks.leads:
+        best = {"step": 4, "ndcg@10": 0.0}
+        (run / "checkpoints" / "best.json").write_text(json.dumps(best))
+    dist.barrier(ranks.side)
+    return tiny.dense_parameters(tiny.best(run, ranks)[2])
+
+
+def resume_divided(data, run):
+    with join() as ranks:
+        more = {"sharding": {"language_models": True}, "training": {"clip_norm": 0.05}}
+        tiny.train(config("whole", **more), data, run)
+        return last_weights(run, ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_divided_language_models_learn_as_copies_do(data, tmp_path):
+    """FSDP2 on two ranks of gloo: the same losses and weights, and a resumed run with the same bits."""
+    for answers in run_on_ranks(2, train_divided, data, tmp_path):
+        for copies, parts in (answers[:2], answers[2:]):
+            np.testing.assert_allclose(parts[0], copies[0], rtol=1e-5)
+            for name, value in parts[1].items():
+                torch.testing.assert_close(value, copies[1][name], atol=1e-5, rtol=1e-3, msg=name)
+
+    run = tmp_path / "whole-True"
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    (run / "checkpoints" / "best.json").write_text(json.dumps({"step": 2, "ndcg@10": 0.0}))
+    resumed = run_on_ranks(2, resume_divided, data, run)[0]
+    assert all(torch.equal(value, resumed[name]) for name, value in answers[1][1].items())

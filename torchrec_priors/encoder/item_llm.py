@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchrec_priors.encoder.language_model import make_language_model
@@ -20,7 +21,7 @@ from torchrec_priors.encoder.packed_windows import (
     read_windows,
     recompute_layers,
 )
-from torchrec_priors.encoder.safetensors_folder import take_weights
+from torchrec_priors.encoder.safetensors_folder import save_weights, take_weights
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.items import KEY, ItemsConfig
 
@@ -136,6 +137,17 @@ class ItemLLM(nn.Module):
             UserError: the folder has no safetensors, or not all weights of the model.
         """
         take_weights(folder, self.model, self.word_table, KEY)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Writes the model in safetensors, and [ITEM] beside it. Returns the files.
+
+        Args:
+            folder: the folder, which is made; `transformers` can load it.
+        """
+        files = save_weights(folder, self.model)
+        beside = folder / "item.safetensors"
+        save_file({"item": self.item_h.detach().cpu().clone()}, beside)
+        return [*files, beside]
 
     def move_texts(self, device: torch.device) -> None:
         """Moves the tokens to a device."""

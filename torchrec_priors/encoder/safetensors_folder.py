@@ -1,4 +1,4 @@
-"""Reads the weights of a language model from a folder with safetensors files.
+"""Reads the weights of a language model from a folder with safetensors files, and writes them.
 
 The files are those that `save_pretrained` of `transformers` writes: `model.safetensors`, or several
 parts with an index. Pickled weights are not read, as they may execute code.
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.settings.llm import CONFIG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,6 +67,10 @@ def take_weights(
                             f"{list(place.shape)} as in {key}.config: remove what differs from "
                             f"{key}.config"
                         )
+                    if isinstance(place, DTensor):  # of a model that is divided among ranks
+                        values = distribute_tensor(
+                            values, place.device_mesh, place.placements, src_data_rank=None
+                        )
                     place.copy_(values)
                     missing.discard(own_name)
         except (SafetensorError, OSError) as error:
@@ -77,6 +84,33 @@ def take_weights(
     reads_words = f"{word_table}.weight" in places
     _say_unexpected(unexpected, model, word_table, key, reads_words=reads_words)
     log.info("%s: %s weights of '%s' are the initial values", key, f"{len(places):,}", folder)
+
+
+@torch.no_grad()
+def save_weights(folder: Path, model: "PreTrainedModel") -> list[Path]:
+    """Writes a decoder as `save_pretrained` of `transformers` does. Returns the files.
+
+    Additions of LoRA become part of the weights.
+
+    Args:
+        folder: the folder, which is made.
+        model: the decoder.
+    """
+    values = {
+        name: place.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, place in _places(model).items()
+    }
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):  # a layer of `peft`
+            (adapter,) = module.active_adapters
+            values[f"{name}.weight"] += module.get_delta_weight(adapter).cpu()
+
+    folder.mkdir(parents=True)
+    weights = folder / "model.safetensors"
+    save_file(values, weights, {"format": "pt"})
+    about = folder / CONFIG
+    about.write_text(model.config.to_json_string(use_diff=False), encoding="utf8")
+    return [about, weights]
 
 
 def _places(model: "PreTrainedModel") -> dict[str, Tensor]:

@@ -58,7 +58,8 @@ class Request:
             rank has a copy.
         content: the width of the content of items, of which every rank has a copy; 0 without.
         has_rows: whether items have rows in the item table (`embedding.ids`).
-        language: the language models, of which every rank has a copy.
+        language: the language models. Every rank has a copy, or a part if they are divided
+            (`sharding.language_models`).
         activations: describes the activations of a step; None if they are not counted.
         reserve: the share of a device's memory that is kept free, for example for the allocator and
             CUDA.
@@ -105,6 +106,10 @@ class Request:
     def dense_bytes(self) -> int:
         """The bytes of the dense model, with gradients, optimizer state and content of items."""
         of_language = sum(model.parameter_bytes for model in self.language)
+        if self.sharding.language_models:
+            # One layer of the largest model is whole while it computes, with its gradient.
+            layer = max((8 * model.of_layers // model.layers for model in self.language), default=0)
+            of_language = -(-of_language // self.ranks) + layer
         of_content = self.items * self.content * _DENSE_NUMBER
         return self.dense * _DENSE_COPIES * _DENSE_NUMBER + of_language + of_content
 

@@ -88,7 +88,10 @@ def _language_lines(plan: TablesOnRanks) -> list[str]:
     request = plan.request
     if not request.language:
         return []
-    lines = ["", "language models, of which every rank has a copy"]
+    copies = "of which every rank has a copy"
+    if request.sharding.language_models:
+        copies = f"divided among {request.ranks} ranks"
+    lines = ["", f"language models, {copies}"]
     seconds = []
     for model in request.language:
         tokens = model.tokens(request.local_batch, request.ranks)

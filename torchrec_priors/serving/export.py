@@ -10,6 +10,8 @@ items.parquet          a row for each item, in the order of the data set:
                        alternatives, the numbers c_k(i) of `retrieval/fusion.py`, one for each
                        branch of the tree (only if the fusion of the run divides by them)
 weights.safetensors    all other weights: encoder, heads, gate, score
+item_llm/              the item LLM, as `save_pretrained` of transformers writes it, and the vector
+                       [ITEM] in item.safetensors (only if the run has one that is trained)
 config.toml            the configuration of the run
 trained.parquet        the parts of users' histories that the model was trained on, by hashes of
                        original ids
@@ -36,6 +38,7 @@ from torch import Tensor
 from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.files import remove_leftover, write_json
 from torchrec_priors.common.system_errors import cannot
+from torchrec_priors.encoder.item_llm import ItemLLM
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.parquet import ParquetWriter
@@ -49,6 +52,7 @@ FORMAT = 2  # since 2, an export has what levers and fusion need
 ITEMS = "items.parquet"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.toml"
+ITEM_LLM = "item_llm"
 MANIFEST = "export.json"
 _ENTRIES = 1 << 24  # numbers in a block of vectors
 _IN_ITEMS = ("table.", "features.", "content.")  # weights that items.parquet contains
@@ -109,6 +113,11 @@ def export(
             if ancestors[0].known:
                 shutil.copyfile(run.folder.trained, partial / TRAINED)
                 files.append(TRAINED)
+            content = run.model.content
+            if content is not None and content.is_trained:
+                assert isinstance(content.reader, ItemLLM)
+                written = content.reader.save(partial / ITEM_LLM)
+                files += [file.relative_to(partial).as_posix() for file in written]
 
             # export.json is written last, as it contains the checksums of all other files.
             about = _about(run, missing)

@@ -72,6 +72,8 @@ class ShardingConfig(Section):
             ranks send less, but the ids must be sorted.
         communication: precision of the vectors and gradients that a lookup sends between ranks:
             `fp32`, `fp16` or, on GPUs, `bf16`.
+        language_models: whether the parameters, gradients and optimizer state of language models
+            are divided among the ranks (FSDP2), too. Otherwise each rank has a whole copy.
     """
 
     type: str = ROW_WISE
@@ -82,6 +84,7 @@ class ShardingConfig(Section):
     plan: str = ""
     dedup: bool = False
     communication: str = "fp32"
+    language_models: bool = False
 
     def check(self) -> None:
         """Raises UserError if a value is out of its range or unknown, or if two contradict."""

@@ -42,6 +42,7 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.settings.table import TABLE
 from torchrec_priors.training.catalogue import read_catalogue
 from torchrec_priors.training.columns import encoder_columns, training_columns
+from torchrec_priors.training.divided_llms import divide_language_models
 from torchrec_priors.training.fits_memory import check_memory
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.training.run.folder import TrainedOn
@@ -425,6 +426,10 @@ def _distribute(
     for key in sharding.without_effect():
         log.warning("%s has no effect with the other settings of sharding", key)
 
+    not_averaged = [name for name, _ in model.named_parameters() if name.startswith(ITEM_LLM)]
+    if for_training and sharding.language_models and ranks.world > 1:
+        not_averaged += divide_language_models(model, ranks)
+
     # Only a pipeline can fill a GPU's cache of rows before the step that reads them.
     managed = config.embedding.unseen == "managed"
     may_fill = config.training.pipeline in ("auto", "prefetch")
@@ -435,7 +440,7 @@ def _distribute(
         _lookups(config, data, parts.tree, ranks.world),
         timeout=ranks.timeout,
         prefetch=for_training and not managed and may_fill,
-        not_averaged=[name for name, _ in model.named_parameters() if name.startswith(ITEM_LLM)],
+        not_averaged=not_averaged,
     )
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.looked_up import LookedUp
@@ -124,7 +125,7 @@ def step(
     announce("loss (all-reduce)")
     row_gradients = started.looked_up.gradients()
     norms = torch.stack(
-        [_dense_norm(optimizers) / model.exchange.ranks, _sum_of_norms(row_gradients)]
+        [optimizers.gradient_norm() / model.exchange.ranks, _sum_of_norms(row_gradients)]
     )
     raised = to_device(list(flags), loss.device, torch.float32)
     totals = model.exchange.total(torch.cat([loss, norms, raised, sums_3K.flatten()]))
@@ -139,7 +140,7 @@ def step(
     model.certainty.update(totals[3 + len(flags) :].view(3, -1))
     announce("gradients of rows (all-to-all)")
     started.looked_up.backward()
-    optimizers.step()
+    optimizers.step(result.gradient_norm)
     return result
 
 
@@ -177,16 +178,9 @@ def _average_item_llm(built: Built) -> None:
     reader = built.model.content.reader
     assert isinstance(reader, nn.Module)
     for parameter in reader.parameters():
-        if parameter.grad is not None:
+        # FSDP2 has averaged the gradients of parameters that are divided.
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
             parameter.grad = exchange.total(parameter.grad) / exchange.ranks
-
-
-def _dense_norm(optimizers: Optimizers) -> Tensor:
-    groups = optimizers.dense.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm: Tensor = torch.nn.utils.get_total_norm(gradients)
-    return norm
 
 
 def _sum_of_norms(tensors: list[Tensor]) -> Tensor:

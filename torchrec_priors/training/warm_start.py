@@ -50,6 +50,11 @@ def start_from(
         UserError: `source` holds no run with a best checkpoint, or the model of that run has other
             sizes or event types.
     """
+    if config.sharding.language_models and ranks.world > 1:
+        raise UserError(
+            "--init-from cannot fill language models that are divided among ranks: set "
+            "sharding.language_models=false for the first steps, and resume with true"
+        )
     old_config, old_data = source.open(option="--init-from")
     place = Checkpoints(source.checkpoints, ranks).best_place("--init-from")
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from torchrec_priors.training.checkpoint.pieces import Pieces
 
@@ -37,6 +38,8 @@ def staged_copy(value: Any) -> Any:
     # This rank has only some shards of a sharded tensor.
     if isinstance(value, DTensor):
         local: Any = value.to_local()
+        if not hasattr(local, "local_shards"):
+            return _part_of_language_model(value, local)
         shards = [_copy(shard) for shard in local.local_shards()]
         return Pieces(shards, local.local_offsets(), value.shape)
 
@@ -47,6 +50,21 @@ def staged_copy(value: Any) -> Any:
         return Pieces([_copy(shard.tensor) for shard in held], offsets, value.size())
 
     return _copy(value) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _part_of_language_model(value: DTensor, local: Tensor) -> Pieces:
+    """Returns this rank's part of a parameter that FSDP2 has divided.
+
+    Args:
+        value: the parameter.
+        local: the part, which may be empty.
+    """
+    _, offset = compute_local_shape_and_global_offset(
+        value.shape, value.device_mesh, value.placements
+    )
+    if not local.numel():
+        return Pieces([], [], value.shape)
+    return Pieces([_copy(local)], [offset], value.shape)
 
 
 def _copy(tensor: Tensor) -> Tensor:
