@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torchrec.distributed.embedding import ShardedEmbeddingCollection
+from torchrec.distributed.shards_wrapper import LocalShardsWrapper
 
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.embedding.plan import ModelPlan, Piece, TablePlan, even_blocks
@@ -176,11 +177,13 @@ def own_rows(
 
     blocks_of_tables = {}
     for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, DTensor):  # only tables are sharded
+        if not isinstance(tensor, DTensor):
+            continue
+        local: Any = tensor.to_local()
+        if not isinstance(local, LocalShardsWrapper):  # a language model's, by FSDP2
             continue
 
         table_plan = plan[name.removesuffix(".weight").rpartition("embeddings.")[2]]
-        local: Any = tensor.to_local()
         # A rank without a shard still has an offset, so the lists may differ in length.
         views = zip(local.local_shards(), local.local_offsets(), strict=False)
         shards = [Shard(view, int(offset[0]), int(offset[1])) for view, offset in views]

@@ -136,11 +136,11 @@ def _check(config: Any, longest: int, key: str, window: str) -> None:
             raise UserError(
                 f"{key}.config: {name} = {size} of {config.model_type} must be in [1, {most:,}]"
             )
-    most = getattr(config, "max_position_embeddings", None)
-    if isinstance(most, int) and longest > most:
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and longest > positions:
         raise UserError(
-            f"{window} = {longest:,} is more than max_position_embeddings = {most:,} of {key}: use "
-            "shorter ones or another language model"
+            f"{window} = {longest:,} is more than max_position_embeddings = {positions:,} of "
+            f"{key}: use shorter ones or another language model"
         )
 
 

@@ -7,7 +7,7 @@ from annotated_types import Ge, Le
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.llm import LLMConfig
-from torchrec_priors.settings.ranges import PositiveAmount, Section, check_ranges
+from torchrec_priors.settings.ranges import Section, check_ranges
 
 KEY = "items.llm"
 
@@ -34,7 +34,7 @@ class ItemsConfig(Section):
     content: str = ""
     tuning: Tuning = "whole"
     lora_rank: Annotated[int, Ge(1), Le(1 << 12)] = 16
-    lora_alpha: PositiveAmount = 32.0
+    lora_alpha: Annotated[int, Ge(1), Le(1 << 16)] = 32
     recompute: bool = False
     llm: LLMConfig = field(default_factory=LLMConfig)
 

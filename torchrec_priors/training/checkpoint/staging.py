@@ -9,6 +9,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torchrec.distributed.shards_wrapper import LocalShardsWrapper
 
 from torchrec_priors.training.checkpoint.pieces import Pieces
 
@@ -38,7 +39,7 @@ def staged_copy(value: Any) -> Any:
     # This rank has only some shards of a sharded tensor.
     if isinstance(value, DTensor):
         local: Any = value.to_local()
-        if not hasattr(local, "local_shards"):
+        if not isinstance(local, LocalShardsWrapper):
             return _part_of_language_model(value, local)
         shards = [_copy(shard) for shard in local.local_shards()]
         return Pieces(shards, local.local_offsets(), value.shape)
