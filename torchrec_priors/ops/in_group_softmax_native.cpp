@@ -19,15 +19,10 @@
 // e is [negatives, queries], so that sums over negatives are sums of vectors. Threads take tasks one by one. Every
 // task has its own grad v, and these are added in the order of the tasks, so results do not depend on the threads.
 
+#include "native_tasks.h"
 #include "native_tiles.h"
 
-#include <omp.h>
-
-#include <atomic>
 #include <cfloat>
-#include <mutex>
-#include <new>
-#include <vector>
 
 namespace {
 
@@ -71,25 +66,10 @@ struct Cell {
   int32_t column, query;
 };
 
-// to[rows][PANEL] += sum_s a[r * a_row + s * a_step] b[s * b_step]
-inline void add_product(float* to, int64_t to_row, int64_t rows, const float* a, int64_t a_row, int64_t a_step,
-                        const float* b, int64_t b_step, int64_t steps) {
-  Tile tile{};
-  for (int r = 0; r < ROWS; r++)
-    if (r < rows) tile.at[r][0] = load(to + r * to_row), tile.at[r][1] = load(to + r * to_row + LANES);
-  multiply(tile, a, a_row, a_step, b, b_step, steps);
-  for (int r = 0; r < ROWS; r++)
-    if (r < rows) store(to + r * to_row, tile.at[r][0]), store(to + r * to_row + LANES, tile.at[r][1]);
-}
-
 inline float dot(const float* a, const float* b, int64_t width) {
   vec total{};
   for (int64_t d = 0; d < width; d += LANES) total += load(a + d) * load(b + d);
   return sum(total);
-}
-
-inline void add_scaled(float* to, const float* from, float factor, int64_t width) {
-  for (int64_t d = 0; d < width; d += LANES) store(to + d, load(to + d) + load(from + d) * factor);
 }
 
 // How many queries a block has, a multiple of PANEL.
@@ -306,48 +286,6 @@ class Worker {  // what a thread needs
   std::vector<int64_t> first_cell_;
 };
 
-// Adds the tasks' gradients of negatives in the order of the tasks.
-class InOrder {
- public:
-  InOrder(const Input& in, const Output& out, const std::vector<Task>& tasks)
-      : in_(in), out_(out), tasks_(tasks), grads_(tasks.size()), ended_(tasks.size()) {}
-
-  std::vector<float> begin(const Task& task) {
-    std::vector<float> grad;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (!spare_.empty()) grad = std::move(spare_.back()), spare_.pop_back();
-    }
-    grad.assign((own(task) + in_.shared) * in_.width, 0.0f);
-    return grad;
-  }
-
-  void end(int64_t number, std::vector<float> grad) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    grads_[number] = std::move(grad), ended_[number] = true;
-    for (; next_ < tasks_.size() && ended_[next_]; next_++) {
-      const Task& task = tasks_[next_];
-      const int64_t of_set = own(task) * in_.width;
-      const float* from = grads_[next_].data();
-      add_scaled(out_.grad_vectors + in_.first_negative[task.set] * in_.width, from, 1.0f, of_set);
-      add_scaled(out_.grad_vectors + in_.first_negative[in_.sets] * in_.width, from + of_set, 1.0f,
-                 in_.shared * in_.width);
-      spare_.push_back(std::move(grads_[next_]));
-    }
-  }
-
- private:
-  int64_t own(const Task& task) const { return in_.first_negative[task.set + 1] - in_.first_negative[task.set]; }
-
-  const Input& in_;
-  const Output& out_;
-  const std::vector<Task>& tasks_;
-  std::vector<std::vector<float>> grads_, spare_;
-  std::vector<bool> ended_;
-  size_t next_ = 0;
-  std::mutex mutex_;
-};
-
 // The tasks that take longest come first; those of a set are equally long.
 std::vector<Task> make_tasks(const Input& in) {
   std::vector<Task> tasks;
@@ -376,47 +314,41 @@ void sort_by_item(const Input& in, std::vector<int64_t>& first, std::vector<int6
 
 }  // namespace
 
-extern "C" int in_group_softmax(const Input* given, const Output* out) {
+// Returns 1 if there is not enough memory.
+extern "C" int in_group_softmax(const Input* given, const Output* out) try {
   const Input& in = *given;
-  std::atomic<bool> failed{false};
-  try {
-    const std::vector<Task> tasks = make_tasks(in);
-    std::vector<float> by_score(in.positives);
-    std::vector<int64_t> first, order;
-    if (in.with_grads) sort_by_item(in, first, order);
-    InOrder sums(in, *out, tasks);
-    int64_t most_floats = 0;
-    for (const Task& task : tasks) most_floats = std::max(most_floats, Worker::floats(in, task.set));
+  const std::vector<Task> tasks = make_tasks(in);
+  std::vector<float> by_score(in.positives);
+  int64_t most_floats = 0;
+  for (const Task& task : tasks) most_floats = std::max(most_floats, Worker::floats(in, task.set));
 
-#pragma omp parallel num_threads(in.threads)
-    {
-      std::unique_ptr<Worker> worker;
-      try {
-        worker = std::make_unique<Worker>(in, *out, by_score.data(), most_floats);
-      } catch (const std::bad_alloc&) {
-        failed = true;
-      }
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t number = 0; number < static_cast<int64_t>(tasks.size()); number++) {
-        if (failed) continue;
-        try {
-          std::vector<float> grad;
-          if (in.with_grads) grad = sums.begin(tasks[number]);
-          worker->run(tasks[number], grad.data());
-          if (in.with_grads) sums.end(number, std::move(grad));
-        } catch (const std::bad_alloc&) {
-          failed = true;
-        }
-      }
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t start = 0; start < (in.with_grads ? in.item_count : 0); start += ITEMS)
-        for (int64_t x = start; x < std::min(start + ITEMS, in.item_count); x++)
-          for (int64_t i = first[x]; i < first[x + 1]; i++)
-            add_scaled(out->grad_items + x * in.width, in.query + in.query_of[order[i]] * in.width,
-                       by_score[order[i]], in.width);
-    }
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
-  return failed;
+  const auto own = [&](int64_t number) {
+    return in.first_negative[tasks[number].set + 1] - in.first_negative[tasks[number].set];
+  };
+  InOrder sums(tasks.size(), [&](int64_t number, const float* grad) {
+    const int64_t of_set = own(number) * in.width;
+    add_scaled(out->grad_vectors + in.first_negative[tasks[number].set] * in.width, grad, 1.0f, of_set);
+    add_scaled(out->grad_vectors + in.first_negative[in.sets] * in.width, grad + of_set, 1.0f, in.shared * in.width);
+  });
+  const bool enough = take_tasks(
+      in.threads, tasks.size(), [&] { return std::make_unique<Worker>(in, *out, by_score.data(), most_floats); },
+      [&](Worker& worker, int64_t number) {
+        std::vector<float> grad;
+        if (in.with_grads) grad = sums.begin((own(number) + in.shared) * in.width);
+        worker.run(tasks[number], grad.data());
+        if (in.with_grads) sums.end(number, std::move(grad));
+      });
+  if (!enough || !in.with_grads) return !enough;
+
+  std::vector<int64_t> first, order;
+  sort_by_item(in, first, order);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(in.threads)
+  for (int64_t start = 0; start < in.item_count; start += ITEMS)
+    for (int64_t x = start; x < std::min(start + ITEMS, in.item_count); x++)
+      for (int64_t i = first[x]; i < first[x + 1]; i++)
+        add_scaled(out->grad_items + x * in.width, in.query + in.query_of[order[i]] * in.width, by_score[order[i]],
+                   in.width);
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
 }

@@ -102,6 +102,21 @@ inline __attribute__((always_inline)) void multiply(Tile& tile, const float* a, 
   for (int r = 0; r < ROWS; r++) tile.at[r][0] = c[r][0], tile.at[r][1] = c[r][1];
 }
 
+// to[rows][PANEL] += sum_s a[r * a_row + s * a_step] b[s * b_step]
+inline void add_product(float* to, int64_t to_row, int64_t rows, const float* a, int64_t a_row, int64_t a_step,
+                        const float* b, int64_t b_step, int64_t steps) {
+  Tile tile{};
+  for (int r = 0; r < ROWS; r++)
+    if (r < rows) tile.at[r][0] = load(to + r * to_row), tile.at[r][1] = load(to + r * to_row + LANES);
+  multiply(tile, a, a_row, a_step, b, b_step, steps);
+  for (int r = 0; r < ROWS; r++)
+    if (r < rows) store(to + r * to_row, tile.at[r][0]), store(to + r * to_row + LANES, tile.at[r][1]);
+}
+
+inline void add_scaled(float* to, const float* from, float factor, int64_t width) {
+  for (int64_t d = 0; d < width; d += LANES) store(to + d, load(to + d) + load(from + d) * factor);
+}
+
 // Uninitialised memory, given out in pieces that begin at a multiple of 16 floats.
 class Scratch {
  public:

@@ -4,7 +4,8 @@
 
 Rows come in runs; all rows of a run have the same adapter. Only z is kept for backward: products
 are computed again. On a CPU, a block of rows is computed, forward and backward, while it is in
-cache (`residual_adapters`). On a GPU, one kernel computes all runs (`grouped_adapters`).
+cache: by a C++ kernel for all runs, or, without a compiler, run by run (`residual_adapters`). On a
+GPU, one kernel computes all runs (`grouped_adapters`).
 
 Shapes: N vectors, R rows, A runs, G adapters, d width.
 """
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.ops.gpu_kernel import GpuKernel, kind_of_device
+from torchrec_priors.ops.residual_adapters_native import NativeAdapters, has_native_adapters
 
 _ROWS = {"cpu": 1 << 10, "cuda": 1 << 20}  # in a block
 
@@ -192,6 +194,8 @@ class _ResidualAdapters(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(z_Nd, weight_Gdd, bias_Gd, row_R)
         ctx.runs = runs
+        if weight_Gdd is not None and has_native_adapters(z_Nd, runs):
+            return NativeAdapters(z_Nd, weight_Gdd, bias_Gd, row_R, runs).forward()
 
         out_Rd = z_Nd.new_empty(len(row_R), z_Nd.shape[1])
         for adapter, rows in _blocks(runs, _ROWS[kind_of_device(z_Nd)]):
@@ -206,6 +210,10 @@ class _ResidualAdapters(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z_Nd, weight_Gdd, bias_Gd, row_R = ctx.saved_tensors
+        if weight_Gdd is not None and has_native_adapters(z_Nd, ctx.runs):
+            native = NativeAdapters(z_Nd, weight_Gdd, bias_Gd, row_R, ctx.runs)
+            return *native.backward(grads[0]), None, None
+
         grad_Rd = grads[0].contiguous()
         grad_z_Nd = torch.zeros_like(z_Nd)
         grad_weight = None if weight_Gdd is None else torch.zeros_like(weight_Gdd)

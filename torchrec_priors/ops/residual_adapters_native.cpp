@@ -1,0 +1,216 @@
+// The adapters of many runs of rows on a CPU, in one parallel region. All rows of a run have the same adapter.
+//
+//   forward    y_r = x_r + silu(p_r) + b,   p_r = W x_r,   x_r = z[row_r]
+//   backward   with g_r = grad y_r,         i_r = g_r silu'(p_r):
+//     grad x_r = g_r + W^T i_r,   grad z_n = sum of grad x_r over the rows r of n
+//     grad W   = sum_r i_r x_r^T, grad b   = sum_r g_r
+//
+// A task has up to CHUNK rows of a run, and goes through them in blocks that fit into the nearest cache. A thread copies
+// its W to panels of PANEL columns, [d / PANEL, d, PANEL], and the transpose of W as well, so that products read memory
+// in order. Every task has its own grad W and grad b, which are added in the order of the tasks.
+
+#include "native_tasks.h"
+#include "native_tiles.h"
+
+namespace {
+
+constexpr int64_t CHUNK = 512;  // rows of a task
+constexpr int64_t BLOCK = 64;   // rows
+constexpr int64_t APART = 16;   // floats between rows, so that they do not share places of a cache
+constexpr int64_t TOKENS = 64;  // whose gradients a thread adds at a time
+static_assert(BLOCK % ROWS == 0);
+
+struct Input {
+  const float* z;                 // [N, d]
+  const int64_t* row;             // [R]
+  const int64_t *adapter, *rows;  // [A]: of each run; adapter -1 leaves its rows unchanged
+  const float* weight;            // [G, d, d]
+  const float* bias;              // [G, d], or none
+  int64_t tokens, width, total_rows, runs, threads;
+};
+
+struct Gradients {
+  const float* y;                 // [R, d]
+  float *through, *z;             // [R, d] and [N, d]
+  float *weight, *bias;           // [G, d, d] and [G, d]; no bias if there is none
+};
+
+struct Task {
+  int64_t run, start, count;
+};
+
+std::vector<Task> make_tasks(const Input& in) {
+  std::vector<Task> tasks;
+  int64_t start = 0;
+  for (int64_t run = 0; run < in.runs; start += in.rows[run++])
+    for (int64_t at = 0; at < in.rows[run]; at += CHUNK)
+      tasks.push_back({run, start + at, std::min(CHUNK, in.rows[run] - at)});
+  return tasks;
+}
+
+class Worker {  // what a thread needs
+ public:
+  explicit Worker(const Input& in)
+      : in_(in), row_(in.width + APART), square_(in.width * in.width), scratch_(3 * BLOCK * row_ + 2 * square_) {
+    x_ = scratch_.take(BLOCK * row_), g_ = scratch_.take(BLOCK * row_), inner_ = scratch_.take(BLOCK * row_);
+    panels_ = scratch_.take(square_), transposed_ = scratch_.take(square_);
+  }
+
+  void forward(const Task& task, float* y) {
+    const int64_t adapter = in_.adapter[task.run];
+    if (adapter >= 0) load_transposed(adapter);
+    for (int64_t at = 0; at < task.count; at += BLOCK) {
+      const int64_t start = task.start + at, rows = std::min(BLOCK, task.count - at);
+      gather(start, rows);
+      if (adapter < 0) {
+        for (int64_t r = 0; r < rows; r++) std::copy_n(x_ + r * row_, in_.width, y + (start + r) * in_.width);
+        continue;
+      }
+      products(rows, [&](Tile& tile, int64_t r, int64_t d) {
+        for (int i = 0; i < ROWS && r + i < rows; i++)
+          for (int half = 0; half < 2; half++) {
+            const int64_t column = d + half * LANES;
+            const vec p = tile.at[i][half];
+            vec out = load(x_ + (r + i) * row_ + column) + p * sigmoid(p);
+            if (in_.bias) out += load(in_.bias + adapter * in_.width + column);
+            store(y + (start + r + i) * in_.width + column, out);
+          }
+      });
+    }
+  }
+
+  // Writes the gradients of the task's x, and adds those of W and b to `sums`, [d, d] and [d].
+  void backward(const Task& task, const Gradients& grad, float* sums) {
+    const int64_t adapter = in_.adapter[task.run];
+    if (adapter >= 0) load_transposed(adapter), load_panels(adapter);
+    for (int64_t at = 0; at < task.count; at += BLOCK) {
+      const int64_t start = task.start + at, rows = std::min(BLOCK, task.count - at);
+      float* through = grad.through + start * in_.width;
+      std::copy_n(grad.y + start * in_.width, rows * in_.width, through);
+      if (adapter < 0) continue;
+      copy(g_, rows, [&](int64_t r) { return grad.y + (start + r) * in_.width; });
+      gather(start, rows);
+      products(rows, [&](Tile& tile, int64_t r, int64_t d) {
+        for (int i = 0; i < ROWS; i++)
+          for (int half = 0; half < 2; half++) {
+            const int64_t place = (r + i) * row_ + d + half * LANES;
+            const vec p = tile.at[i][half];
+            store(inner_ + place, load(g_ + place) * silu_slope(p, sigmoid(p)));
+          }
+      });
+      to_inputs(rows, through);
+      to_parameters(rows, sums);
+    }
+  }
+
+ private:
+  void load_panels(int64_t adapter) {
+    const float* from = in_.weight + adapter * square_;
+    for (int64_t d = 0; d < in_.width; d += PANEL)
+      for (int64_t o = 0; o < in_.width; o++)
+        std::copy_n(from + o * in_.width + d, PANEL, panels_ + d * in_.width + o * PANEL);
+  }
+
+  void load_transposed(int64_t adapter) {
+    const float* from = in_.weight + adapter * square_;
+    for (int64_t o = 0; o < in_.width; o += PANEL)
+      for (int64_t d = 0; d < in_.width; d++)
+        for (int64_t i = 0; i < PANEL; i++)
+          transposed_[o * in_.width + d * PANEL + i] = from[(o + i) * in_.width + d];
+  }
+
+  // Copies rows to [rows, d], with zeros as padding.
+  template <class From>
+  void copy(float* to, int64_t rows, From from) {
+    for (int64_t r = 0; r < rows; r++) std::copy_n(from(r), in_.width, to + r * row_);
+    std::fill(to + rows * row_, to + up(rows, ROWS) * row_, 0.0f);
+  }
+
+  void gather(int64_t start, int64_t rows) {
+    copy(x_, rows, [&](int64_t r) { return in_.z + in_.row[start + r] * in_.width; });
+  }
+
+  // Calls use(tile, row, column) with tiles of W x.
+  template <class Use>
+  void products(int64_t rows, Use use) {
+    for (int64_t d = 0; d < in_.width; d += PANEL)
+      for (int64_t r = 0; r < rows; r += ROWS) {
+        Tile tile{};
+        multiply(tile, x_ + r * row_, row_, 1, transposed_ + d * in_.width, PANEL, in_.width);
+        use(tile, r, d);
+      }
+  }
+
+  // through += W^T i
+  void to_inputs(int64_t rows, float* through) {
+    for (int64_t d = 0; d < in_.width; d += PANEL)
+      for (int64_t r = 0; r < rows; r += ROWS)
+        add_product(through + r * in_.width + d, in_.width, rows - r, inner_ + r * row_, row_, 1,
+                    panels_ + d * in_.width, PANEL, in_.width);
+  }
+
+  void to_parameters(int64_t rows, float* sums) {
+    for (int64_t d = 0; d < in_.width; d += PANEL)
+      for (int64_t o = 0; o < in_.width; o += ROWS)
+        add_product(sums + o * in_.width + d, in_.width, ROWS, inner_ + o, 1, row_, x_ + d, row_, rows);
+    for (int64_t r = 0; r < rows; r++) add_scaled(sums + square_, g_ + r * row_, 1.0f, in_.width);
+  }
+
+  const Input& in_;
+  int64_t row_, square_;  // the distance of rows; numbers of W
+  Scratch scratch_;
+  float *x_, *g_, *inner_, *panels_, *transposed_;
+};
+
+// The rows of each vector: those of n are order[first[n]] to order[first[n + 1] - 1], ascending.
+void sort_by_token(const Input& in, std::vector<int64_t>& first, std::vector<int64_t>& order) {
+  first.assign(in.tokens + 2, 0), order.resize(in.total_rows);
+  for (int64_t r = 0; r < in.total_rows; r++) first[in.row[r] + 2]++;
+  for (int64_t n = 2; n < in.tokens + 2; n++) first[n] += first[n - 1];
+  for (int64_t r = 0; r < in.total_rows; r++) order[first[in.row[r] + 1]++] = r;
+}
+
+}  // namespace
+
+// Forward and backward return 1 if there is not enough memory.
+extern "C" {
+
+int adapters_forward(const Input* in, float* y) try {
+  const std::vector<Task> tasks = make_tasks(*in);
+  return !take_tasks(
+      in->threads, tasks.size(), [&] { return std::make_unique<Worker>(*in); },
+      [&](Worker& worker, int64_t number) { worker.forward(tasks[number], y); });
+} catch (const std::bad_alloc&) {
+  return 1;
+}
+
+int adapters_backward(const Input* in, const Gradients* grad) try {
+  const int64_t width = in->width, square = width * width;
+  const std::vector<Task> tasks = make_tasks(*in);
+  InOrder sums(tasks.size(), [&](int64_t number, const float* from) {
+    const int64_t adapter = in->adapter[tasks[number].run];
+    if (adapter < 0) return;
+    add_scaled(grad->weight + adapter * square, from, 1.0f, square);
+    if (grad->bias) add_scaled(grad->bias + adapter * width, from + square, 1.0f, width);
+  });
+  const bool enough = take_tasks(
+      in->threads, tasks.size(), [&] { return std::make_unique<Worker>(*in); },
+      [&](Worker& worker, int64_t number) {
+        std::vector<float> own = sums.begin(square + width);
+        worker.backward(tasks[number], *grad, own.data());
+        sums.end(number, std::move(own));
+      });
+  if (!enough) return 1;
+
+  std::vector<int64_t> first, order;
+  sort_by_token(*in, first, order);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(in->threads)
+  for (int64_t start = 0; start < in->tokens; start += TOKENS)
+    for (int64_t n = start; n < std::min(start + TOKENS, in->tokens); n++)
+      for (int64_t i = first[n]; i < first[n + 1]; i++)
+        add_scaled(grad->z + n * width, grad->through + order[i] * width, 1.0f, width);
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
+}
+}
