@@ -18,6 +18,8 @@ pytest.importorskip(
 )
 pytest.importorskip("furo", reason="Furo is not installed: pip install 'torchrec-priors[docs]'")
 
+pytestmark = pytest.mark.timeout(900)  # the build imports PyTorch, and reads every page
+
 REPOSITORY = Path(__file__).parents[1]
 
 
