@@ -7,7 +7,7 @@ import torch
 
 from torchrec_priors.ops import work_queue
 from torchrec_priors.ops.single_thread import is_own
-from torchrec_priors.ops.work_queue import work_through
+from torchrec_priors.ops.work_queue import results_in_order, work_through
 
 CPU = torch.device("cpu")
 MUCH = 1e12  # FLOPs
@@ -119,3 +119,61 @@ def test_without_numbers_of_their_own_threads_share_each_operation(monkeypatch, 
     recorder = _Recorder()
     work_through(iter("abc"), recorder.worker, torch.device(device), MUCH)
     assert recorder.done == [(piece, get_ident(), 2) for piece in "abc"]
+
+
+@own_numbers
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_come_in_the_order_of_their_pieces(threads):
+    """Also if the first piece ends last."""
+    others_begun = Event()
+    used = []
+
+    def square(piece):
+        if threads > 1 and piece == 0:
+            assert others_begun.wait(LONGEST)
+        if piece == 3:
+            others_begun.set()
+        used.append((get_ident() == caller, torch.get_num_threads()))
+        return piece**2
+
+    caller = get_ident()
+    with torch.inference_mode():
+        results = list(results_in_order(range(12), square, threads))
+    assert results == [(piece, piece**2) for piece in range(12)]
+    assert set(used) == ({(True, 2)} if threads == 1 else {(False, 1)})
+
+
+@own_numbers
+def test_pieces_are_not_begun_far_ahead_of_the_results():
+    """The caller need not hold more pieces if one of them takes long."""
+    asked = []
+    may_end = Event()
+
+    def pieces():
+        for piece in range(50):
+            asked.append(piece)
+            # With a piece that never ends, the threads would wait here for ever.
+            if len(asked) == 2 * work_queue._AHEAD:
+                may_end.set()
+            yield piece
+
+    def work(piece):
+        assert piece > 0 or may_end.wait(LONGEST)
+        return piece
+
+    results = results_in_order(pieces(), work, 2)
+    assert next(results) == (0, 0)
+    assert len(asked) <= 2 * work_queue._AHEAD + 1
+    assert [piece for piece, _ in results] == list(range(1, 50))
+
+
+@own_numbers
+def test_an_error_comes_in_place_of_its_result():
+    def invert(piece):
+        return 1 / (5 - piece)
+
+    results = results_in_order(range(100), invert, 2)
+    assert [next(results)[0] for _ in range(5)] == list(range(5))
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == []

@@ -13,6 +13,7 @@ from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.model import Recommender
+from torchrec_priors.ops.work_queue import can_divide, results_in_order
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events
@@ -24,6 +25,8 @@ from torchrec_priors.settings.evaluation import RetrievalConfig
 OnBatch = Callable[[Histories, Found, Found | None], None]
 Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
 
+_FEW = 1 << 20  # numbers of a batch's histories: a thread needs some times 4 MB for them
+
 
 class Lists(Protocol):
     """The recommendations that are evaluated.
@@ -31,10 +34,13 @@ class Lists(Protocol):
     Attributes:
         context: the number of latest items of each history that `find` reads.
         event_given: whether `find` also returns lists for the events of the users' targets.
+        threads: the number of threads that may call `find` at the same time. With more than 1, each
+            call should use one thread.
     """
 
     context: int
     event_given: bool
+    threads: int
 
     def find(self, users: Histories) -> tuple[Found, Found | None]:
         """Returns the best `DEPTH` items of each user, without and with given events.
@@ -95,7 +101,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     result = evaluate_lists(
-        _ListsOfModel(model, index, data, config, device),
+        _ListsOfModel(model, index, data, config, device, is_alone=share.world == 1),
         data,
         split,
         batch=config.batch,
@@ -173,8 +179,8 @@ def evaluate_lists(
         chosen=chosen,
     )
     rounds = -(-evaluated // (batch * share.world))
-    for users in progress(batches, rounds):
-        found, given = lists.find(users)
+    threads = min(lists.threads, rounds)
+    for users, (found, given) in results_in_order(progress(batches, rounds), lists.find, threads):
         row_given_BR = None
         if given is not None:
             row_given_BR = given.row_Bk.cpu().numpy()
@@ -196,13 +202,26 @@ class _ListsOfModel:
         data: PreparedData,
         config: RetrievalConfig,
         device: torch.device,
+        *,
+        is_alone: bool,
     ) -> None:
+        """
+        Args:
+            model, index, data, config, device: as for `evaluate`.
+            is_alone: whether there is a single rank.
+        """
         self._finder = Finder.of(model, index, config, data, device)
         self.context = self._finder.context
         # If the tree has a level of events, users get a second list, for which only the heads for
         # the events of their targets are used.
         self.event_given = bool(levels_of_events(model.tree))
         self._finder_given = None
+        # If a batch has little to compute, its operations are too short to be divided among
+        # threads, so batches are. Ranks must make their collectives in one order.
+        numbers = config.batch * model.config.context * model.config.dim
+        self.threads = 1
+        if numbers <= _FEW and can_divide(device) and is_alone:
+            self.threads = torch.get_num_threads()
         if self.event_given:
             self._finder_given = EventGiven(self._finder, len(data.manifest.events))
 

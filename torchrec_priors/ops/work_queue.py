@@ -8,8 +8,10 @@ delays only its current piece, and leaves the other pieces to the rest.
 
 import functools
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -18,7 +20,9 @@ import torch
 from torchrec_priors.ops.single_thread import is_own, single_thread
 
 Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
+_AHEAD = 2  # pieces that are begun or wait to be yielded, for each thread
 _ENOUGH = 1e8  # FLOPs of a thread: about a millisecond; to wake a thread takes a twentieth of it
 
 
@@ -41,8 +45,7 @@ def work_through(
     Raises:
         BaseException: what a piece raised, in any thread. Pieces that had not begun are left out.
     """
-    # Threads can compute at the same time only if each has its own number of threads.
-    if device.type != "cpu" or not is_own():
+    if not can_divide(device):
         work = worker()
         for piece in pieces:
             work(piece)
@@ -50,12 +53,10 @@ def work_through(
 
     threads = min(torch.get_num_threads(), 1 + int(flops / _ENOUGH))
     queue = _Queue(pieces)
-    # The modes of PyTorch belong to a thread.
-    inference = torch.is_inference_mode_enabled()
-    grad = torch.is_grad_enabled()
+    alone = _alone()
 
     def work_alone() -> None:
-        with single_thread(), torch.inference_mode(inference), torch.set_grad_enabled(grad):
+        with alone():
             try:
                 work = worker()
                 for piece in queue:
@@ -74,6 +75,72 @@ def work_through(
         errors = [other.exception() for other in begun]
     for error in filter(None, errors):
         raise error
+
+
+def results_in_order(
+    pieces: Iterable[Piece], work: Callable[[Piece], Result], threads: int
+) -> Iterator[tuple[Piece, Result]]:
+    """Yields each piece and its result, in the order of the pieces, while threads work on others.
+
+    Args:
+        pieces: the pieces, which the caller's thread asks for.
+        work: works on a piece. Several threads call it at the same time.
+        threads: the number of threads beside the caller's, which yields the results. With 1,
+            the caller's thread works as well, and its operations keep their threads.
+
+    Raises:
+        BaseException: what a piece raised, in place of its result.
+    """
+    if threads == 1:
+        for piece in pieces:
+            yield piece, work(piece)
+        return
+
+    alone = _alone()
+
+    def work_alone(piece: Piece) -> Result:
+        with alone():
+            return work(piece)
+
+    # If the first piece takes long, some results wait for it.
+    most = _AHEAD * threads
+    begun: deque[tuple[Piece, Future[Result]]] = deque()
+    try:
+        for piece in pieces:
+            begun.append((piece, _pool().submit(work_alone, piece)))
+            while begun and (begun[0][1].done() or len(begun) >= most):
+                first, result = begun.popleft()
+                yield first, result.result()
+            running = [result for _, result in begun if not result.done()]
+            if len(running) >= threads:
+                wait(running, return_when=FIRST_COMPLETED)
+        while begun:
+            first, result = begun.popleft()
+            yield first, result.result()
+    finally:
+        # After an error, what is running ends before the caller goes on.
+        wait([result for _, result in begun if not result.cancel()])
+
+
+def can_divide(device: torch.device) -> bool:
+    """Returns whether the work of a device can be divided: each thread needs its own number."""
+    return device.type == "cpu" and is_own()
+
+
+def _alone() -> Callable[[], ExitStack]:
+    """Returns a context in which a thread computes alone, with the caller's modes of PyTorch."""
+    # Modes belong to a thread.
+    inference = torch.is_inference_mode_enabled()
+    grad = torch.is_grad_enabled()
+
+    def enter() -> ExitStack:
+        with ExitStack() as modes:
+            modes.enter_context(single_thread())
+            modes.enter_context(torch.inference_mode(inference))
+            modes.enter_context(torch.set_grad_enabled(grad))
+            return modes.pop_all()
+
+    return enter
 
 
 class _Queue(Generic[Piece]):

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from threading import Lock
 
 import numpy as np
 import torch
@@ -83,6 +84,8 @@ class Finder:
         self._resident_sample: Resident | None = None
         self._inputs: InputVectors | None = None
         self.together = Together(model)
+        # TorchRec's tables count lookups, which is not meant for several threads.
+        self._looking_up = Lock()
         self._quantised: Quantised | None = None
         if config.tiles == "int8":
             self._quantised = Quantised.of(index.shard.rows, model.score)
@@ -172,7 +175,9 @@ class Finder:
             offsets_B1 = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
             return Jagged(self._inputs.of_items(items), offsets_B1, time_N, event_N)
         ids, item_N = self.to_ids(items, lengths)
-        return Jagged(self.model.tokens(ids, item_N), ids.offsets(), time_N, event_N)
+        with self._looking_up:
+            vector_Nd = self.model.tokens(ids, item_N)
+        return Jagged(vector_Nd, ids.offsets(), time_N, event_N)
 
     def to_ids(self, items: np.ndarray, lengths: np.ndarray) -> tuple[KeyedJaggedTensor, Tensor]:
         """Returns the items as input of the embedding table, and as a tensor of row ids.

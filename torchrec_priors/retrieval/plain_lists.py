@@ -22,10 +22,12 @@ class PlainLists:
     Attributes:
         context: plain baselines read whole histories, not their last items only.
         event_given: always False, as plain baselines have no heads for events.
+        threads: always 1: the scores of a batch are a large array.
     """
 
     context = 1
     event_given = False
+    threads = 1
 
     def __init__(
         self, plain: Plain, order_I: np.ndarray, config: RetrievalConfig, data: PreparedData, k: int
