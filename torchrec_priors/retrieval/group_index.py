@@ -15,7 +15,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,60 +26,11 @@ from torchrec_priors.embedding.item_rows import Held
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.ops.best_tiles import TILE as TILE_OF_GPU
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval.index_parts import Chunk, Tile, TiledSets
 from torchrec_priors.retrieval.open_paths import OpenPaths, most_open, open_paths
 
 TILE = 1 << 13  # candidates in a tile
 FEW = 1 << 9  # candidates in the first chunk
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Consecutive candidates of an index: [first, first + size).
-
-    Attributes:
-        first: the position of the tile's first candidate.
-        size: the number of candidates.
-        columns: for each item set that has candidates in the tile, its number and the positions of
-            these candidates, counted from `first`.
-    """
-
-    first: int
-    size: int
-    columns: list[tuple[int, Tensor]]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive candidates of an item set: [first, last).
-
-    Attributes:
-        number: the number of the item set.
-        first, last: places in the set's list of candidates.
-    """
-
-    number: int
-    first: int
-    last: int
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-
-@dataclass(frozen=True)
-class TiledSets:
-    """The candidates of all item sets in tiles, on the device (`ops/best_tiles.py`).
-
-    Attributes:
-        row_E, set_t, first_path_S1: see `TiledItems`.
-        item_E: int64, the row id of the candidate at each place; 0 for padding.
-        most_sets: the largest number of sets that a candidate is in.
-    """
-
-    row_E: Tensor
-    set_t: Tensor
-    first_path_S1: Tensor
-    item_E: Tensor
-    most_sets: int
 
 
 class GroupIndex:
@@ -163,6 +113,11 @@ class GroupIndex:
     def in_a_set_C(self) -> Tensor:
         """Whether any path may retrieve the candidate: bool [C]. It must not be changed."""
         return self._in_a_set()
+
+    @property
+    def tile_count(self) -> int:
+        """The number of tiles, with those in which no item set has candidates."""
+        return -(-len(self) // TILE)
 
     @property
     def own_sizes(self) -> list[int]:

@@ -23,9 +23,9 @@ from torch import Tensor
 from torchrec_priors.heads.score import Score
 from torchrec_priors.ops.work_queue import work_through
 from torchrec_priors.retrieval.best_items import BestItems
-from torchrec_priors.retrieval.group_index import Chunk, GroupIndex
-from torchrec_priors.retrieval.max_search import flops
-from torchrec_priors.retrieval.open_paths import OpenPaths
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.index_parts import Chunk
+from torchrec_priors.retrieval.open_paths import OpenPaths, flops
 from torchrec_priors.retrieval.reaching import Reaching
 
 _COLUMNS = 2048  # items in a product
@@ -98,7 +98,7 @@ def search_int8(
         (chunk for number in range(len(open_S)) for chunk in index.chunks(number, _COLUMNS)),
         lambda: _Scorer(index, score, quantised, open_S, best).offer,
         index.item_C.device,
-        flops(index, open_S),
+        flops(index.own_sizes, open_S),
     )
 
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from torchrec_priors.heads.score import Score
 from torchrec_priors.ops.work_queue import work_through
 from torchrec_priors.retrieval.best_items import BestItems
-from torchrec_priors.retrieval.group_index import Chunk, GroupIndex
-from torchrec_priors.retrieval.open_paths import OpenPaths
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.index_parts import Chunk
+from torchrec_priors.retrieval.open_paths import OpenPaths, flops
 from torchrec_priors.retrieval.reaching import Reaching
 
 _COLUMNS = 512  # items in the smallest product
@@ -51,14 +52,8 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
         ),
         lambda: _Scorer(index, score, open_S, best).offer,
         index.item_C.device,
-        flops(index, open_S),
+        flops(index.own_sizes, open_S),
     )
-
-
-def flops(index: GroupIndex, open_S: list[OpenPaths]) -> float:
-    """Returns the FLOPs of the products of all items of this rank with the queries."""
-    pairs = zip(index.own_sizes, open_S, strict=True)
-    return 2.0 * sum(size * paths.vector_Bpd.numel() for size, paths in pairs)
 
 
 class _Scorer:

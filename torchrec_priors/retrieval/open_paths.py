@@ -7,6 +7,7 @@ Shapes: B users, K paths of the tree, p paths of one item set, d width.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,17 @@ def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> 
         bias_Bp = bias_Bp.gather(1, column_Bp)
         vector_Bpd = vector_Bpd.gather(1, column_Bp[..., None].expand(-1, -1, vector_BKd.shape[2]))
     return OpenPaths(column_Bp + paths.start, vector_Bpd, bias_Bp)
+
+
+def flops(sizes: Sequence[int], open_S: Sequence[OpenPaths]) -> float:
+    """Returns the FLOPs of the products of the items of each set with the queries of its paths.
+
+    Args:
+        sizes: the number of items in each item set.
+        open_S: the paths of each item set.
+    """
+    pairs = zip(sizes, open_S, strict=True)
+    return 2.0 * sum(size * paths.vector_Bpd.numel() for size, paths in pairs)
 
 
 def most_open(tree: PriorTree) -> list[int]:

@@ -26,7 +26,8 @@ from torch import Tensor
 from torchrec_priors.heads.score import Score
 from torchrec_priors.ops.native import load_native
 from torchrec_priors.retrieval.fusion import Fusion
-from torchrec_priors.retrieval.group_index import GroupIndex, Tile
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.index_parts import Tile
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.item_filter import Filters, of_users
 from torchrec_priors.retrieval.keys import encode
