@@ -63,11 +63,11 @@ def check_memory(
     Raises:
         UserError: one purpose alone needs more memory than a rank can have.
     """
-    needs = [_table(config, rows, ranks.world), _dense(config, data, for_training)]
+    needs = [_table(config, rows, ranks.world), _dense(config, data, ranks.world, for_training)]
     if config.embedding.content:
         needs.append(_content(config, data))
     if config.items.encoder:
-        needs.append(_item_llm(config, data, for_training))
+        needs.append(_item_llm(config, data, ranks.world, for_training))
     if for_training:
         needs += [_batch(config, data, ranks.world), _negatives(config, tree)]
     needs.append(_users(config, data))
@@ -113,7 +113,7 @@ def _content(config: RunConfig, data: PreparedData) -> Need:
     return Need(settings, info.items * info.dim * _NUMBER)
 
 
-def _item_llm(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
+def _item_llm(config: RunConfig, data: PreparedData, world: int, for_training: bool) -> Need:
     """Estimates the memory for the item LLM, and for what it makes of all items.
 
     In training, gradients and the optimizer's state are included.
@@ -122,14 +122,21 @@ def _item_llm(config: RunConfig, data: PreparedData, for_training: bool) -> Need
     nothing = torch.zeros(1, dtype=torch.int64)
     with torch.device("meta"):
         llm = ItemLLM(config.items, nothing[:0], nothing, info.dim)
-    numbers = info.items * llm.width
+    numbers = 0
     for parameter in llm.parameters():
         copies = _COPIES if for_training and parameter.requires_grad else 1
         numbers += copies * parameter.numel()
+    numbers //= _parts(config, world, for_training)
+    numbers += info.items * llm.width
     return Need(f"items.llm, for {info.items:,} items,", numbers * _NUMBER)
 
 
-def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
+def _parts(config: RunConfig, world: int, for_training: bool) -> int:
+    """Returns the number of ranks that language models are divided among."""
+    return world if for_training and config.sharding.language_models else 1
+
+
+def _dense(config: RunConfig, data: PreparedData, world: int, for_training: bool) -> Need:
     """Estimates the memory for the parameters of encoder and baseline.
 
     In training, gradients and the optimizer's state are included.
@@ -153,6 +160,8 @@ def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
     if baseline.name:
         settings += f" and baseline.options of {baseline.name}"
     copies = _COPIES if for_training else 1
+    if encoder.has_llm:
+        numbers //= _parts(config, world, for_training)
     return Need(settings, numbers * _NUMBER * copies)
 
 
