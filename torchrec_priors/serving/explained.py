@@ -100,13 +100,13 @@ class Explainer:
                 times = int((user.rows == row).sum())
                 reasons.append(self._reasons.of_repeat(Facts(times=times)))
                 continue
+            sentence = self._reasons.sentence(path, user.source, user.known_levels)
             inside = 0
-            if self._reasons.uses_history(path) and user.source == "model":
+            if sentence.items:
                 if inside_S is None:
                     inside_S = self._count(user.rows)
                 inside = inside_S[self._item_set_K[path]]
-            facts = Facts(user.source, len(user.rows), inside, known_levels=user.known_levels)
-            reasons.append(self._reasons.of_path(path, facts))
+            reasons.append(sentence.of_history(inside, len(user.rows)))
         return reasons
 
     def _count(self, rows: np.ndarray) -> list[int]:

@@ -28,6 +28,7 @@ from torch import Tensor
 from torchrec_priors.priors.prior import kind_of
 from torchrec_priors.serving.request import Source
 
+_KEPT = 10_000  # sentences: 2 MB
 LIKED = 3  # items of a group in the history, from which on "you like" is said
 
 # The part of a sentence that a level contributes to, by its kind; "other" for all other kinds.
@@ -146,31 +147,81 @@ class Facts:
     known_levels: frozenset[int] = field(default_factory=frozenset)
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """The reason of a path, in which only the numbers of the history are missing.
+
+    Attributes:
+        items: what the history is said to have; "" if the reason does not depend on it.
+        rest: the words after that.
+    """
+
+    items: str
+    rest: str
+
+    def of_history(self, inside: int, history: int) -> str:
+        """Returns the reason; the arguments are those of `Facts`."""
+        if not self.items:
+            return self.rest
+        evidence = f"({inside:,} of the {history:,} items in your history)"
+        if inside >= LIKED:
+            return f"because you like {self.items} {evidence}{self.rest}"
+        if inside:
+            return f"because you have had {self.items} before {evidence}{self.rest}"
+        return f"because your history leads to {self.items}, new to you{self.rest}"
+
+
 class Reasons:
     """Writes reasons. Any thread may call it."""
 
     def __init__(self, tree: HasPaths) -> None:
+        self._kept: dict[tuple[int, Source, frozenset[int]], Sentence] = {}
         self._levels = [LevelWords.of(level) for level in tree.levels]
         self._group_LK = [tree.groups_at(number).tolist() for number in range(len(self._levels))]
 
     def of_path(self, path: int, facts: Facts) -> str:
         """Returns the reason for an item that got its score from the head of a path."""
-        groups = self._groups_of(path)
-        if facts.source == "popularity":
-            return f"because {self._popular(groups, facts)}"
-        return f"because {self._fitting(groups, facts)}{self._expected(groups)}"
+        sentence = self.sentence(path, facts.source, facts.known_levels)
+        return sentence.of_history(facts.inside, facts.history)
+
+    def sentence(self, path: int, source: Source, known_levels: frozenset[int]) -> Sentence:
+        """Returns the reason of a path without the numbers of the history.
+
+        The last sentences are kept, as writing one takes longer than all else of a reason. The
+        arguments are those of `Facts`.
+        """
+        key = (path, source, known_levels)
+        sentence = self._kept.get(key)
+        if sentence is None:
+            sentence = self._write(self._groups_of(path), source, known_levels)
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[key] = sentence
+        return sentence
 
     def of_repeat(self, facts: Facts) -> str:
         """Returns the reason for an item that got its score from the repeat head."""
         times = f", {facts.times:,} times" if facts.times > 1 else ""
         return f"because you have had it before{times}"
 
-    def uses_history(self, path: int) -> bool:
-        """Whether the reason of a path depends on `Facts.inside`."""
-        return self._is_counted(self._groups_of(path))
+    def _write(self, groups: _Groups, source: Source, known_levels: frozenset[int]) -> Sentence:
+        """Writes the sentence of a path."""
+        items = self._items(groups)
+        users = self._users(groups, known_levels)
+        if source == "popularity":
+            return Sentence("", f"because {self._popular(groups, items, users)}")
+
+        clauses = self._fitting(groups, users)
+        expected = self._expected(groups)
+        if items and self._is_counted(groups):
+            return Sentence(items, "".join(f" and {clause}" for clause in clauses) + expected)
+        if items:
+            clauses.insert(0, f"your history leads to {items}")
+        words = " and ".join(clauses) or "it fits your history"
+        return Sentence("", f"because {words}{expected}")
 
     def _groups_of(self, path: int) -> _Groups:
-        """Returns the groups on a path. They are not kept, as there may be many paths."""
+        """Returns the groups on a path."""
         groups: _Groups = {}
         for number, (level, group_K) in enumerate(zip(self._levels, self._group_LK, strict=True)):
             if group_K[path] >= 0:
@@ -187,25 +238,18 @@ class Reasons:
         }
         return restricting == {"items"}
 
-    def _fitting(self, groups: _Groups, facts: Facts) -> str:
-        """Returns the words on what the item has to do with the user."""
+    def _fitting(self, groups: _Groups, users: str) -> list[str]:
+        """Returns what the item has to do with the user, besides the labels of the item."""
         clauses = []
-        items = self._items(groups)
-        if items and self._is_counted(groups):
-            clauses.append(_in_history(items, facts))
-        elif items:
-            clauses.append(f"your history leads to {items}")
-        users = self._users(groups, facts)
         if users:
             clauses.append(f"it suits {users}")
-
         for name in self._names(groups, "interests"):
             clauses.append(f"it fits an interest that the model sees in your history ({name})")
         for name in self._names(groups, "other"):
             clauses.append(f"it fits the group “{name}”")
         for name in self._names(groups, "controls"):
             clauses.append(f"it fits the control group “{name}”, which has no meaning")
-        return " and ".join(clauses) or "it fits your history"
+        return clauses
 
     def _expected(self, groups: _Groups) -> str:
         """Returns the words on the event and on the time."""
@@ -216,13 +260,11 @@ class Reasons:
             return f"; {events} is expected {time}".rstrip()
         return f", expected {time}" if time else ""
 
-    def _popular(self, groups: _Groups, facts: Facts) -> str:
+    def _popular(self, groups: _Groups, items: str, users: str) -> str:
         """Returns the words on popularity, which depends on items, users and events."""
         words = "it is popular"
-        items = self._items(groups)
         if items:
             words += f" in {items}"
-        users = self._users(groups, facts)
         if users:
             words += f" with {users}"
         events = self._events(groups)
@@ -237,11 +279,11 @@ class Reasons:
             return "".join(nouns)
         return f"what belongs to {', '.join(nouns[:-1])} and {nouns[-1]} at once"
 
-    def _users(self, groups: _Groups, facts: Facts) -> str:
+    def _users(self, groups: _Groups, known_levels: frozenset[int]) -> str:
         """Returns what the users of a path are called; "" without groups of users."""
         nouns = []
         for level, group in groups.get("users", []):
-            like_you = " like you" if level in facts.known_levels else ""
+            like_you = " like you" if level in known_levels else ""
             nouns.append(f"{self._levels[level].noun(group)}{like_you}")
         return " and ".join(nouns)
 
@@ -253,13 +295,3 @@ class Reasons:
     def _names(self, groups: _Groups, role: str) -> list[str]:
         """Returns the names of the groups of a role."""
         return [self._levels[level].groups[group] for level, group in groups.get(role, [])]
-
-
-def _in_history(items: str, facts: Facts) -> str:
-    """Returns what the history says about some items."""
-    evidence = f"({facts.inside:,} of the {facts.history:,} items in your history)"
-    if facts.inside >= LIKED:
-        return f"you like {items} {evidence}"
-    if facts.inside:
-        return f"you have had {items} before {evidence}"
-    return f"your history leads to {items}, new to you"
