@@ -1,5 +1,8 @@
 """Work is divided piece by piece: each piece is done once, a slow thread delays only its own, and errors arrive."""
 
+import os
+import signal
+import time
 from threading import Event, Lock, get_ident
 
 import pytest
@@ -177,3 +180,27 @@ def test_an_error_comes_in_place_of_its_result():
     with pytest.raises(ZeroDivisionError):
         next(results)
     assert list(results) == []
+
+
+@own_numbers
+def test_a_forked_process_has_threads_of_its_own():
+    """The threads of the parent are not in the child, where work would wait for them for ever."""
+    assert list(results_in_order(range(3), float, 2)) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    child = os.fork()
+    if child == 0:
+        done = [result for _, result in results_in_order(range(3), float, 2)]
+        os._exit(0 if done == [0.0, 1.0, 2.0] else 1)
+    assert _exit_code(child) == 0
+
+
+def _exit_code(child):
+    """Returns the exit code of a process, which is ended if it takes too long."""
+    ends = time.monotonic() + LONGEST
+    while time.monotonic() < ends:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None

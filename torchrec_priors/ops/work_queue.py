@@ -171,3 +171,7 @@ class _Queue(Generic[Piece]):
 def _pool() -> ThreadPoolExecutor:
     """Returns threads that stay, as MKL keeps memory for each thread that has called it."""
     return ThreadPoolExecutor(os.cpu_count(), "torchrec-priors-work")
+
+
+# A forked process has none of the threads, so it makes its own.
+os.register_at_fork(after_in_child=_pool.cache_clear)
