@@ -21,8 +21,9 @@ peak is at one of these moments, whichever needs most memory:
 
     loss          the layers, the dropout of the input, 3 N d (the result of the last layer, the
                   states, the tokens), U d (the adapters above the last one), 2 P d (queries and
-                  their gradients), a block of logits and its queries, 62 M bytes; if there are
-                  several parts, also gradients of X d + n d; and what the repeat head keeps
+                  their gradients), a block of logits and its queries (the C++ kernel has a block
+                  for each thread; one is counted), 62 M bytes; if there are several parts, also
+                  gradients of X d + n d; and what the repeat head keeps
     repeats       the layers, what the repeat head keeps, and its backward (see below)
     backward      all layers except the last (with recompute, their inputs), and 60 bytes per
                   number for the layer in progress, 40 in bf16 on GPUs
