@@ -6,6 +6,7 @@ the groups of the sidebar. Sphinx wants this order as `toctree` directives, whic
 show as they are, so they are added here, after a page has been read.
 """
 
+import logging
 import posixpath
 import re
 import sys
@@ -62,6 +63,8 @@ _LISTS = {
 
 def setup(app: Sphinx) -> None:
     """Registers what Sphinx calls when it has read a page, and a language that it does not know."""
+    # FBGEMM tells the root logger about each of its libraries when it is imported.
+    logging.getLogger().addFilter(lambda record: record.levelno >= logging.WARNING)
     app.add_lexer("csv", TextLexer)
     app.connect("source-read", _add_order)
 
