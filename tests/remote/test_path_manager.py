@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -118,6 +119,8 @@ def test_pyarrow_reads_columns_of_a_parquet_file_there(held, small_data, monkeyp
     files, path = open_uri(Uri(f"{DATA}/items.parquet"), "--data")
     table = pq.read_table(path, columns=["item_id"], filesystem=PyFileSystem(FSSpecHandler(files)))
     assert table.equals(pq.read_table(small_data / "items.parquet", columns=["item_id"]))
+    sequences = ds.dataset(f"{DATA}/sequences", filesystem=PyFileSystem(FSSpecHandler(files)))
+    assert sequences.count_rows() == PreparedData(small_data).users
     assert Store(Uri(DATA), "--data").listed("items.parquet").bytes == len(HELD.files[path])
     assert PreparedData(DATA).catalogue().equals(PreparedData(small_data).catalogue())
 

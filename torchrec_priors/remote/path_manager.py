@@ -58,16 +58,15 @@ class PathManagerFiles(AbstractFileSystem):
         **options: object,
     ) -> Any:
         # fsspec's own `find` leaves out folders whose listing fails.
-        assert maxdepth is None
-        assert not withdirs
         found: dict[str, dict[str, Any]] = {}
-        waiting = [self.info(path)] if self.exists(path) else []
+        waiting = [(self.info(path), 0)] if self.exists(path) else []
         while waiting:
-            entry = waiting.pop()
-            if entry["type"] == "file":
+            entry, depth = waiting.pop()
+            is_folder = entry["type"] == "directory"
+            if withdirs or not is_folder:
                 found[entry["name"]] = entry
-            else:
-                waiting += self.ls(entry["name"])
+            if is_folder and (maxdepth is None or depth < maxdepth):
+                waiting += [(inside, depth + 1) for inside in self.ls(entry["name"])]
         return found if detail else sorted(found)
 
     def exists(self, path: str, **options: object) -> bool:
