@@ -18,6 +18,7 @@ from held_in_memory import HELD, fill
 from iopath.common.file_io import PathHandler, g_pathmgr
 
 from torchrec_priors.api.evaluate import evaluate
+from torchrec_priors.apps.serve import serve
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.preparation.build.into_a_store import prepare_there
 from torchrec_priors.preparation.prepare import Settings
@@ -77,6 +78,11 @@ def test_a_run_is_read_from_there(held, trained, tmp_path):
 
     with pytest.raises(UserError, match=r"--run: 'held://shop/data' holds no run"):
         evaluate(DATA, "test")
+
+
+def test_a_service_needs_a_place_for_events_if_its_run_is_there():
+    with pytest.raises(UserError, match=r"^--state: name where events of users are kept"):
+        serve(run="held://shop/run")
 
 
 def test_prepare_writes_there_what_it_writes_here(held, small_raw, small_data):
