@@ -28,14 +28,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.model import StartedStep
 from torchrec_priors.ops.pinned import to_device
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.build import ITEM_LLM, Built
 from torchrec_priors.training.optimizers import Optimizers
 
 
@@ -174,12 +174,11 @@ def _average_item_llm(built: Built) -> None:
     exchange = built.model.exchange
     if exchange.ranks == 1:
         return
-    assert built.model.content is not None
-    reader = built.model.content.reader
-    assert isinstance(reader, nn.Module)
-    for parameter in reader.parameters():
+    for name, parameter in built.model.named_parameters():
         # FSDP2 has averaged the gradients of parameters that are divided.
-        if parameter.grad is not None and not isinstance(parameter, DTensor):
+        if not name.startswith(ITEM_LLM) or isinstance(parameter, DTensor):
+            continue
+        if parameter.grad is not None:
             parameter.grad = exchange.total(parameter.grad) / exchange.ranks
 
 
