@@ -32,7 +32,7 @@ def export(
     Item vectors are written as Parquet with original ids, and other weights as safetensors.
 
     Args:
-        run: Folder of a trained run.
+        run: Folder of a trained run, or hf://ORG/NAME[@REVISION] on the Hugging Face hub.
         out: Folder to write. It must be empty, or not exist yet.
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not

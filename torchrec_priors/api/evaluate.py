@@ -96,6 +96,7 @@ def evaluate(
             f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to "
             "evaluate on"
         )
+    prepared.manifest.require_users("evaluate", prepared.folder)
     folder.check_writable()
     if config.plain.name:
         from torchrec_priors.training.plain_run import check_as_fitted  # SciPy takes half a second

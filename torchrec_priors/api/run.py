@@ -25,6 +25,8 @@ from torchrec_priors.parquet import read_table
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.publishing.publish import KEEP, Published
 from torchrec_priors.publishing.publish import publish as publish_run
+from torchrec_priors.publishing.push.push import PushedRun
+from torchrec_priors.publishing.push.push import push as push_run
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import ItemId, ItemList
@@ -212,6 +214,7 @@ class Run:
         Raises:
             UserError: the data set has no such user, or a user is given twice.
         """
+        self.data.manifest.require_users("recommend_to_users", self.data.folder)
         loaded = self.load()
         lines = np.arange(self.data.users)
         if users is not None:
@@ -257,6 +260,19 @@ class Run:
         return publish_run(
             self.path, Path(to), version, keep=keep, data=self._given(), trust=self._trust
         )
+
+    def push(
+        self, to: Path | str, *, license: str | None = None, private: bool = False
+    ) -> PushedRun:
+        """Writes the best checkpoint as a folder that other people can load.
+
+        Args:
+            to: a folder, which must be empty or not exist yet, or `hf://org/name[@branch]` on the
+                Hugging Face hub.
+            license: the license of the model, as the hub names it; None to leave it out.
+            private: whether a new repository on the hub is private.
+        """
+        return push_run(self.path, to, license=license, private=private, data=self._given())
 
     def close(self) -> None:
         """Frees the memory of the model; it is loaded again when it is needed."""

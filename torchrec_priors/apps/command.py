@@ -35,6 +35,8 @@ TRUST = (
     "with them here."
 )
 
+RUN = "Folder of a trained run, or its URI: hf://ORG/NAME[@REVISION] on the Hugging Face hub."
+
 # Seconds that rank 0 has to report an error before other ranks report it.
 _RANK_0_REPORTS_WITHIN = 20.0
 # Seconds between the reports of ranks on the same machine. When the first rank exits, the launcher

@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.command import RUN, TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 
 
@@ -25,7 +25,7 @@ class Split(StrEnum):
 
 
 def evaluate(
-    run: Annotated[str, Option(metavar="PATH|URI", help="Folder of a trained run.")],
+    run: Annotated[str, Option(metavar="PATH|URI", help=RUN)],
     split: Annotated[Split, Option(help="Split with the interactions that are the targets.")],
     data: Annotated[
         str | None,

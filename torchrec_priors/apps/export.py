@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.command import RUN, TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.progress import with_progress
 from torchrec_priors.serving.export import check_out
@@ -16,7 +16,7 @@ from torchrec_priors.serving.run import load_run
 
 
 def export(
-    run: Annotated[str, Option(metavar="PATH|URI", help="Folder of a trained run.")],
+    run: Annotated[str, Option(metavar="PATH|URI", help=RUN)],
     out: Annotated[Path, Option(help="Folder to write. It must be empty, or not exist yet.")],
     data: Annotated[
         str | None,

@@ -12,7 +12,7 @@ import pyarrow as pa
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.command import RUN, TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.files import check_replaceable
 from torchrec_priors.common.progress import with_progress
@@ -37,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def recommend(
-    run: Annotated[str, Option(metavar="PATH|URI", help="Folder of a trained run.")],
+    run: Annotated[str, Option(metavar="PATH|URI", help=RUN)],
     user: Annotated[str | None, Option(help="Original id of a user in the data set.")] = None,
     history: Annotated[
         str | None,
@@ -171,6 +171,7 @@ def recommend(
 
     use_threads(threads)
     if users is not None and out is not None:
+        prepared.manifest.require_users("--users", prepared.folder)
         lines = np.arange(prepared.users)
         if users != _EVERYONE:
             lines = lines_of_users(prepared, read_ids(Path(users), "user_id", option="--users"))

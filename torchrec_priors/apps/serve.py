@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.command import RUN, TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.errors import UserError
 from torchrec_priors.remote.uri import Uri, place_of
@@ -16,7 +16,7 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[
 
 
 def serve(
-    run: Annotated[str | None, Option(metavar="PATH|URI", help="Folder of a trained run.")] = None,
+    run: Annotated[str | None, Option(metavar="PATH|URI", help=RUN)] = None,
     follow: Annotated[
         Path | None,
         Option(

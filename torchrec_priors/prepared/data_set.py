@@ -24,7 +24,7 @@ from torchrec_priors.parquet import Footer
 from torchrec_priors.prepared.checked_files import CheckedFiles
 from torchrec_priors.prepared.id_files import as_numbers
 from torchrec_priors.prepared.id_texts import id_texts
-from torchrec_priors.prepared.manifest import Manifest, PriorInfo
+from torchrec_priors.prepared.manifest import SEQUENCES, Manifest, PriorInfo
 from torchrec_priors.remote.uri import Place, place_of
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class PreparedData:
         self._files = CheckedFiles(self.folder)
         self.manifest: Manifest = self._files.manifest
         self.items: int = self.manifest.counts["items"]
-        self.users: int = self.manifest.counts["users"]
+        self.users: int = self.manifest.counts["users"] if self.manifest.has_users else 0
 
         # The footers and names of the files of sequences. `row_groups` fills these in.
         self._footers: dict[Path, Footer] = {}
@@ -192,11 +192,13 @@ class PreparedData:
         """Returns the pairs of (user's number in file order, group) of a user prior.
 
         Users in the prior's file that the data set lacks are left out. During the call, the ids of
-        all users are in memory.
+        all users are in memory. There are no pairs if this copy of the data set lacks the file.
 
         Raises:
             UserError: the prior's user ids have a different type from those of the sequences.
         """
+        if self.manifest.prior(name).path in self.manifest.absent:
+            return np.zeros(0, np.int64), np.zeros(0, np.int32)
         table = self._files.table(f"priors/{name}.parquet", ["user_id", "group"])
         users = pa.chunked_array(
             [chunk for group in self.row_groups for chunk in self.user_ids(group).chunks]
@@ -292,9 +294,8 @@ class PreparedData:
 
     def user_texts(self) -> pa.ChunkedArray:
         """Returns the original ids of all users as texts, in file order."""
-        return pa.chunked_array(
-            [id_texts(self.user_ids(group), str(group.file)) for group in self.row_groups]
-        )
+        parts = [id_texts(self.user_ids(group), str(group.file)) for group in self.row_groups]
+        return pa.chunked_array(parts, parts[0].type if parts else pa.string())
 
     def find_user(self, user_id: str, columns: Sequence[str] = ()) -> History:
         """Returns the whole history of the user with the original id `user_id`, given as a text.
@@ -316,6 +317,11 @@ class PreparedData:
 
     def unknown_user(self, user_id: str) -> UserError:
         """Returns the error for a user that the data set lacks."""
+        if not self.manifest.has_users:
+            return UserError(
+                f"user: '{self.folder}' holds data set '{self.manifest.name}' without its users: "
+                "give a history, or the whole data set (--data)"
+            )
         if self._in_time:
             short = "with nothing to train on"
         else:
@@ -331,7 +337,9 @@ class PreparedData:
         # Users are numbered through all files, in the order in which the manifest lists the files.
         groups = []
         first = 0
-        names = [info.path for info in self.manifest.files if info.path.startswith("sequences/")]
+        names = [info.path for info in self.manifest.files if info.path.startswith(SEQUENCES)]
+        if not self.manifest.has_users:
+            names = []
         for name, (file, footer) in zip(names, self._files.footers(names), strict=True):
             self._names[file] = name
             self._footers[file] = footer

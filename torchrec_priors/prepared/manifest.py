@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
+# The folder with the interactions of the users.
+SEQUENCES = "sequences/"
 # The folder with the interactions of users who were left out. A later `--append` may need them.
 HELD = "held/"
 # This key of `PriorInfo.made_by` lists checksums; see `PriorInfo.grown_from`.
@@ -137,6 +139,11 @@ class Manifest:
             `prepared_sha256`, `items` and `users`. Row ids below `items` have not changed since
             that state. An empty list is not written to the file.
         content: the vectors of items that were added. An empty list is not written to the file.
+        absent: the paths of files that this copy of the data set lacks, such as those of its users.
+            `files` has them nevertheless, so the checksums of the data set stay the same. An empty
+            list is not written to the file.
+        most_groups: for each prior of users whose file is absent, the largest number of groups
+            that a user is in.
     """
 
     name: str
@@ -153,6 +160,8 @@ class Manifest:
     has_times: bool = True
     grown: list[dict[str, Any]] = field(default_factory=list)
     content: list[ContentInfo] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    most_groups: dict[str, int] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def prior(self, name: str) -> PriorInfo:
@@ -188,13 +197,31 @@ class Manifest:
         checksums = {info.path: info.sha256 for info in self.files}
         return {prior.name: checksums[prior.path] for prior in self.priors if prior.made_by}
 
+    @property
+    def has_users(self) -> bool:
+        """Whether this copy of the data set has the interactions of its users."""
+        return not any(path.startswith(SEQUENCES) for path in self.absent)
+
+    def require_users(self, what: str, folder: object) -> None:
+        """Raises UserError if this copy of the data set lacks its users.
+
+        Args:
+            what: what needs the users, for the message.
+            folder: the place of the data set, for the message.
+        """
+        if not self.has_users:
+            raise UserError(
+                f"'{folder}' holds data set '{self.name}' without its users, whom {what} needs: "
+                "give the whole data set (--data)"
+            )
+
     def text(self) -> str:
         """Returns the text of `manifest.json`."""
         values = asdict(self)
 
         # Fields that earlier versions did not have are left out if they are empty. A manifest of an
         # earlier version then keeps its text, and with it its checksum.
-        for name in ("grown", "content"):
+        for name in ("grown", "content", "absent", "most_groups"):
             if not values[name]:
                 del values[name]
         for prior in values["priors"]:
@@ -227,6 +254,8 @@ def read_manifest(folder: Path) -> Manifest:
     # Only lengths are compared here. Checksums are compared by `verify`, or when a file is read.
     manifest = parse_manifest(file.read_bytes(), str(file))
     for info in manifest.files:
+        if info.path in manifest.absent:
+            continue
         part = folder / info.path
         if not part.is_file():
             raise UserError(f"{part} is missing: prepare the data set again")
@@ -294,7 +323,10 @@ def is_data_set(folder: Path) -> bool:
 def verify(folder: Path) -> None:
     """Reads all files and raises UserError if a checksum differs from the manifest."""
     # `read_manifest` finds missing and truncated files before any file is read.
-    for info in read_manifest(folder).files:
+    manifest = read_manifest(folder)
+    for info in manifest.files:
+        if info.path in manifest.absent:
+            continue
         if sha256(folder / info.path) != info.sha256:
             raise UserError(
                 f"{folder / info.path} does not match its checksum: prepare the data set again"

@@ -17,6 +17,9 @@ class UserPrior(nn.Module):
 
     A user may be in several groups.
 
+    A copy of a data set without its users has none in any group. The groups and the bounds are then
+    those that the manifest has.
+
     Attributes:
         with_users: bool for each group, whether it has any users.
         of_users: the groups of each user.
@@ -35,6 +38,9 @@ class UserPrior(nn.Module):
         group: np.ndarray,
         users: int,
         words: str = "",
+        *,
+        with_users: np.ndarray | None = None,
+        most_groups: int = 0,
     ) -> None:
         """
         Args:
@@ -42,6 +48,7 @@ class UserPrior(nn.Module):
             user, group: pairs of a user's number in file order and a group number.
             users: the number of users.
             words: what a group is called in reasons for people (see `Prior`).
+            with_users, most_groups: the attributes, if the pairs are absent.
 
         Raises:
             UserError: a user is in no group.
@@ -50,10 +57,12 @@ class UserPrior(nn.Module):
         self.name = name
         self.groups = groups
         self.words = words
-        self.with_users = np.isin(np.arange(len(groups)), group)
+        if with_users is None:
+            with_users = np.isin(np.arange(len(groups)), group)
+        self.with_users = with_users
         self.of_users = Memberships.from_pairs(user, group, users)
         counts = self.of_users.starts.diff()
-        self.most_groups = int(counts.max()) if len(counts) else 0
+        self.most_groups = int(counts.max()) if len(counts) else most_groups
 
         without = int((counts == 0).sum())
         if without:
@@ -80,4 +89,15 @@ class UserPrior(nn.Module):
 def load(argument: str, data: PreparedData, horizon: int) -> UserPrior:
     """Loads a user prior of the data set; `argument` is its name."""
     info = prior_of_data(argument, data, "user")
-    return UserPrior(argument, info.groups, *data.user_pairs(argument), data.users, info.words)
+    with_users = None
+    if info.path in data.manifest.absent:
+        with_users = np.array(info.sizes) > 0
+    return UserPrior(
+        argument,
+        info.groups,
+        *data.user_pairs(argument),
+        data.users,
+        info.words,
+        with_users=with_users,
+        most_groups=data.manifest.most_groups.get(argument, 0),
+    )

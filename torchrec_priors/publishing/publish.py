@@ -99,6 +99,11 @@ def publish(
     if version is not None:
         check_version(version)
     opened = open_run(run, data, trust=trust)
+    if opened.folder.was_pushed:
+        raise UserError(
+            f"--run: '{run}' holds a pushed run, which cannot be published: name the folder in "
+            "which it was trained, or serve it with --run"
+        )
     published = PublishedFolder(folder)
     with explaining(f"--to: cannot write '{folder}'"), published.writing():
         name = version or _new_name(published)

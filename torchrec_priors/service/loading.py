@@ -112,7 +112,7 @@ class Source:
             self._run.folder,
             manifest.name,
             f"{manifest.counts['items']:,}",
-            f"{manifest.counts['users']:,}",
+            f"{self._run.data.users:,}",
         )
         run = self._loading.load(self._run)
         run.warm_up()

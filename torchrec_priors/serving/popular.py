@@ -19,9 +19,11 @@ Shapes: B users, K paths, M classes, I items, C candidates.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
@@ -37,6 +39,7 @@ from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries
 
 log = logging.getLogger(__name__)
 
+_SCORES = "score_IM"  # the name of the tensor in a file
 _MOST_INTERACTIONS = 10_000_000  # that are counted; of a larger log, these are the first
 
 # The levels of users and of events that a path goes through, with its groups.
@@ -56,6 +59,21 @@ class Popularity:
     class_K: list[int]
 
     @classmethod
+    def read(cls, file: Path, tree: PriorTree) -> "Popularity":
+        """Reads what `write` wrote for a run with the same tree."""
+        classes, distinct = _classes(tree)
+        return cls(load_file(file)[_SCORES], [distinct.index(one) for one in classes])
+
+    def write(self, file: Path) -> None:
+        """Writes the popularity as a safetensors file."""
+        save_file({_SCORES: self.score_IM}, file)
+
+    @staticmethod
+    def needs_log(tree: PriorTree) -> bool:
+        """Returns whether groups of users or events have heads, so that the log is read."""
+        return _classes(tree)[1] != [()]
+
+    @classmethod
     def of(cls, tree: PriorTree, data: PreparedData, training_ends: np.ndarray) -> "Popularity":
         """Counts the training interactions of each class.
 
@@ -66,8 +84,7 @@ class Popularity:
             data: the data set.
             training_ends: the number of training interactions of each user.
         """
-        classes = [_class_of(tree, path) for path in range(len(tree.paths))]
-        distinct = sorted(set(classes))
+        classes, distinct = _classes(tree)
         frequency_I = data.catalogue(["frequency"])["frequency"].to_numpy().astype(np.float64)
         overall_I = (frequency_I + 1) / (frequency_I.sum() + len(frequency_I))
 
@@ -146,6 +163,12 @@ class PopularItems:
         """Returns the scores of all paths for some items, [k, K]; -inf for closed paths."""
         score_kM = self._popularity.score_IM[torch.from_numpy(rows_k)]
         return score_kM[:, self._popularity.class_K] + bias_K.cpu()
+
+
+def _classes(tree: PriorTree) -> tuple[list[_Class], list[_Class]]:
+    """Returns the class of each path, and the distinct classes."""
+    classes = [_class_of(tree, path) for path in range(len(tree.paths))]
+    return classes, sorted(set(classes))
 
 
 def _class_of(tree: PriorTree, path: int) -> _Class:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -60,6 +61,7 @@ class RequestPath:
         catalogue: Catalogue,
         columns: Sequence[str],
         ranks: Ranks,
+        popularity: Path | None = None,
     ) -> None:
         """
         Args:
@@ -69,12 +71,14 @@ class RequestPath:
             catalogue: its items.
             columns: the columns that the encoder reads in addition to the items.
             ranks: all ranks.
+            popularity: the file of popular items, if the data set lacks its users.
         """
         tree = finder.model.tree
         self._finder = finder
         self._config = config
         self._data = data
         self._catalogue = catalogue
+        self._popularity = popularity
         self.stored = StoredUsers(data, columns)
         self.levers = LeversOfRun(finder, data.items, ranks.total)
         self._users = KnownUsers(data, catalogue, self.stored, tree, columns)
@@ -153,6 +157,14 @@ class RequestPath:
         self._made()
         assert self._popular is not None
         return self._popular
+
+    def popularity(self) -> Popularity:
+        """Returns the popularity of all items, which is counted or read anew."""
+        tree = self._finder.model.tree
+        if self._popularity is not None and Popularity.needs_log(tree):
+            return Popularity.read(self._popularity, tree)
+        ends = training_ends(self._data, self._config.training)
+        return Popularity.of(tree, self._data, np.asarray(ends))
 
     def close(self) -> None:
         """Ends the threads. No call may be running."""
@@ -257,10 +269,7 @@ class RequestPath:
         """Returns what answers prepared requests."""
         with self._making:
             if self._answering is None:
-                ends = training_ends(self._data, self._config.training)
-                tree = self._finder.model.tree
-                popularity = Popularity.of(tree, self._data, np.asarray(ends))
-                self._popular = PopularItems(self._finder, popularity)
+                self._popular = PopularItems(self._finder, self.popularity())
                 self._answering = Answering(self._finder, self._popular, self._explainer, self.kept)
             return self._answering
 

@@ -101,8 +101,11 @@ class LoadedRun:
                 self.ranks.device,
             )
             self.finder.make_resident()
+            popularity = None
+            if not self.data.manifest.has_users:
+                popularity = self.folder.popularity
             self.path = RequestPath(
-                self.finder, self.config, self.data, catalogue, self.columns, self.ranks
+                self.finder, self.config, self.data, catalogue, self.columns, self.ranks, popularity
             )
             self._turns = Turns(together=self.finder.is_local)
 

@@ -13,6 +13,7 @@ from torchrec_priors.remote.uri import Place, place_of
 from torchrec_priors.training.build import Built, build_model
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.checkpoint.keys import MANIFEST
+from torchrec_priors.training.checkpoint.weights import load_weights
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.in_a_store import local_run
 
@@ -53,6 +54,8 @@ class OpenRun:
         Raises:
             UserError: the run has no best checkpoint yet, or its files are damaged.
         """
+        if self.folder.was_pushed:
+            return load_weights(self.folder.path, built)
         checkpoints = Checkpoints(self.folder.checkpoints, built.ranks)
         name = checkpoints.load_best(built)
         if self.config.items.encoder:

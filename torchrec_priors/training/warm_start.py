@@ -55,6 +55,11 @@ def start_from(
             "--init-from cannot fill language models that are divided among ranks: set "
             "sharding.language_models=false for the first steps, and resume with true"
         )
+    if source.was_pushed:
+        raise UserError(
+            f"--init-from: '{source.path}' holds a pushed run, which has no checkpoint to start "
+            "from: name the folder in which it was trained"
+        )
     old_config, old_data = source.open(option="--init-from")
     place = Checkpoints(source.checkpoints, ranks).best_place("--init-from")
 

@@ -39,7 +39,19 @@ def flaw(place: Path, ranks: Ranks) -> str | None:
         raise files
     if isinstance(files, str):
         return files
+    return flaw_of_files(place, files, ranks)
 
+
+def flaw_of_files(place: Path, files: dict[str, Checksum], ranks: Ranks) -> str | None:
+    """Describes the first file that is not as its checksum says; None if all files are.
+
+    Every rank must call it, and each reads its share of the files.
+
+    Args:
+        place: the folder.
+        files: the checksums of the files, by name, the same on every rank.
+        ranks: all ranks.
+    """
     flaws: list[str | None] = [_first_flaw(place, _share(files, ranks))]
     if ranks.world > 1:
         (own_flaw,) = flaws

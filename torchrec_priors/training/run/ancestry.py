@@ -122,6 +122,10 @@ def read_ancestry(folder: RunFolder) -> Ancestry:
         paths = [path for path in (origin.init_from, config.table.pretrained) if path]
         return Ancestry([Ancestor(run=path, known=False) for path in paths], TrainedPart.none())
 
+    # A pushed run does not say which users it was trained on.
+    if folder.was_pushed:
+        return Ancestry(origin.ancestors, TrainedPart.none())
+
     folder.check_whole(folder.trained, origin)
     return Ancestry(origin.ancestors, read_trained_part(folder.trained))
 

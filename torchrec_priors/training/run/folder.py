@@ -11,6 +11,7 @@ metrics.jsonl       losses and results of evaluations               `log_lines.p
 events/             the same numbers for TensorBoard
 summary.json        how the training ended
 eval/SPLIT/         metrics and predictions of `evaluate`
+pushed.json         only in a run that was pushed, which has no checkpoints           `pushed.py`
 .lock               held by the training that works in the folder   `claim.py`
 """
 
@@ -29,6 +30,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.settings.training import MAY_CHANGE
+from torchrec_priors.training.run import pushed
 from torchrec_priors.training.run.config_file import read_config, write_config
 from torchrec_priors.training.run.origin import FORMAT, Ancestor, Origin, read_origin, write_origin
 from torchrec_priors.training.run.recorded_data import (
@@ -126,6 +128,16 @@ class RunFolder:
         return self.path / "eval" / (split if name is None else f"{split}-{name}")
 
     @property
+    def was_pushed(self) -> bool:
+        """Whether the folder holds a run as `push` writes it."""
+        return (self.path / pushed.FILE).is_file()
+
+    @property
+    def popularity(self) -> Path:
+        """The file of popular items, which only pushed runs have (`serving/popular.py`)."""
+        return self.path / pushed.POPULARITY
+
+    @property
     def was_started(self) -> bool:
         """Whether the folder holds a run, i.e. has the configuration, which is written last."""
         return (self.path / CONFIG).is_file()
@@ -198,7 +210,7 @@ class RunFolder:
         self._check_own_files(config, origin, trust=self.trust)
 
         # The data set must be the same, or it must have grown since training (`prepare --append`).
-        data = PreparedData(data_path or origin.path)
+        data = PreparedData(data_path or self._recorded_data(origin))
         if earlier_state(data, origin) is not None:
             if origin.events is not None and data.manifest.events != origin.events:
                 raise UserError(
@@ -318,6 +330,11 @@ class RunFolder:
         if not self.was_started:
             self._check_unused()
             return
+        if self.was_pushed:
+            raise UserError(
+                f"--run: '{self.path}' holds a pushed run, which is only read: choose another "
+                "folder"
+            )
 
         self.check_writable()
         origin = self.origin()
@@ -370,9 +387,15 @@ class RunFolder:
     def _recorded(self, option: str) -> tuple[RunConfig, Origin]:
         if not (self.path / CONFIG).is_file() and not (self.path / DATA).is_file():
             raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
+        if self.was_pushed:
+            pushed.check(self.path)
         origin = self.origin()
         config = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
         return config, origin
+
+    def _recorded_data(self, origin: Origin) -> Place | str:
+        """Returns the place of the data set that a run recorded, or that was pushed with it."""
+        return self.path / pushed.DATA if self.was_pushed else origin.path
 
     def _check_unused(self) -> None:
         """Checks that the folder holds nothing, except files of a run that was killed at its start.

@@ -5,10 +5,12 @@ import logging
 from pathlib import Path
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.remote.hub import fetch_run, is_repository
 from torchrec_priors.remote.mirror import mirror
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Place, Uri
 from torchrec_priors.training.checkpoint.folder import BEST, checkpoint_name
+from torchrec_priors.training.run import pushed
 from torchrec_priors.training.run.folder import CHECKPOINTS, CONFIG, LOCK
 
 log = logging.getLogger(__name__)
@@ -30,9 +32,15 @@ def local_run(place: Place) -> Path:
     """
     if not isinstance(place, Uri):
         return place
+    if is_repository(place):
+        return fetch_run(place)
     store = Store(place, "--run")
     if not store.is_file(CONFIG):
         raise UserError(f"--run: '{place}' holds no run (no {CONFIG}): check the name")
+
+    # A pushed run has no other files than those that are read.
+    if store.is_file(pushed.FILE):
+        return mirror(place, "--run", log.info, lambda path: not pushed.may_run_code(path))
 
     best = _best_checkpoint(store)
 
