@@ -126,7 +126,7 @@ class PriorHeads(nn.Module):
         states = [state_Nd]
         for depth, rows in enumerate(rows_of_depths, 1):
             adapters = self.adapters[depth - 1]
-            embeddings = self._embeddings_at(depth)
+            embeddings = self.embeddings_at(depth)
             states.append(adapt(states[-1], adapters, rows.above_R, rows.runs, embeddings))
 
         # The usual case: all pairs end at the last depth, and each has a row of its own there. The
@@ -157,7 +157,7 @@ class PriorHeads(nn.Module):
                 continue
 
             step_nd = F.silu(torch.bmm(adapters, above_nd[..., None])[..., 0])
-            embeddings = self._embeddings_at(depth)
+            embeddings = self.embeddings_at(depth)
             if embeddings is not None:
                 step_nd = step_nd + embeddings
             states.append(above_nd + step_nd)
@@ -199,7 +199,7 @@ class PriorHeads(nn.Module):
                 runs_by_adapter=self.get_buffer(f"runs_{depth}"),
                 first_run_G1=self.get_buffer(f"first_run_{depth}"),
             )
-            z = adapt_on_gpu(z, self.adapters[depth - 1], row_P, runs, self._embeddings_at(depth))
+            z = adapt_on_gpu(z, self.adapters[depth - 1], row_P, runs, self.embeddings_at(depth))
             row_P = None
         return z
 
@@ -248,7 +248,7 @@ class PriorHeads(nn.Module):
         first_to_last = zip(reversed(runs_and_ends), reversed(rows_above[1:]), strict=True)
         return [_DepthRows(runs, end_P, above_R) for (runs, end_P), above_R in first_to_last]
 
-    def _embeddings_at(self, depth: int) -> Tensor | None:
+    def embeddings_at(self, depth: int) -> Tensor | None:
         """Returns e of the group above each node of a depth, [nodes, d]; None if there is no e."""
         if depth == 1 or not len(self.embeddings):
             return None

@@ -15,6 +15,7 @@ item_llm/              the item LLM, as `save_pretrained` of transformers writes
 config.toml            the configuration of the run
 trained.parquet        the parts of users' histories that the model was trained on, by hashes of
                        original ids
+queries.onnx, queries.pt2    the encoder and the heads as a graph, if it was asked for (`graph.py`)
 export.json            the run, its checkpoint, the runs that it started from, the heads, their item
                        sets and levels, and checksums of the other files
 
@@ -58,6 +59,12 @@ _ENTRIES = 1 << 24  # numbers in a block of vectors
 _IN_ITEMS = ("table.", "features.", "content.")  # weights that items.parquet contains
 
 Progress = Callable[[Iterable[int], int], Iterable[int]]
+Finish = Callable[[Path], dict[str, Any]]
+
+
+def no_more_files(folder: Path) -> dict[str, Any]:
+    """Adds nothing to an export."""
+    return {}
 
 
 def check_out(out: Path) -> None:
@@ -67,7 +74,10 @@ def check_out(out: Path) -> None:
 
 
 def export(
-    run: LoadedRun, out: Path, progress: Progress = lambda blocks, _: blocks
+    run: LoadedRun,
+    out: Path,
+    progress: Progress = lambda blocks, _: blocks,
+    finish: Finish = no_more_files,
 ) -> dict[str, Any]:
     """Exports a run into a folder.
 
@@ -77,6 +87,9 @@ def export(
         run: the loaded run.
         out: the folder. It appears under its name only when it is complete.
         progress: wraps the blocks of items to show progress; its second argument is their number.
+        finish: is called on rank 0 with the folder before it appears under its name. It may add
+            files, and returns what `export.json` says about them, with a list `files` of their
+            names.
 
     Returns:
         The content of `export.json`; on ranks other than 0 it is empty.
@@ -124,6 +137,11 @@ def export(
             about["ancestors"] = [asdict(ancestor) for ancestor in ancestors]
             about["files"] = {name: sha256(partial / name) for name in files}
             write_json(partial / MANIFEST, about)
+            added = finish(partial)
+            if added:
+                about["files"] |= {name: sha256(partial / name) for name in added.pop("files")}
+                about |= added
+                write_json(partial / MANIFEST, about)
             partial.replace(out)
     except OSError as error:
         raise cannot(f"--out: cannot write '{out}'", error) from error

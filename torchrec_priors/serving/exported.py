@@ -46,6 +46,7 @@ from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIG
 from torchrec_priors.serving.exported_search import Asked, ExportedSearch
 from torchrec_priors.serving.exported_tree import ExportedTree
 from torchrec_priors.serving.levers import Levers
+from torchrec_priors.serving.padded_model import PaddedModel
 from torchrec_priors.serving.request import Answer
 from torchrec_priors.serving.user_context import Skipped
 from torchrec_priors.training.run.config_file import read_config
@@ -290,6 +291,19 @@ class Exported:
         """
         score_KI: Tensor = self.queries(history) @ self._search.vector_Id.T
         return score_KI.masked_fill(~self.eligible_KI, -torch.inf)
+
+    def padded(self) -> PaddedModel:
+        """Returns the encoder and the heads as a module that reads padded histories.
+
+        Raises:
+            UserError: the run has a baseline model, or an encoder that the module cannot compute.
+        """
+        if self._baseline is not None:
+            raise UserError(
+                f"--format: this run has a baseline model ({self.config.baseline.name}), which "
+                "cannot be exported as a graph: leave out --format"
+            )
+        return PaddedModel(cast(nn.Module, self._encoder), self._heads, self._score).eval()
 
     def _rows(self, history: Sequence[ItemId]) -> np.ndarray:
         """Returns the row ids of a history. See `queries`."""

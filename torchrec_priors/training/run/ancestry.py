@@ -152,7 +152,7 @@ def as_ancestors(folder: RunFolder, checkpoint: str, ancestry: Ancestry) -> list
         identity=folder.identity(),
         data_sha256=origin.content_sha256,
         fit_all=config.training.fit_all,
-        known=origin.ancestors is not None,
+        known=origin.ancestors is not None and not folder.was_pushed,
     )
     return [this_run, *ancestry.ancestors]
 
