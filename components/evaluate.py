@@ -37,7 +37,7 @@ def evaluate(
 
     Args:
         overrides: Changes to the run's settings evaluation.*; other settings cannot be changed.
-        run: Folder of a trained run, or hf://ORG/NAME[@REVISION] on the Hugging Face hub.
+        run: Folder of a trained run, or its URI: hf://ORG/NAME[@REVISION] on the Hugging Face hub.
         split: Split with the interactions that are the targets. One of: validation, test.
         data: Prepared data set, if it has moved since training.
         name: Write to eval/<split>-<NAME>/ instead, so that evaluations with other settings are not

@@ -16,6 +16,7 @@ def export(
     out: str,
     data: Optional[str] = None,
     trust: bool = False,
+    format: str = "files",
     threads: Optional[int] = None,
     j: str = "1x1",
     image: str = torchx.IMAGE,
@@ -32,11 +33,14 @@ def export(
     Item vectors are written as Parquet with original ids, and other weights as safetensors.
 
     Args:
-        run: Folder of a trained run, or hf://ORG/NAME[@REVISION] on the Hugging Face hub.
+        run: Folder of a trained run, or its URI: hf://ORG/NAME[@REVISION] on the Hugging Face hub.
         out: Folder to write. It must be empty, or not exist yet.
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
+        format: onnx and aoti also write the encoder and the heads as a graph, from the vectors of a
+            history to queries: for onnxruntime, or compiled by PyTorch for this kind of machine.
+            The graph is compared with the model. One of: files, onnx, aoti.
         threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.
@@ -53,6 +57,7 @@ def export(
         out=out,
         data=data,
         trust=trust,
+        format=format,
         threads=threads,
     )
 

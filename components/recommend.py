@@ -45,7 +45,7 @@ def recommend(
     """Recommends items for one user, for many users, or for a given history.
 
     Args:
-        run: Folder of a trained run, or hf://ORG/NAME[@REVISION] on the Hugging Face hub.
+        run: Folder of a trained run, or its URI: hf://ORG/NAME[@REVISION] on the Hugging Face hub.
         user: Original id of a user in the data set.
         history: Original item ids, oldest first, separated by commas. Put an id that contains a
             comma in quotes. With --user, it replaces the history of the user, whose groups are

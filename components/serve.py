@@ -47,7 +47,7 @@ def serve(
     Several processes serve one model that is too large for one: the first of them speaks HTTP.
 
     Args:
-        run: Folder of a trained run, or hf://ORG/NAME[@REVISION] on the Hugging Face hub.
+        run: Folder of a trained run, or its URI: hf://ORG/NAME[@REVISION] on the Hugging Face hub.
         follow: Folder of published models, in place of --run. The service changes to each version
             that is published there.
         poll_s: Seconds between two looks at the folder of --follow.

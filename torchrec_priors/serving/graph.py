@@ -13,7 +13,9 @@ length is at most the context of the model.
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +99,7 @@ def write_graph(exported: Exported, folder: Path, format: Format) -> float | Non
     model = exported.padded()
     file = folder / FILE_OF[format]
     write = _write_package if format == "aoti" else _write_onnx
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         runner = write(model, exported, file)
     if runner is None:
         log.warning(
@@ -114,6 +116,20 @@ def write_graph(exported: Exported, folder: Path, format: Format) -> float | Non
             "report this, with the line of --version"
         )
     return difference
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what the exporters tell about their own parts, such as that torchvision is missing."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
 
 
 def _write_package(model: PaddedModel, exported: Exported, file: Path) -> Runner:
