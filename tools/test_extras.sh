@@ -1,8 +1,7 @@
 #!/bin/sh
 # Runs the tests that `make test` skips because they need an extra: Spark, S3, a browser, Redis,
-# Schemathesis, Sphinx, Triton's interpreter, transformers, Polars,
-# trackers, Kubernetes or Ray. They run in .venv-extras, an
-# environment on top of .venv.
+# Schemathesis, Sphinx, Triton's interpreter, transformers, ONNX, Polars, trackers, Kubernetes or
+# Ray. They run in .venv-extras, an environment on top of .venv.
 # An extra that cannot be installed here is reported, and its tests are skipped.
 set -eu
 cd "$(dirname "$0")/.."
@@ -28,6 +27,8 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 'schemathesis>=4'
     install 'sphinx>=8.2' 'myst-parser>=4' 'furo>=2024.8.6'
     install 'wandb>=0.18' 'polars>=1'
+    install 'huggingface_hub>=0.26'
+    install 'onnx>=1.17' 'onnxscript>=0.5' 'onnxruntime>=1.20'
     install 'mlflow-skinny>=2.20' 'nbclient>=0.10' 'ipykernel>=6' 'pandas>=2.2'
     install 'torchx[kubernetes]>=0.7,<0.8'
     install 'torchx[ray]>=0.7,<0.8'
@@ -62,6 +63,8 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/ops/test_hstu_attention_triton.py \
     tests/ops/test_in_group_softmax_triton.py \
     tests/ops/test_residual_adapters_triton.py \
+    tests/publishing/test_push.py tests/publishing/test_upload.py \
+    tests/serving/test_graph.py \
     tests/training/test_tracking.py \
     tests/preparation/test_forms_of_tables.py \
     tests/test_components.py \

@@ -14,7 +14,7 @@ import tiny
 from distributed.ranks import run_on_ranks
 from safetensors.torch import load_file, save_file
 
-from torchrec_priors import Event, Levers, Request, Run, UserContext, load_run
+from torchrec_priors import Event, Levers, Request, Run, UserContext, load_run, train
 from torchrec_priors.apps import command
 from torchrec_priors.apps import evaluate as evaluate_app
 from torchrec_priors.apps import push as push_app
@@ -228,6 +228,8 @@ def test_mistakes(pushed, run, small_data, trained, tmp_path, capsys, monkeypatc
     assert "hf auth login" in said
     with pytest.raises(UserError, match="only read"):
         tiny.train(parse(SETTINGS), small_data, pushed)
+    with pytest.raises(UserError, match="without its users, whom train needs"):
+        train(parse(SETTINGS), pushed / "data", tmp_path / "untrained", progress=False)
     with pytest.raises(UserError, match="cannot be published"):
         publish(pushed, tmp_path / "models")
     with pytest.raises(UserError, match="holds a pushed run"):

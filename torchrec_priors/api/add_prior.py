@@ -68,6 +68,7 @@ def add_prior(
     """
     check_choice("kind", kind, ("graph", "user", "item"))
     prepared = data if isinstance(data, PreparedData) else PreparedData(str(data))
+    prepared.manifest.require_users("prior", prepared.folder)
     settings: dict[str, Any] = {
         "by": by,
         "groups": groups,

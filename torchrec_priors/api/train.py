@@ -100,6 +100,7 @@ def train_run(
     Returns:
         The summary, and whether this is the rank that prints.
     """
+    data.manifest.require_users("train", data.folder)
     folder = RunFolder(run, trust)
     init_folder = None
     if config.plain.name:

@@ -16,7 +16,9 @@ def describe(
 
     Prints sizes, times, lengths of histories, priors, the most frequent items, and one history.
     """
-    print(described(PreparedData(data)).text)
+    prepared = PreparedData(data)
+    prepared.manifest.require_users("describe", prepared.folder)
+    print(described(prepared).text)
 
 
 def main() -> None:

@@ -84,6 +84,7 @@ def append(
 
     # Settings are compared first, because this does not read any data.
     manifest = read_manifest(out)
+    manifest.require_users("--append", out)
     source = input_of(manifest, raw, out, given)
     if isinstance(source, TableInput):
         source = replace(source, table=fetched(source.table, report))

@@ -29,7 +29,7 @@ from torchrec_priors.remote.hub import (
     is_on_hub,
     repository_of,
 )
-from torchrec_priors.remote.uri import Place, place_of
+from torchrec_priors.remote.uri import Place, place_of, refuse_uri
 from torchrec_priors.serving.popular import Popularity
 from torchrec_priors.serving.run import LoadedRun, load_run
 from torchrec_priors.training.checkpoint.weights import write_weights
@@ -94,6 +94,7 @@ def push(
             return PushedRun(pushed, upload(out, repository, private=private))
 
     out = Path(to)
+    refuse_uri(out, "--to")
     if private:
         raise UserError("--private: it is for a repository on the hub: name one, hf://ORG/NAME")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
