@@ -16,6 +16,7 @@ def export(
     out: str,
     data: Optional[str] = None,
     trust: bool = False,
+    format: Optional[str] = None,
     format: str = "files",
     threads: Optional[int] = None,
     j: str = "1x1",
@@ -38,6 +39,9 @@ def export(
         data: Prepared data set, if it has moved since training.
         trust: Run the files of custom code that the run was trained with, even if you have not
             trained with them here.
+        format: Also write the encoder and the heads as a graph, from the vectors of a history to
+            queries: for onnxruntime, or compiled by PyTorch for this kind of machine. The graph is
+            compared with the model. One of: onnx, aoti.
         format: onnx and aoti also write the encoder and the heads as a graph, from the vectors of a
             history to queries: for onnxruntime, or compiled by PyTorch for this kind of machine.
             The graph is compared with the model. One of: files, onnx, aoti.

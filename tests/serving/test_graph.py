@@ -58,7 +58,9 @@ def exported(trained, tmp_path_factory):
     return load
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["hstu", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MODELS)[1:])]
+)
 def test_padded_histories_give_the_queries_of_the_model(exported, name):
     """What the padding holds has no effect."""
     model = exported(name)
@@ -88,7 +90,7 @@ def test_what_cannot_be_a_graph_is_refused(exported, trained, tmp_path, monkeypa
         graph, "_write_onnx", lambda *_: lambda vectors, lengths: vectors[:, :1] + 1
     )
     with pytest.raises(OutsideError, match="differ from those of the model by"):
-        graph.write_graph(exported("shallow"), tmp_path, "onnx")
+        graph.write_graph(exported("hstu"), tmp_path, "onnx")
 
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -32,6 +33,8 @@ from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import ItemId, ItemList
 from torchrec_priors.serving.export import check_out
 from torchrec_priors.serving.export import export as write_export
+from torchrec_priors.serving.graph import Format as GraphFormat
+from torchrec_priors.serving.graph import add_graph, check_format
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.request import Answer
 from torchrec_priors.serving.run import LoadedRun, load_run
@@ -240,14 +243,20 @@ class Run:
 
     # Where it goes
 
-    def export(self, out: Path | str) -> dict[str, Any]:
+    def export(self, out: Path | str, *, format: GraphFormat | None = None) -> dict[str, Any]:
         """Writes the best checkpoint as plain files; returns the content of `export.json`.
 
         Args:
             out: the folder to write. It must be empty, or not exist yet.
+            format: "onnx" or "aoti" to write the encoder and the heads as a graph, too.
         """
         check_out(Path(out))
-        return write_export(self.load(), Path(out))
+        if format is None:
+            return write_export(self.load(), Path(out))
+        check_choice("format", format, ("onnx", "aoti"))
+        check_format(format)
+        finish = partial(add_graph, format=format, trust=self._trust)
+        return write_export(self.load(), Path(out), finish=finish)
 
     def publish(self, to: Path | str, version: str | None = None, *, keep: int = KEEP) -> Published:
         """Copies the best checkpoint into a folder of versions that services follow.

@@ -19,9 +19,8 @@ from torchrec_priors.serving.run import load_run
 
 
 class Format(StrEnum):
-    """What is written in addition to the files of an export."""
+    """The format of the graph of the encoder and the heads."""
 
-    files = "files"
     onnx = "onnx"
     aoti = "aoti"
 
@@ -35,12 +34,13 @@ def export(
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     format: Annotated[
-        Format,
+        Format | None,
         Option(
-            help="onnx and aoti also write the encoder and the heads as a graph, from the vectors "
+            help="Also write the encoder and the heads as a graph, from the vectors "
             "of a history to queries: for onnxruntime, or compiled by PyTorch for this kind of "
             "machine. The graph is compared with the model."
         ),
+    ] = None,
     ] = Format.files,
     threads: Annotated[int | None, Option(help=THREADS)] = None,
 ) -> None:
@@ -52,7 +52,7 @@ def export(
     # A folder that cannot be written is rejected before the model is loaded.
     check_out(out)
     finish: Finish = no_more_files
-    if format is not Format.files:
+    if format is not None:
         check_format(format.value)
         finish = partial(add_graph, format=format.value, trust=trust)
     use_threads(threads)

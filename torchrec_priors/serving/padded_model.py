@@ -60,7 +60,7 @@ def _states(encoder: nn.Module, vector_BLd: Tensor) -> Tensor:
     """Returns the state of every position, [B, L, d]."""
     position = torch.arange(vector_BLd.shape[1], device=vector_BLd.device)
     if isinstance(encoder, Shallow):
-        return encoder.norm(vector_BLd + encoder.position(position))  # type: ignore[no-any-return]
+        return encoder.norm(vector_BLd + encoder.position(position))
 
     assert isinstance(encoder, HSTU | SASRec)
     x_BLd = vector_BLd * encoder.dim**0.5 + encoder.position(position)
@@ -71,7 +71,7 @@ def _states(encoder: nn.Module, vector_BLd: Tensor) -> Tensor:
     else:
         for block in encoder.blocks:
             x_BLd = _sasrec(block, x_BLd, distance_LL)  # type: ignore[arg-type]
-    return encoder.norm(x_BLd)  # type: ignore[no-any-return]
+    return encoder.norm(x_BLd)
 
 
 def _hstu(layer: HSTULayer, x_BLd: Tensor, distance_LL: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def _hstu(layer: HSTULayer, x_BLd: Tensor, distance_LL: Tensor) -> Tensor:
     weight_BHLL = F.silu(score_BHLL).masked_fill(distance_LL < 0, 0.0) / float(layer.context)
     attended_BLd = (weight_BHLL @ v).transpose(1, 2).flatten(2)
     gated_BLd = layer.norm_out(attended_BLd) * u_BLd
-    return x_BLd + layer.project_out(gated_BLd)  # type: ignore[no-any-return]
+    return x_BLd + layer.project_out(gated_BLd)
 
 
 def _sasrec(block: SASRecBlock, x_BLd: Tensor, distance_LL: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _sasrec(block: SASRecBlock, x_BLd: Tensor, distance_LL: Tensor) -> Tensor:
     weight_BHLL = score_BHLL.masked_fill(distance_LL < 0, -torch.inf).softmax(-1)
     attended_BLd = (weight_BHLL @ v).transpose(1, 2).flatten(2)
     h_BLd = block.norm_forward(query_BLd + attended_BLd)
-    return h_BLd + block.outer(F.relu(block.inner(h_BLd)))  # type: ignore[no-any-return]
+    return h_BLd + block.outer(F.relu(block.inner(h_BLd)))
 
 
 def _heads(x_BLd: Tensor, heads: int) -> Tensor:
