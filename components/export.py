@@ -17,7 +17,6 @@ def export(
     data: Optional[str] = None,
     trust: bool = False,
     format: Optional[str] = None,
-    format: str = "files",
     threads: Optional[int] = None,
     j: str = "1x1",
     image: str = torchx.IMAGE,
@@ -42,9 +41,6 @@ def export(
         format: Also write the encoder and the heads as a graph, from the vectors of a history to
             queries: for onnxruntime, or compiled by PyTorch for this kind of machine. The graph is
             compared with the model. One of: onnx, aoti.
-        format: onnx and aoti also write the encoder and the heads as a graph, from the vectors of a
-            history to queries: for onnxruntime, or compiled by PyTorch for this kind of machine.
-            The graph is compared with the model. One of: files, onnx, aoti.
         threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         j: [min nodes:]nodes x processes per node.
         image: Image to run in, if the scheduler uses one.

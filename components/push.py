@@ -17,6 +17,7 @@ def push(
     license: Optional[str] = None,
     private: bool = False,
     data: Optional[str] = None,
+    threads: Optional[int] = None,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
     cpu: int = 2,
@@ -41,6 +42,7 @@ def push(
             says that there is none.
         private: Make a new repository on the hub private.
         data: Prepared data set, if it has moved since training.
+        threads: The most threads with which each process computes. [cores, or OMP_NUM_THREADS]
         image: Image to run in, if the scheduler uses one.
         h: A registered named resource.
         cpu: Cores.
@@ -56,6 +58,7 @@ def push(
         license=license,
         private=private,
         data=data,
+        threads=threads,
     )
 
     return application(

@@ -41,7 +41,6 @@ def export(
             "machine. The graph is compared with the model."
         ),
     ] = None,
-    ] = Format.files,
     threads: Annotated[int | None, Option(help=THREADS)] = None,
 ) -> None:
     """Writes the best checkpoint as plain files.

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.amounts import as_text
 
 
@@ -34,15 +35,18 @@ def push(
         str | None,
         Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
     ] = None,
+    threads: Annotated[int | None, Option(help=THREADS)] = None,
 ) -> None:
     """Writes the best checkpoint as a folder with a model card, or uploads it to the hub.
 
     The folder has weights (safetensors), settings, and the items and labels of the data set, but
     neither its users nor their interactions. `--run` of other commands loads it.
     """
+    check_threads(threads)
     with command.starting():
         from torchrec_priors.publishing.push.push import push as push_run
 
+    use_threads(threads)
     pushed = push_run(run, to, license=license, private=private, data=data)
     print(
         f"{run}, {pushed.pushed.checkpoint}: {as_text(pushed.pushed.bytes)} pushed to "
