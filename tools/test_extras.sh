@@ -63,7 +63,6 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/ops/test_hstu_attention_triton.py \
     tests/ops/test_in_group_softmax_triton.py \
     tests/ops/test_residual_adapters_triton.py \
-    tests/publishing/test_push.py tests/publishing/test_upload.py \
     tests/serving/test_graph.py \
     tests/training/test_tracking.py \
     tests/preparation/test_forms_of_tables.py \

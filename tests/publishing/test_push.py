@@ -193,6 +193,7 @@ def test_what_may_run_code_or_was_changed_is_refused(pushed, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_what_the_document_shows_works(run, evaluated, small_data, tmp_path, monkeypatch, capsys):
     """docs/sharing.md: its commands, except those that upload, and its program."""
     monkeypatch.chdir(tmp_path)
