@@ -126,10 +126,10 @@ def _check(source: RunFolder) -> None:
             f"--run: '{source.path}' was trained with custom code ('{own[0]}'), which is not "
             "pushed, so nobody else could load it"
         )
-    if config.encoder.backbone == "llm":
+    if config.encoder.has_llm or config.items.encoder:
         raise UserError(
-            f"--run: '{source.path}' has encoder.backbone=llm, which reads a folder of this "
-            "machine, so nobody else could load it"
+            f"--run: '{source.path}' has a language model, which reads a folder of this machine, "
+            "so nobody else could load it"
         )
 
 
