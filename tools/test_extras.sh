@@ -27,7 +27,6 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 'schemathesis>=4'
     install 'sphinx>=8.2' 'myst-parser>=4' 'furo>=2024.8.6'
     install 'wandb>=0.18' 'polars>=1'
-    install 'huggingface_hub>=0.26'
     install 'onnx>=1.17' 'onnxscript>=0.5' 'onnxruntime>=1.20'
     install 'mlflow-skinny>=2.20' 'nbclient>=0.10' 'ipykernel>=6' 'pandas>=2.2'
     install 'torchx[kubernetes]>=0.7,<0.8'

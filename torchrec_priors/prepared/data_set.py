@@ -192,13 +192,11 @@ class PreparedData:
         """Returns the pairs of (user's number in file order, group) of a user prior.
 
         Users in the prior's file that the data set lacks are left out. During the call, the ids of
-        all users are in memory. There are no pairs if this copy of the data set lacks the file.
+        all users are in memory.
 
         Raises:
             UserError: the prior's user ids have a different type from those of the sequences.
         """
-        if self.manifest.prior(name).path in self.manifest.absent:
-            return np.zeros(0, np.int64), np.zeros(0, np.int32)
         table = self._files.table(f"priors/{name}.parquet", ["user_id", "group"])
         users = pa.chunked_array(
             [chunk for group in self.row_groups for chunk in self.user_ids(group).chunks]

@@ -92,10 +92,13 @@ def load(argument: str, data: PreparedData, horizon: int) -> UserPrior:
     with_users = None
     if info.path in data.manifest.absent:
         with_users = np.array(info.sizes) > 0
+        pairs = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    else:
+        pairs = data.user_pairs(argument)
     return UserPrior(
         argument,
         info.groups,
-        *data.user_pairs(argument),
+        *pairs,
         data.users,
         info.words,
         with_users=with_users,
