@@ -11,7 +11,7 @@ from made_up import MODELS, ONE_HEAD, evaluate, train
 from torchrec_priors.common.files import read_json, write_json
 from torchrec_priors.errors import UserError
 from torchrec_priors.report.comparison import costs
-from torchrec_priors.report.runs import find
+from torchrec_priors.report.runs import find, with_defaults
 from torchrec_priors.report.sections import sections
 from torchrec_priors.training.run.folder import RunFolder
 
@@ -194,3 +194,14 @@ def test_a_reference_row_that_does_not_exist(made_up_runs):
     assert sections(results, "genre")[0].reference.label == "genre"
     with pytest.raises(UserError, match=r"--reference: no row is called 'gener'.*genre"):
         sections(results, "gener")
+
+
+def test_a_setting_that_a_run_does_not_know_has_its_default():
+    old = {"seed": 1, "model.dim": 8, "encoder.options.width": 3}
+    config = with_defaults(old)
+    assert config["embedding.content"] == ""
+    assert config["model.dim"] == 8
+    # Settings that all runs know are not changed, and a table of options is not emptied.
+    assert old.items() <= config.items()
+    assert "encoder.options" not in config
+    assert with_defaults({})["encoder.options"] == {}

@@ -6,12 +6,12 @@ of models and evaluations get their rows without a change here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchrec_priors.common.files import read_json
-from torchrec_priors.config import read_override
+from torchrec_priors.config import RunConfig, read_override
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.matrix import file_name, flat
 from torchrec_priors.report.experiments import ExperimentFolder
@@ -168,7 +168,8 @@ def _read_run(paths: Sequence[_RunPath], contents: Found, trials: dict[Path, set
     run = RunFolder(path.run)
     try:
         origin = run.origin()
-        config = flat(read_values(run.path / CONFIG, signed=origin.signed, run_id=origin.run_id))
+        values = read_values(run.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
+        config = with_defaults(flat(values))
     except UserError as error:
         contents.left_out.append(str(error))
         return
@@ -223,6 +224,24 @@ def _read_run(paths: Sequence[_RunPath], contents: Found, trials: dict[Path, set
             contents.left_out.append(str(error))
             return
         contents.results.append(result)
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the settings that a run does not have, because there were none of them when it began.
+
+    Otherwise its seeds would be shown as another model than seeds that were trained later.
+
+    >>> with_defaults({"model.dim": 8})["embedding.ids"]
+    True
+    """
+    defaults = flat(asdict(RunConfig()))
+    added = {
+        key: value
+        for key, value in defaults.items()
+        # The options of a run are the keys of a table, which is empty by default.
+        if not any(recorded.startswith(f"{key}.") for recorded in config)
+    }
+    return added | dict(config)
 
 
 def _read_metrics(run: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
