@@ -359,7 +359,7 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
         changed.add("plain.name")
     if "plain.name" in changed:
         changed -= {
-            "priors.tree", "evaluation.calibrated", "evaluation.fusion",
+            "priors.tree", "evaluation.calibrated", "evaluation.fusion", "embedding.content",
             "baseline.name", "baseline.options", "baseline.interests",
         }  # fmt: skip
     if "repeats.time_bias" in changed:

@@ -8,8 +8,6 @@ from torchrec_priors.embedding.content import ItemContent
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.content import Content
-from torchrec_priors.prepared.manifest import ContentInfo
 from torchrec_priors.settings.embedding import UnseenConfig
 
 ITEMS = 200
@@ -28,9 +26,9 @@ def _rows(ids=True):
 def _content(rows, **options):
     torch.manual_seed(0)
     vectors = np.random.default_rng(0).normal(size=(len(DESCRIBED), 7)).astype(np.float32)
-    content = Content(ContentInfo("text", len(DESCRIBED), 7, "", {}), DESCRIBED, vectors)
     settings = {"std": 0.5, "id_dropout": 0.4, "seed": 3} | options
-    return ItemContent(content, rows, DIM, torch.device("cpu"), **settings), vectors
+    content = ItemContent(DESCRIBED, vectors, rows, DIM, torch.device("cpu"), **settings)
+    return content, vectors
 
 
 def test_items_have_a_row_or_content_or_are_left_out():

@@ -27,7 +27,9 @@ def test_a_configuration_by_name_and_none():
 
 
 def test_an_unknown_name_lists_all(tmp_path):
-    with pytest.raises(UserError, match=r"--config: 'smal' is neither .* ml-1m, pixel8m, small$"):
+    with pytest.raises(
+        UserError, match=r"--config: 'smal' is neither .* ml-1m, pixel8m, pixel8m-hllm, small$"
+    ):
         load_config("smal")
     with pytest.raises(UserError, match=r"FILE: 'smal' is neither .* figure-4, "):
         shipped.find_experiment("smal", "FILE")
