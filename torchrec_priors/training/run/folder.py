@@ -73,6 +73,10 @@ class RunFolder:
     path: Path
     trust: bool = False
 
+    def __str__(self) -> str:
+        """Returns the path, as messages name a run."""
+        return str(self.path)
+
     @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
