@@ -16,11 +16,14 @@ import sys
 import tiny
 import torchrec_priors as tp
 
+def say(line):
+    sys.stdout.write(line + "\\n")  # in one piece, because both ranks write into one pipe
+
 run = tp.train(
     tiny.settings(priors={"tree": []}), sys.argv[1], sys.argv[2],
-    on_step=lambda step: print("seen", step.step), track=f"tensorboard:{sys.argv[3]}",
+    on_step=lambda step: say(f"seen {step.step}"), track=f"tensorboard:{sys.argv[3]}",
 )
-print("best", run.summary["best_step"], run.summary["ranks"])
+say(f"best {run.summary['best_step']} {run.summary['ranks']}")
 """
 
 

@@ -51,10 +51,11 @@ def test_a_run_under_torchx_shows_its_progress(small_data, tmp_path):
     path = {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
     torchx = [bin_folder / "torchx", "run", "-s", "local_cwd"]
     train = ["components/train.py:train", "--config", "torchx_configs/small.toml"]
-    where = ["--data", small_data, "--run", tmp_path / "run", "training.steps=1000000"]
+    where = ["--data", small_data, "--run", tmp_path / "run"]
+    long = ["training.steps=1000000", "training.evaluate_every=1000000"]
     lines = []
     with subprocess.Popen(
-        [str(part) for part in (*torchx, *train, *where)], cwd=REPOSITORY, env=os.environ | path, text=True,
+        [str(part) for part in (*torchx, *train, *where, *long)], cwd=REPOSITORY, env=os.environ | path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as launched:  # fmt: skip
         for line in launched.stdout:

@@ -4,7 +4,9 @@ items.parquet          a row for each item, in the order of the data set:
                        item_id, the original id; title;
                        vector, with which scores are computed (null if the item has none); if the
                        run has content, it is included;
-                       item_sets, the numbers of the item sets that contain it;
+                       item_sets, the numbers of the item sets that contain it, if it can be
+                       recommended;
+                       groups, the same for all items (only if some cannot be recommended);
                        input, the sum of vector and side features, which the encoder reads (only if
                        the run has side features);
                        alternatives, the numbers c_k(i) of `retrieval/fusion.py`, one for each
@@ -257,6 +259,8 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
         "vector": _vectors(vector_Nd, has_row, dim),
         "item_sets": _item_sets(run, item, may_retrieve),
     }
+    if item_rows.has_row_I is not None or item_rows.recommendable_I is not None:
+        columns["groups"] = _item_sets(run, item, np.ones(len(item), bool))
     if run.model.features is not None:
         feature_Nd = run.model.features(item_N)
         columns["input"] = _vectors(vector_Nd + feature_Nd, has_row, dim)

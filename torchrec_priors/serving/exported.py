@@ -179,6 +179,9 @@ class Exported:
             input_Id, _ = _matrix(items["input"], dim)
 
         eligible_KI = _eligible(items["item_sets"], about)
+        member_KI = eligible_KI
+        if "groups" in items.column_names:
+            member_KI = _eligible(items["groups"], about)
         ids = items["item_id"].combine_chunks()
         catalogue = Catalogue(
             about["data_set"],
@@ -195,6 +198,7 @@ class Exported:
             catalogue=catalogue,
             vector_Id=score.items(vector_Id),
             eligible_KI=eligible_KI,
+            member_KI=member_KI,
             log_alternatives_RI=_log_alternatives(items, tree),
             variance_K=None if certainty is None else certainty.variance(),
         )
@@ -363,7 +367,7 @@ def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _eligible(item_sets: pa.ChunkedArray, about: dict[str, Any]) -> Tensor:
-    """Returns bool [K, I]: whether a head may retrieve an item."""
+    """Returns bool [K, I]: whether an item is in the item set of a head."""
     sets = item_sets.combine_chunks()
     set_of_entry = torch.tensor(sets.flatten().to_numpy())
     item_of_entry = torch.from_numpy(_owners(sets))

@@ -64,6 +64,7 @@ class ExportedSearch:
         catalogue: the ids and titles of the items.
         vector_Id: the vectors that scores are computed with.
         eligible_KI: bool, whether a head may retrieve an item.
+        member_KI: bool, whether an item is in the group of a head, even if it is not retrieved.
         log_alternatives_RI: the logarithm of c_k(i) (`retrieval/fusion.py`), if the fusion needs
             it; otherwise zeros.
         variance_K: the variance of each head's loss, if the fusion needs it.
@@ -77,6 +78,7 @@ class ExportedSearch:
     catalogue: Catalogue
     vector_Id: Tensor
     eligible_KI: Tensor
+    member_KI: Tensor
     log_alternatives_RI: Tensor
     variance_K: Tensor | None
 
@@ -249,7 +251,7 @@ class ExportedSearch:
             of_paths = score_Kk[:, place].tolist()
             open_paths = torch.nonzero(~torch.isneginf(score_Kk[:, place]))[:, 0].tolist()
             winner = int(found.path_Bk[0, place])
-            inside = int(self.eligible_KI[winner, asked.rows].sum())
+            inside = int(self.member_KI[winner, asked.rows].sum())
             explained.append(
                 Recommendation(
                     self.catalogue.item_id(row),

@@ -225,9 +225,16 @@ class _Optimizers:
             group["lr"] = rate * self._sections.training.learning_rate
         self.dense.zero_grad()
 
-    def step(self) -> None:
-        """Clips the gradients and updates the parameters."""
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._sections.training.clip_norm)
+    def gradient_norm(self) -> Tensor:
+        """Returns the norm of all dense gradients."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm: Tensor = torch.nn.utils.get_total_norm(gradients)
+        return norm
+
+    def step(self, norm: float) -> None:
+        """Clips the gradients, whose norm is given, and updates the parameters."""
+        clip_norm = self._sections.training.clip_norm
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, clip_norm, torch.tensor(norm))
         self.dense.step()
 
 
