@@ -103,7 +103,7 @@ def test_equals_the_definition():
 @needs_compiler
 def test_tasks_blocks_and_threads_change_no_bit(monkeypatch):
     """More queries than a task and a block have, on one thread and on three, twice."""
-    monkeypatch.setattr("torchrec_priors.ops.in_group_softmax_native._ENOUGH", 1)
+    monkeypatch.setattr("torchrec_priors.ops.in_group_softmax_native.ENOUGH", 1)
     sizes = ([1500, 40, 1100], [90, 300, 0], 70)
     case = _case(*sizes, 32, shifted=False, seed=2)
     results = []

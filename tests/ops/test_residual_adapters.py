@@ -92,7 +92,7 @@ def test_the_kernel_equals_blocks_of_float64_forward_and_gradient(runs, vectors,
 
 @needs_compiler
 def test_threads_change_no_bit(monkeypatch):
-    monkeypatch.setattr("torchrec_priors.ops.residual_adapters_native._ENOUGH", 1)
+    monkeypatch.setattr("torchrec_priors.ops.residual_adapters_native.ENOUGH", 1)
     runs = [(0, 1200), (3, 10), (1, 700), (0, 600)]
     results = []
     for threads in (1, 3, 3):

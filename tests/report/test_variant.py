@@ -2,6 +2,7 @@
 
 import pytest
 
+from torchrec_priors.report.runs import with_defaults
 from torchrec_priors.report.variant import Variant
 
 KINDS = {"genre": "item", "crowd": "user", "graph8": "graph", "rating": "event"}
@@ -14,9 +15,8 @@ def _of(**changes):
         "encoder.backbone": "hstu",
         "evaluation.filter_seen": True,
     }
-    return Variant.of(
-        config | {key.replace("__", "."): value for key, value in changes.items()}, KINDS
-    )
+    config |= {key.replace("__", "."): value for key, value in changes.items()}
+    return Variant.of(with_defaults(config), KINDS)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchrec_priors.ops.native import load_native
+from torchrec_priors.ops.native import available, load_native, threads_for
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _LANES = 16  # the width must be a multiple of the widest registers, in floats
@@ -100,9 +100,8 @@ class NativeNorm:
         """Returns y, [N, d], and the numbers that `backward` needs: [N, 2]."""
         y_Nd = torch.empty(self.x_Nd.shape)
         moments_N2 = torch.empty(len(self.x_Nd), 2)
-        library = load_native(_SOURCE)
-        assert library is not None
-        library.norm_forward(ctypes.byref(self._inputs(moments_N2)), ctypes.byref(_Matrix.of(y_Nd)))
+        inputs = self._inputs(moments_N2)
+        available(_SOURCE).norm_forward(ctypes.byref(inputs), ctypes.byref(_Matrix.of(y_Nd)))
         return y_Nd, moments_N2
 
     def backward(
@@ -127,9 +126,8 @@ class NativeNorm:
             *(_Matrix.of(part) for part in (grad_y_Nd, more_Nd, grad_x_Nd, grad_gate_Nd)),
             weight_and_bias_2d.data_ptr(),
         )
-        library = load_native(_SOURCE)
-        assert library is not None
-        if library.norm_backward(ctypes.byref(self._inputs(moments_N2)), ctypes.byref(grad)):
+        inputs = self._inputs(moments_N2)
+        if available(_SOURCE).norm_backward(ctypes.byref(inputs), ctypes.byref(grad)):
             raise MemoryError("layer norm: no memory for the sums of its gradients")
         by_weight_d, by_bias_d = weight_and_bias_2d
         return by_weight_d, by_bias_d
@@ -144,7 +142,7 @@ class NativeNorm:
             self.weight_d.data_ptr(),
             self.bias_d.data_ptr(),
             self.eps,
-            min(torch.get_num_threads(), 1 + rows * width // _ENOUGH),
+            threads_for(rows * width, _ENOUGH),
             *(_Matrix.of(part) for part in (self.x_Nd, self.gate_Nd, self.keep_Nd)),
             moments_N2.data_ptr(),
         )

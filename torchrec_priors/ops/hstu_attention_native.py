@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torchrec_priors.ops.native import load_native
+from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_for
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
-# The least number of multiplications for which another thread is worth waking.
-_ENOUGH = 1 << 21
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Queries, keys, values, biases of distances, biases of times, offsets, and times.
@@ -143,7 +141,7 @@ class _Inputs:
             None if self.bias_HC is None else self.bias_HC.data_ptr(),
             alpha,
             divisor,
-            min(torch.get_num_threads(), 1 + multiplications // _ENOUGH),
+            threads_for(multiplications, ENOUGH),
             activates,
         )
 
@@ -277,7 +275,5 @@ def _by_distance(grad_bias_HN: Tensor, inputs: _Inputs, bias_HL: Tensor) -> Tens
 
 def _call(name: str, *arguments: Any) -> None:
     """Calls a function of the C++ library. Raises MemoryError if it lacks memory."""
-    library = load_native(_SOURCE)
-    assert library is not None
-    if getattr(library, name)(*arguments):
+    if getattr(available(_SOURCE), name)(*arguments):
         raise MemoryError("attention: no memory for the scratch of one sequence")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
-from torchrec_priors.ops.native import load_native
+from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_for
 from torchrec_priors.ops.softmax_blocks import logits_are_safe
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -25,8 +25,6 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 _COLUMNS = 32
 # The largest number of negatives of a query; a thread keeps the logits of 32 queries.
 _MOST_NEGATIVES = 1 << 17
-# The least number of multiplications for which another thread is worth waking.
-_ENOUGH = 1 << 21
 
 
 def has_native_softmax(query_Pd: Tensor, negatives: NegativeSets) -> bool:
@@ -80,7 +78,7 @@ def in_group_softmax_native(
         queries * (own + negatives.shared)
         for queries, own in zip(query_counts_S, negatives.counts_S, strict=True)
     )
-    threads = min(torch.get_num_threads(), 1 + products * query_Pd.shape[1] // _ENOUGH)
+    threads = threads_for(products * query_Pd.shape[1], ENOUGH)
     shifts_n = None if negatives.shifts_n is None else negatives.shifts_n.float()
     lists: list[Tensor | None] = [None, None, None]
     if hidden is not None:
@@ -116,9 +114,7 @@ def in_group_softmax_native(
     )
     out = _Output(nll_M.data_ptr(), *(grad.data_ptr() for grad in grads))
 
-    library = load_native(_SOURCE)
-    assert library is not None
-    if library.in_group_softmax(ctypes.byref(given), ctypes.byref(out)):
+    if available(_SOURCE).in_group_softmax(ctypes.byref(given), ctypes.byref(out)):
         raise MemoryError("in-group softmax: no memory for the logits of a block")
     return nll_M, *grads
 

@@ -19,9 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from torchrec_priors.common.user_folders import cache_folder, is_private, is_private_status
 
 _log = logging.getLogger(__name__)
+# The least number of multiplications for which another thread is worth waking.
+ENOUGH = 1 << 21
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 _SEAL = hashlib.sha256().digest_size  # bytes of the checksum at the end of a kept library
 
@@ -56,6 +60,23 @@ def load_native(source: Path) -> ctypes.CDLL | None:
             reason.strip().splitlines()[0],
         )
         return None
+
+
+def available(source: Path) -> ctypes.CDLL:
+    """Returns the library of a C++ file, which `load_native` has returned before."""
+    library = load_native(source)
+    assert library is not None
+    return library
+
+
+def threads_for(work: int, enough: int) -> int:
+    """Returns with how many threads some work is worth dividing.
+
+    Args:
+        work: the number of multiplications, or of other units.
+        enough: the least number of them for which another thread is worth waking.
+    """
+    return min(torch.get_num_threads(), 1 + work // enough)
 
 
 def _library(source: Path, compiler: str) -> ctypes.CDLL:

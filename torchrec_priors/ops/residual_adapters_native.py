@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.ops.gpu_kernel import on_gpu
-from torchrec_priors.ops.native import load_native
+from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_for
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 # The columns of a panel: the width must be a multiple of the widest one.
 _COLUMNS = 32
 # With fewer rows for each adapter, putting its matrix in the order of the kernel would not pay.
 _ROWS = 32
-# The least number of multiplications for which another thread is worth waking.
-_ENOUGH = 1 << 21
 
 
 def has_native_adapters(z_Nd: Tensor, runs: list[tuple[int, int]]) -> bool:
@@ -85,11 +83,9 @@ class NativeAdapters:
             width,
             len(self.row_R),
             len(self.runs),
-            min(torch.get_num_threads(), 1 + multiplications // _ENOUGH),
+            threads_for(multiplications, ENOUGH),
         )
-        library = load_native(_SOURCE)
-        assert library is not None
-        if getattr(library, name)(ctypes.byref(given), out):
+        if getattr(available(_SOURCE), name)(ctypes.byref(given), out):
             raise MemoryError("adapters: no memory for the gradients of a task")
 
 

@@ -27,6 +27,7 @@ def language_models(
     """
     model = config.model
     found = []
+
     if config.items.encoder:
         longest = _LONGEST
         average = TEXT_TOKENS
@@ -34,6 +35,7 @@ def language_models(
             tokens = read_tokens(data, config.items.content)
             longest = tokens.info.dim
             average = -(-len(tokens.token_V) // max(len(tokens.item_M), 1))
+
         empty = torch.zeros(1, dtype=torch.int64)
         with torch.device("meta"):
             items = ItemLLM(config.items, empty[:0], empty, longest)
@@ -51,6 +53,7 @@ def language_models(
                 runs=items.is_trained,
             )
         )
+
     if config.encoder.has_llm:
         with torch.device("meta"):
             users, _ = make_language_model(config.encoder.llm, model.context)

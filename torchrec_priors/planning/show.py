@@ -88,10 +88,12 @@ def _language_lines(plan: TablesOnRanks) -> list[str]:
     request = plan.request
     if not request.language:
         return []
+
     copies = "of which every rank has a copy"
     if request.sharding.language_models:
         copies = f"divided among {request.ranks} ranks"
     lines = ["", f"language models, {copies}"]
+
     seconds = []
     for model in request.language:
         tokens = model.tokens(request.local_batch, request.ranks)
@@ -106,6 +108,7 @@ def _language_lines(plan: TablesOnRanks) -> list[str]:
             f"{model.operations(tokens):.3g} operations"
         )
         seconds.append(request.language_seconds(model))
+
     known = [time for time in seconds if time is not None]
     if len(known) < len(seconds):
         lines.append(

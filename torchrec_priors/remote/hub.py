@@ -1,6 +1,8 @@
 """Runs on the Hugging Face hub: `hf://org/name`, or `hf://org/name@revision`."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,23 @@ def is_repository(place: Uri) -> bool:
     return _REPOSITORY.fullmatch(place.text) is not None
 
 
-def hub_errors(error: Exception, where: str) -> Exception:
+@contextmanager
+def explaining_hub(where: str) -> Iterator[None]:
+    """Turns errors of the client in this block into one-line errors.
+
+    Args:
+        where: the option and the repository, for messages.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = _told(error, where)
+        if told is error:
+            raise
+        raise told from error
+
+
+def _told(error: Exception, where: str) -> Exception:
     """Returns an error of the client as one of ours, in one line; other errors as they are.
 
     Args:
@@ -106,18 +124,13 @@ def fetch_run(place: Uri, option: str = "--run") -> Path:
     check_client(option)
     from huggingface_hub import snapshot_download
 
-    try:
+    with explaining_hub(f"{option}: 'hf://{repository.name}'"):
         folder = snapshot_download(
             repository.name,
             revision=repository.revision,
             allow_patterns=_FILES,
             library_name="torchrec-priors",
         )
-    except Exception as error:
-        told = hub_errors(error, f"{option}: 'hf://{repository.name}'")
-        if told is error:
-            raise
-        raise told from error
     return Path(folder)
 
 

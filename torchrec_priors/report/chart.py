@@ -27,7 +27,7 @@ def chart(
 
 def size_of(row: Row) -> str:
     """Returns the size of a model in words: `model.size`, or its width and layers."""
-    name = row.config.get("model.size")
+    name = row.config["model.size"]
     return str(name or f"width {row.variant.dim}, {row.variant.layers} layers")
 
 

@@ -51,7 +51,7 @@ def _user_prior(section: Section, row: Row) -> str | None:
     """Returns the first prior of users in the row's tree; None if there is none."""
     if section.data is None or not row.variant.ours or "user" not in row.variant.kinds:
         return None
-    tree = row.config.get("priors.tree", [])
+    tree = row.config["priors.tree"]
     for prior in section.data.manifest.priors:
         if prior.kind == "user" and (prior.name in tree or f"user:{prior.name}" in tree):
             return prior.name
@@ -124,7 +124,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
     trees: dict[tuple[str, ...], list[Row]] = {}
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
-            trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
+            trees.setdefault(tuple(row.config["priors.tree"]), []).append(row)
 
     # As in the paper, every panel also has a line for one head.
     one_head = [row for row in section.rows if row.variant.plain]

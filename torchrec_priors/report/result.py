@@ -37,7 +37,7 @@ class Result:
 
     @property
     def seed(self) -> int:
-        return int(self.config.get("seed", 0))
+        return int(self.config["seed"])
 
     @property
     def predictions(self) -> Path:

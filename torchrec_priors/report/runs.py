@@ -174,7 +174,7 @@ def _read_run(paths: Sequence[_RunPath], contents: Found, trials: dict[Path, set
         contents.left_out.append(str(error))
         return
     # A run that was trained on all interactions has no targets left.
-    if config.get("training.fit_all"):
+    if config["training.fit_all"]:
         contents.left_out.append(
             f"{run.path} was trained on all interactions (--fit-all): nothing is left to "
             "evaluate on"

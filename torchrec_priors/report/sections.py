@@ -43,7 +43,7 @@ class Row:
     @property
     def deterministic(self) -> bool:
         """Whether this is a plain baseline, whose result is the same for all seeds."""
-        return bool(self.config.get("plain.name"))
+        return bool(self.config["plain.name"])
 
     def values(self, metric: str) -> list[float]:
         """Returns a metric for every seed that has it."""

@@ -70,25 +70,24 @@ class Variant:
         """Returns the variant of a configuration.
 
         Args:
-            config: dotted key -> value.
+            config: dotted key -> value, for every setting (`with_defaults`).
             prior_kinds: name of a prior of the data set -> its kind.
         """
-        # A missing setting has its default value.
-        levels = [_level(level, prior_kinds) for level in config.get("priors.tree", [])]
-        horizon = config.get("model.horizon", 1)
+        levels = [_level(level, prior_kinds) for level in config["priors.tree"]]
+        horizon = config["model.horizon"]
 
         return cls(
             kinds=tuple(kind for kind, _ in levels),
             segments=_segments(levels, horizon),
-            composition=config.get("priors.composition", "hierarchical"),
-            fusion=config.get("evaluation.fusion", "max"),
-            gamma=config.get("loss.gamma", 1.0),
-            balance=config.get("loss.balance", 1.0),
-            in_group=config.get("negatives.catalogue_share", 0.0) < 1,
+            composition=config["priors.composition"],
+            fusion=config["evaluation.fusion"],
+            gamma=config["loss.gamma"],
+            balance=config["loss.balance"],
+            in_group=config["negatives.catalogue_share"] < 1,
             horizon=horizon,
-            context=config.get("model.context", 0),
-            dim=config.get("model.dim", 0),
-            layers=config.get("encoder.layers", 0),
+            context=config["model.context"],
+            dim=config["model.dim"],
+            layers=config["encoder.layers"],
             baseline_model=_baseline_model(config),
             adjusted=_is_adjusted(config),
         )
@@ -178,8 +177,8 @@ def _segments(levels: list[tuple[str, int]], horizon: int) -> int:
 
 def _baseline_model(config: Mapping[str, Any]) -> str:
     """Returns the name of the baseline, plain or not, or of the other backbone; "" for none."""
-    name = str(config.get("plain.name") or config.get("baseline.name") or "")
-    backbone = str(config.get("encoder.backbone", "hstu"))
+    name = str(config["plain.name"] or config["baseline.name"])
+    backbone = str(config["encoder.backbone"])
     if not name and backbone != "hstu":
         name = backbone
     return _BASELINE_MODELS.get(name, Path(name).stem)

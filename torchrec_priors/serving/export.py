@@ -252,15 +252,16 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
     ids, item_N = run.finder.to_ids(looked_up, np.array([len(looked_up)]))
     vector_Nd = run.model.item_vectors(ids, item_N)
 
+    item_M, number_M = _members(run, item)
     dim = run.config.model.dim
     columns = {
         "item_id": run.catalogue.ids.take(item),
         "title": run.catalogue.titles.take(item),
         "vector": _vectors(vector_Nd, has_row, dim),
-        "item_sets": _item_sets(run, item, may_retrieve),
+        "item_sets": _lists_of_sets(item_M, number_M, may_retrieve),
     }
     if item_rows.has_row_I is not None or item_rows.recommendable_I is not None:
-        columns["groups"] = _item_sets(run, item, np.ones(len(item), bool))
+        columns["groups"] = _lists_of_sets(item_M, number_M, np.ones(len(item), bool))
     if run.model.features is not None:
         feature_Nd = run.model.features(item_N)
         columns["input"] = _vectors(vector_Nd + feature_Nd, has_row, dim)
@@ -294,25 +295,38 @@ def _vectors(vector_Nd: Tensor, has_row: np.ndarray, dim: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, dim, mask=pa.array(~has_row))
 
 
-def _item_sets(run: LoadedRun, item: np.ndarray, may_retrieve: np.ndarray) -> pa.Array:
-    """Returns, for each item, the numbers of the item sets that contain it, ascending.
+def _members(run: LoadedRun, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which items are in which item sets, sorted by item set.
 
     Args:
         run: the loaded run.
         item: the row ids of the items, consecutive.
-        may_retrieve: bool, whether an item may be recommended. If not, its list is empty.
+
+    Returns:
+        (item, number), [M] each: the place of an item in `item`, and the number of an item set that
+        contains it.
     """
     first = int(item[0])
     eligible = run.model.tree.eligible(first, first + len(item))
     item_M = np.concatenate([rows - first for rows in eligible])
     number_M = np.repeat(np.arange(len(eligible)), [len(rows) for rows in eligible])
-    allowed = may_retrieve[item_M]
-    item_M = item_M[allowed]
-    number_M = number_M[allowed]
+    return item_M, number_M
+
+
+def _lists_of_sets(item_M: np.ndarray, number_M: np.ndarray, listed: np.ndarray) -> pa.Array:
+    """Returns, for each item, the numbers of the item sets that contain it, ascending.
+
+    Args:
+        item_M, number_M: what `_members` returns.
+        listed: bool, for each item whether its sets are listed. If not, its list is empty.
+    """
+    kept_M = listed[item_M]
+    item_M = item_M[kept_M]
+    number_M = number_M[kept_M]
 
     # So far, the pairs are sorted by item set. The column needs them sorted by item.
     order = np.lexsort((number_M, item_M))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(item_M, minlength=len(item)))])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(item_M, minlength=len(listed)))])
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), pa.array(number_M[order], pa.int32())
     )

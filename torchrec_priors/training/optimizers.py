@@ -35,6 +35,7 @@ class Optimizers:
         settings = config.training
         # On a GPU, one kernel updates all parameters.
         fused = on_gpu(built.model.item_set_K) or None
+
         # A frozen language model has no gradients.
         dense = {
             name: parameter
@@ -50,12 +51,14 @@ class Optimizers:
                 fused=fused,
             ),
         )
+
         # TorchRec's clipping does not see gradients that are divided among ranks.
         self._divided = any(isinstance(parameter, DTensor) for parameter in dense.values())
         clipping = GradientClipping.NONE if self._divided else GradientClipping.NORM
         self.dense = GradientClippingOptimizer(
             adamw, clipping=clipping, max_gradient=settings.clip_norm
         )
+
         self.fused = built.parallel.fused_optimizer
         self.all = CombinedOptimizer([("table", self.fused), ("dense", self.dense)])
         self._config = config

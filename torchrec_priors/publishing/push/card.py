@@ -122,6 +122,7 @@ def _text(
     manifest = loaded.data.manifest
     config = loaded.config
     counts = manifest.counts
+
     yield f"# {title}"
     yield ""
     yield (
@@ -131,9 +132,11 @@ def _text(
         f"encoder ({config.encoder.backbone}, {config.model.dim} dimensions)."
     )
     yield ""
+
     yield from _priors(loaded)
     yield from _metrics(evaluations)
     yield from _use(loaded, repository)
+
     yield "## Data"
     yield ""
     yield f"- Data set: `{manifest.name}`, checksum `{manifest.prepared_sha256}`"
@@ -149,6 +152,7 @@ def _text(
         yield f"- Started from the weights of another run: `{Path(ancestor.run).name}`"
     yield f"- Checkpoint: `{loaded.checkpoint}`, seed {config.seed}"
     yield ""
+
     yield "## Limits"
     yield ""
     yield _LIMITS.format(items=loaded.data.items)

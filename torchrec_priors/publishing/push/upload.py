@@ -1,11 +1,9 @@
 """Uploads the folder of a pushed run to the Hugging Face hub, in one commit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.remote.hub import Repository, hub_errors
+from torchrec_priors.remote.hub import Repository, explaining_hub
 from torchrec_priors.training.run.folder import SEEN
 from torchrec_priors.training.run.pushed import DATA, FILE
 
@@ -43,7 +41,7 @@ def upload(folder: Path, repository: Repository, *, private: bool) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi(library_name=_LIBRARY)
-    with _explained(repository):
+    with explaining_hub(f"--to: 'hf://{repository.name}'"):
         api.create_repo(repository.name, private=private, exist_ok=True)
         if repository.revision is not None:
             api.create_branch(repository.name, branch=repository.revision, exist_ok=True)
@@ -55,15 +53,3 @@ def upload(folder: Path, repository: Repository, *, private: bool) -> str:
             commit_message=f"Push a run of torchrec_priors ({FILE})",
         )
     return str(commit.commit_url)
-
-
-@contextmanager
-def _explained(repository: Repository) -> Iterator[None]:
-    """Turns errors of the client in this block into one-line errors."""
-    try:
-        yield
-    except Exception as error:
-        told = hub_errors(error, f"--to: 'hf://{repository.name}'")
-        if told is error:
-            raise
-        raise told from error
