@@ -8,7 +8,17 @@ from torchrec_priors.apps.__main__ import apps
 METHOD = "forkserver"
 FORKS = multiprocessing.get_context(METHOD)
 # The apps import these only when they run.
-HEAVY = ["torchrec_priors.api.train", "torchrec_priors.api.evaluate", "torchrec_priors.api.run"]
+HEAVY = [
+    "torchrec_priors.api.evaluate",
+    "torchrec_priors.api.run",
+    "torchrec_priors.api.train",
+    "torchrec_priors.apps.recommended",
+    "torchrec_priors.planning.measure",
+    "torchrec_priors.planning.sweep",
+    "torchrec_priors.publishing.canary",
+    "torchrec_priors.report.page",
+    "torchrec_priors.serving.graph",
+]
 FORKS.set_forkserver_preload([*HEAVY, *(f"torchrec_priors.apps.{name}" for name in apps())])
 
 

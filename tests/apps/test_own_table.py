@@ -86,10 +86,10 @@ def test_priors_are_listed_and_removed(page, folder, capsys):
     on_data = ["--data", "prepared/shop"]
     _run(["", "prior", "item", *on_data, "--name", "mood", "--from", "moods.csv"], capsys)
     assert _run(["", "prior", "list", *on_data], capsys).splitlines() == [
-        "prior category (item): bikes 2, clothing 2, accessories 2, no category 0; came with the data",
+        "prior category (item): bikes 2, clothing 2, accessories 2; came with the data",
         "prior tags (item): new 3, blue 2, no tags 2; came with the data",
         "prior type (event): view 6, buy 3; came with the data",
-        "prior segment (user): commuter 2, racer 1, no segment 0; came with the data",
+        "prior segment (user): commuter 2, racer 1; came with the data",
         "prior mood (item): no mood 4, calm 2; added from moods.csv",
     ]
 

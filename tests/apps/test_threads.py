@@ -58,14 +58,20 @@ def test_impossible_numbers(threads):
 
 
 @pytest.mark.parametrize(
-    ("load", "threads", "warned"), [(2.4, 2, True), (2.4, 1, False), (1.9, 2, False)]
+    ("load", "threads", "long", "warned"),
+    [
+        (2.4, 2, True, True),
+        (2.4, 2, False, False),
+        (2.4, 1, True, False),
+        (1.9, 2, True, False),
+    ],
 )
-def test_a_busy_machine_is_said_where_threads_would_wait(
-    load, threads, warned, monkeypatch, caplog
+def test_what_computes_for_long_says_that_a_busy_machine_makes_threads_wait(
+    load, threads, long, warned, monkeypatch, caplog
 ):
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    use_threads(threads)
+    use_threads(threads, warns=long)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == warned
     if warned:

@@ -130,10 +130,12 @@ def test_a_head_whose_targets_were_all_met_is_named(filter_seen):
         assert reach.warnings() == []
         return
     assert reach.in_words() == (
-        "1 of 3 targets can be found (33.3%): 2 were seen before, and evaluation.filter_seen leaves out seen items"
+        "1 of 3 targets can be found (33.3%): 2 are items that their users had before, "
+        "which lists leave out (evaluation.filter_seen=false lets them in)"
     )
     assert reach.warnings() == [
-        "only 33.3% of the targets can be found: evaluation.filter_seen=false also finds seen items",
+        "most targets (2 of 3) are items that their users had before, and lists leave these out: "
+        "if people come back to items here, set evaluation.filter_seen=false",
         "1 of 2 heads can find none of their targets (buy)",
     ]
 
@@ -145,7 +147,8 @@ def test_nothing_to_be_found_is_said():
     reach.sum_over(lambda tensor: tensor * 2)  # two ranks with the same
     assert reach.results()["reachable/met"] == 4
     assert reach.warnings() == [
-        "none of the targets can be found: evaluation.filter_seen=false also finds seen items"
+        "most targets (4 of 4) are items that their users had before, and lists leave these out: "
+        "if people come back to items here, set evaluation.filter_seen=false"
     ]
 
 

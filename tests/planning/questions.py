@@ -1,7 +1,8 @@
 """Requests that tests of the planner begin with."""
 
 from torchrec_priors.planning.machines import machine_of
-from torchrec_priors.planning.read_request import Numbers, from_numbers
+from torchrec_priors.planning.numbers import Numbers
+from torchrec_priors.planning.read_request import from_numbers
 
 
 def request_of(

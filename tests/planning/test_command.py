@@ -93,7 +93,7 @@ def test_a_configuration(planned):
         ("--items 1M --dim 64 --ranks-per-node 0", ["--ranks-per-node"]),
         ("--items 1M --dim 64 --reserve 1", ["--reserve"]),
         ("--items 1M --dim 64 --batch 0", ["--batch"]),
-        ("--items 1M --dim 64 --data there", ["--data", "--config"]),
+        ("--items 1M --dim 64 --data there", ["--data", "'there'"]),
         ("--items 1M --dim 64 model.dim=8", ["model.dim=8", "--config"]),
         (
             "--config torchx_configs/merrec.toml --items 1M --dim 64",

@@ -18,7 +18,7 @@ from torchrec_priors.preparation.priors.name_groups import name_groups
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.load import load_prior
 from torchrec_priors.priors.prior import kind_of
-from torchrec_priors.serving.reasons import LIKED, Facts, Reasons
+from torchrec_priors.serving.reasons import LIKED, Facts, Label, Reasons
 from torchrec_priors.serving.request import Request
 from torchrec_priors.serving.score_names import score_name
 from torchrec_priors.settings.evaluation import RetrievalConfig
@@ -82,6 +82,12 @@ def _reason(path, facts):
         ([("halves", 1)], Facts(), "it fits your history, expected within the next 5 to 8 items"),
         ([("steps", 0)], Facts(), "it fits your history, expected as the next item"),
         ([("steps", 2)], Facts(), "it fits your history, expected as item 3 from now"),
+        ([], Facts(history=272, label=Label("Comedy films", 44)), "it fits your history (Comedy films, like 44 of its 272 items)"),
+        ([("halves", 0)], Facts(history=9, label=Label("Comedy", 1)), "it fits your history (Comedy, like 1 of its 9 items), expected within the next 4 items"),
+        ([("halves", 1)], Facts(history=9, label=Label("Comedy", 0)), "it fits your history (Comedy, new to you), expected within the next 5 to 8 items"),
+        # A head that says something about the item or the user needs no label.
+        ([("gender", "F")], Facts(history=9, label=Label("Comedy", 1)), "it suits users of the group “F” (gender)"),
+        ([("genre", "Comedy")], Facts(history=9, inside=4, label=Label("Comedy", 4)), "you like Comedy (4 of the 9 items in your history)"),
         ([("action", "purchase")], Facts(), "it fits your history; the event “purchase” is expected"),
         ([("stars", "5 stars"), ("halves", 0)], Facts(), "it fits your history; a rating of 5 stars is expected within the next 4 items"),
         # Which items had an event is not what the history has, so no count is given.
@@ -187,6 +193,58 @@ def test_the_counts_are_those_of_the_history(run):
         assert cold.score_name == "log-probability by popularity by the best head"
         for item in cold:
             assert item.reason == f"because it is popular in {item.head.split(' / ')[1]} films"
+
+
+@pytest.fixture(scope="module")
+def plain_run(trained):
+    """A run whose heads are segments of time, as those of a first run."""
+    return trained(parse(tiny.settings(priors={"tree": ["temporal:2"]}, training={"steps": 2})))
+
+
+def test_a_head_that_says_nothing_of_items_names_the_label_that_most_of_the_history_has(plain_run):
+    with load_run(plain_run) as loaded:
+        genres = _genres(loaded.data)
+        rows = loaded.find_user("9").items.tolist()
+        answer = loaded.recommend(user="9", k=100)
+        row_of = {str(one): row for row, one in enumerate(loaded.catalogue.ids.to_pylist())}
+        new = 0
+        for item in answer:
+            counts = [
+                (sum(genre in genres.get(row, ()) for row in rows), genre)
+                for genre in genres[row_of[str(item.item_id)]]
+                if genre != "no genre"
+            ]
+            inside = max((count for count, _ in counts), default=0)
+            best = {genre for count, genre in counts if count == inside}
+            said = item.reason.removeprefix("because it fits your history").partition(", expected")
+            expected = {
+                f" ({genre} films, like {inside} of its {len(rows)} items)" for genre in best
+            }
+            if not inside:
+                expected = {f" ({genre} films, new to you)" for genre in best} or {""}
+                new += 1
+            assert said[0] in expected
+        assert 0 < new < len(answer)
+
+
+def test_a_data_set_without_labels_says_why_reasons_name_none(tmp_path, trained, capsys):
+    (tmp_path / "log.csv").write_text(
+        "user,item,time\n"
+        + "".join(
+            f"u{user},i{(user * 3 + step) % 30},{1_700_000_000 + step}\n"
+            for user in range(20)
+            for step in range(12)
+        )
+    )
+    columns = {"user": "user", "item": "item", "time": "time"}
+    data = tp.prepare(table=tmp_path / "log.csv", **columns, horizon=4, out=tmp_path / "data")
+    fast = {"priors": {"tree": ["temporal:2"]}, "training": {"steps": 2}}
+    run = tp.train(parse(tiny.settings(**fast)), data, tmp_path / "run", progress=False)
+    recommend.recommend(str(run.path), user="u3", k=2)
+    out = capsys.readouterr().out
+    assert "because it fits your history, expected" in out
+    assert "reasons cannot say what the items are" in out
+    assert "prepare it with --label" in out
 
 
 def test_who_is_not_asked_to_explain_gives_no_reason(run):

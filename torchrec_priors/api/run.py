@@ -24,7 +24,8 @@ from torchrec_priors.data.histories import Split as HeldOut
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_table
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.publishing.publish import KEEP, Published
+from torchrec_priors.publishing import KEEP
+from torchrec_priors.publishing.publish import Published
 from torchrec_priors.publishing.publish import publish as publish_run
 from torchrec_priors.publishing.push.push import PushedRun
 from torchrec_priors.publishing.push.push import push as push_run

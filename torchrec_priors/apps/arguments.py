@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.remote.uri import refuse_uri
+from torchrec_priors.remote.uri import Uri, place_of, refuse_uri
 
 _LARGEST = 2**63 - 1  # the largest number that files and columns can contain
 # The new name of each renamed option, by the app and the old name.
@@ -52,3 +52,44 @@ def check_values(options: Mapping[str, Any]) -> None:
             raise UserError(f"{option} = {value} is beyond 64 bits: give a smaller number")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{option} must be a finite number, not {value}")
+
+
+def check_places(options: Mapping[str, Any]) -> None:
+    """Raises UserError if `--run` names no trained run, or `--data` no prepared data set.
+
+    The app finds this, too, but only after it has imported PyTorch. Places in stores are left to
+    the app, because a store may take as long.
+
+    Args:
+        options: as for `check_values`. The type of `--run` is str if a trained run is read.
+    """
+    run = options.get("run")
+    data = options.get("data")
+    if isinstance(run, str):
+        check_run(run, data)
+    elif isinstance(data, str):
+        _check_data(data)
+
+
+def check_run(run: Path | str, data: str | None = None) -> None:
+    """Raises UserError if there is no trained run, or not the data set that it was trained on.
+
+    Args:
+        run: the value of `--run`.
+        data: the value of `--data`; None for the data set that the run recorded.
+    """
+    from torchrec_priors.training.run.folder import RunFolder  # --help needs no PyArrow
+
+    place = place_of(run, "--run")
+    if not isinstance(place, Uri):
+        recorded = RunFolder(place).check_started()
+        _check_data(data or recorded)
+
+
+def _check_data(data: Path | Uri | str) -> None:
+    """Raises UserError if there is no prepared data set in a local folder."""
+    from torchrec_priors.prepared.checked_files import CheckedFiles
+
+    place = place_of(data)
+    if not isinstance(place, Uri):
+        CheckedFiles(place)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.arguments import check_run
 from torchrec_priors.apps.threads import check_threads, warn_if_busy
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import NAMES, PARTS, SHAPES, check_shape
@@ -66,10 +67,6 @@ def bench(
 
     Every variant runs in a separate process, one after another.
     """
-    # These modules import torch, which takes seconds and which --help does not need.
-    from torchrec_priors.bench import ablations as optimisations
-    from torchrec_priors.bench import markdown, rows
-
     check_shape(shape)
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
@@ -81,6 +78,17 @@ def bench(
     if not 0 < seconds <= _MOST_SECONDS:
         raise UserError(f"--seconds must be above 0 and at most {_MOST_SECONDS}, not {seconds}")
 
+    if run is not None:
+        check_run(run)
+    if shape in PARTS and (only or ablations or profile is not None):
+        raise UserError(
+            f"--shape {shape} cannot be combined with --only, --ablations and --profile"
+        )
+
+    with command.starting():
+        from torchrec_priors.bench import ablations as optimisations
+        from torchrec_priors.bench import markdown, rows
+
     cores = threads or len(os.sched_getaffinity(0))
     machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
 
@@ -91,10 +99,6 @@ def bench(
             print(markdown.table(measured))
 
     if shape in PARTS:
-        if only or ablations or profile is not None:
-            raise UserError(
-                f"--shape {shape} cannot be combined with --only, --ablations and --profile"
-            )
         if shape == "launches":
             _count_launches(as_json)
             return

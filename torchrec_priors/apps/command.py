@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from torchrec_priors.apps.arguments import check_renamed, check_texts, check_values
+from torchrec_priors.apps.arguments import check_places, check_renamed, check_texts, check_values
 from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.common.limits import whole_number
@@ -225,6 +225,8 @@ def _with_checks(
 ) -> Callable[..., Any]:
     """Wraps an app so that invalid variables of a launcher and invalid options are rejected.
 
+    This happens before the app imports libraries that take seconds.
+
     The wrapper also handles a closed output, because otherwise Typer would exit with code 1.
     """
 
@@ -233,6 +235,7 @@ def _with_checks(
         if isinstance(launch, UserError):
             raise launch
         check_values(options)
+        check_places(options)
         try:
             return function(**options)
         except BrokenPipeError:

@@ -73,7 +73,7 @@ def evaluate(
         changes=overrides or [],
         leaked=leaked.value,
         trust=trust,
-        ready=partial(use_threads, threads),
+        ready=partial(use_threads, threads, warns=True),
     )
     if leads:
         print(metrics.summary)

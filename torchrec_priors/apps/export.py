@@ -12,10 +12,6 @@ from torchrec_priors.apps import command
 from torchrec_priors.apps.command import RUN, TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.progress import with_progress
-from torchrec_priors.serving.export import Finish, check_out, no_more_files
-from torchrec_priors.serving.export import export as write_export
-from torchrec_priors.serving.graph import add_graph, check_format
-from torchrec_priors.serving.run import load_run
 
 
 class Format(StrEnum):
@@ -48,6 +44,12 @@ def export(
     Item vectors are written as Parquet with original ids, and other weights as safetensors.
     """
     check_threads(threads)
+    with command.starting():
+        from torchrec_priors.serving.export import Finish, check_out, no_more_files
+        from torchrec_priors.serving.export import export as write_export
+        from torchrec_priors.serving.graph import add_graph, check_format
+        from torchrec_priors.serving.run import load_run
+
     # A folder that cannot be written is rejected before the model is loaded.
     check_out(out)
     finish: Finish = no_more_files

@@ -10,17 +10,10 @@ from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.completion import complete_config
 from torchrec_priors.apps.threads import check_threads, warn_if_busy
 from torchrec_priors.common.progress import stage_bar
-from torchrec_priors.config import load_config
+from torchrec_priors.config import RunConfig, load_config
 from torchrec_priors.errors import UserError
-from torchrec_priors.planning import measure as measuring
-from torchrec_priors.planning import plot as plots
-from torchrec_priors.planning import show
 from torchrec_priors.planning.counts import read_counts
-from torchrec_priors.planning.fits import check_any_fits, plan_or_explain
-from torchrec_priors.planning.machines import machine_of
-from torchrec_priors.planning.read_request import DEFAULTS, Numbers, from_config, from_numbers
-from torchrec_priors.planning.request import Request
-from torchrec_priors.planning.sweep import sweep
+from torchrec_priors.planning.numbers import DEFAULTS, Numbers
 from torchrec_priors.prepared.data_set import PreparedData
 
 
@@ -215,6 +208,21 @@ def plan(
     item_counts: list[int] = []
     if items is not None:
         item_counts = read_counts(items, "--items")
+    settings = None
+    if config is None:
+        _check_without_config(numbers, item_counts, data, overrides, text_tokens)
+    else:
+        settings = _settings(numbers, config, overrides or [], text_tokens, trust=trust)
+
+    with command.starting():
+        from torchrec_priors.planning import measure as measuring
+        from torchrec_priors.planning import plot as plots
+        from torchrec_priors.planning import show
+        from torchrec_priors.planning.fits import check_any_fits, plan_or_explain
+        from torchrec_priors.planning.machines import machine_of
+        from torchrec_priors.planning.read_request import from_config, from_numbers
+        from torchrec_priors.planning.sweep import sweep
+
     figures: dict[str, str | int | None] = {
         "memory": memory,
         "host_memory": host_memory,
@@ -225,22 +233,20 @@ def plan(
         "network_bandwidth": network_bandwidth,
         "ranks_per_node": ranks_per_node,
     }
-
-    request = _request(
-        numbers,
-        item_counts[0] if item_counts else None,
-        config,
-        data,
-        overrides,
-        trust,
-        text_tokens,
-        ranks=rank_counts[0],
-        machine=machine_of(device, figures),
-        optimizer=optimizer,
-        rows=rows,
-        reserve=reserve,
-        share_of_peak=share_of_peak,
-    )
+    rest: dict[str, Any] = {
+        "ranks": rank_counts[0],
+        "machine": machine_of(device, figures),
+        "optimizer": optimizer,
+        "rows": rows,
+        "reserve": reserve,
+        "share_of_peak": share_of_peak,
+    }
+    if settings is None:
+        request = from_numbers(numbers, item_counts[0], **rest)
+    else:
+        prepared = None if data is None else PreparedData(data)
+        first = item_counts[0] if item_counts else None
+        request = from_config(settings, prepared, first, text_tokens=text_tokens, **rest)
     request.check()
     item_counts = item_counts or [request.items]
     several = len(item_counts) * len(rank_counts) > 1
@@ -281,44 +287,45 @@ def plan(
         print(show_planned(planned))
 
 
-def _request(
+def _check_without_config(
     numbers: Numbers,
-    items: int | None,
-    config: Path | None,
+    item_counts: list[int],
     data: str | None,
     overrides: list[str] | None,
-    trust: bool,
     text_tokens: int | None,
-    **rest: Any,
-) -> Request:
-    """Returns the request for the planner, from the numbers or from a configuration."""
-    if config is None:
-        if data is not None:
-            raise UserError("--data needs --config: give both, or leave --data out")
-        if overrides:
-            raise UserError(
-                f"'{overrides[0]}' changes a configuration: give --config, or leave it out"
-            )
-        if items is None:
-            raise UserError("give --items and --dim, or --config")
-        if text_tokens is not None:
-            raise UserError("--text-tokens is about an item LLM: give --config, or leave it out")
-        return from_numbers(numbers, items, **rest)
+) -> None:
+    """Raises UserError if an option needs a configuration, or if a number is missing or wrong."""
+    if data is not None:
+        raise UserError("--data needs --config: give both, or leave --data out")
+    if overrides:
+        raise UserError(f"'{overrides[0]}' changes a configuration: give --config, or leave it out")
+    if not item_counts:
+        raise UserError("give --items and --dim, or --config")
+    if text_tokens is not None:
+        raise UserError("--text-tokens is about an item LLM: give --config, or leave it out")
+    numbers.check()
 
+
+def _settings(
+    numbers: Numbers,
+    config: Path,
+    overrides: list[str],
+    text_tokens: int | None,
+    *,
+    trust: bool,
+) -> RunConfig:
+    """Reads the configuration; raises UserError if an option cannot be combined with it."""
     if numbers.given():
         raise UserError(
             f"{numbers.given()[0]} cannot be combined with --config: change the configuration, "
             "such as by model.dim=64"
         )
-    settings = load_config(config, overrides or [], trust=trust)
-    prepared = None
-    if data is not None:
-        prepared = PreparedData(data)
+    settings = load_config(config, overrides, trust=trust)
     if text_tokens is not None and not settings.items.encoder:
         raise UserError(
             "--text-tokens is about an item LLM, which the configuration lacks: leave it out"
         )
-    return from_config(settings, prepared, items, text_tokens=text_tokens, **rest)
+    return settings
 
 
 def main() -> None:

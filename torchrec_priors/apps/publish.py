@@ -11,9 +11,7 @@ from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.amounts import as_text
 from torchrec_priors.common.files import check_file
 from torchrec_priors.errors import UserError
-from torchrec_priors.publishing.canary import read_requests
-from torchrec_priors.publishing.publish import KEEP, publish_again
-from torchrec_priors.publishing.publish import publish as write_version
+from torchrec_priors.publishing import KEEP
 
 
 def publish(
@@ -66,11 +64,20 @@ def publish(
         for option, given in needs_run.items():
             if given:
                 raise UserError(f"{option}: it needs --run: a published version is not changed")
+    if canary is not None:
+        check_file(canary, "--canary")
+
+    with command.starting():
+        from torchrec_priors.publishing.canary import read_requests
+        from torchrec_priors.publishing.publish import publish as write_version
+        from torchrec_priors.publishing.publish import publish_again
+
+    if run is None:
+        assert version is not None
         published = publish_again(to, version, keep=keep)
     else:
         requests = None
         if canary is not None:
-            check_file(canary, "--canary")
             requests = read_requests(canary)
         use_threads(threads)
         published = write_version(

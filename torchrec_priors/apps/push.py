@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.arguments import check_run
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.amounts import as_text
 
@@ -43,6 +44,7 @@ def push(
     neither its users nor their interactions. `--run` of other commands loads it.
     """
     check_threads(threads)
+    check_run(run, data)
     with command.starting():
         from torchrec_priors.publishing.push.push import push as push_run
 

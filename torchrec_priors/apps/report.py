@@ -9,9 +9,7 @@ from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.errors import UserError
-from torchrec_priors.report.page import write_page
 from torchrec_priors.report.runs import find
-from torchrec_priors.report.sections import sections
 
 
 def report(
@@ -47,6 +45,10 @@ def report(
 
     folders = [*runs, *(more or [])]
     found = find(folders)
+
+    with command.starting():
+        from torchrec_priors.report.page import write_page
+        from torchrec_priors.report.sections import sections
 
     # The page contains the command that reproduces it.
     arguments: list[str] = []

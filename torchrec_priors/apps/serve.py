@@ -11,6 +11,7 @@ from torchrec_priors.apps.command import RUN, TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.errors import UserError
 from torchrec_priors.remote.uri import Uri, place_of
+from torchrec_priors.service.listening import check_safe, read_token
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
 
@@ -122,16 +123,15 @@ def serve(
                 "https://shop.example or http://localhost:3000"
             )
     check_threads(threads)
-
-    # These modules import torch, which takes seconds and which --help does not need.
-    from torchrec_priors.service.listening import check_safe, read_token
-    from torchrec_priors.service.loading import Loading
-    from torchrec_priors.service.parts import Limits
-    from torchrec_priors.service.server import Settings
-    from torchrec_priors.service.server import serve as serve_until_ended
-
     token = None if token_file is None else read_token(token_file)
     check_safe(host, token, is_open=open)
+
+    with command.starting():
+        from torchrec_priors.service.loading import Loading
+        from torchrec_priors.service.parts import Limits
+        from torchrec_priors.service.server import Settings
+        from torchrec_priors.service.server import serve as serve_until_ended
+
     use_threads(threads)
     serve_until_ended(
         Settings(

@@ -17,12 +17,13 @@ def check_threads(threads: int | None) -> None:
         raise UserError(f"--threads must be in [1, {_MOST}], not {threads}")
 
 
-def use_threads(threads: int | None) -> None:
-    """Makes PyTorch compute with a number of threads, and warns if the machine is busy.
+def use_threads(threads: int | None, *, warns: bool = False) -> None:
+    """Makes PyTorch compute with a number of threads.
 
     Args:
         threads: the value of `--threads`; None leaves the number as it is. More threads than the
             machine has cores are never used: they would only wait for each other.
+        warns: whether to warn if the machine is busy. Only what computes for long should do so.
     """
     check_threads(threads)
     # Importing torch takes seconds, and --help does not need it.
@@ -30,7 +31,7 @@ def use_threads(threads: int | None) -> None:
 
     if threads is not None:
         torch.set_num_threads(min(threads, _cores()))
-    if torch.get_num_threads() > 1:
+    if warns and torch.get_num_threads() > 1:
         warn_if_busy("threads will wait for each other: --threads 1 may be faster")
 
 

@@ -12,6 +12,7 @@ from torchrec_priors.apps.completion import complete_config
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.config import load_config
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.tracking.tracking import read_trackers
 
 
@@ -78,6 +79,7 @@ def train(
     settings = load_config(config, changes, trust=trust)
     trackers = read_trackers(track or ())
     prepared = PreparedData(data)
+    RunFolder(run, trust).check_same_run(settings, prepared)
 
     with command.starting():
         from torchrec_priors.api.train import train_run
@@ -91,7 +93,7 @@ def train(
         init_from,
         trust=trust,
         seen_by=Observers(trackers=trackers),
-        ready=partial(use_threads, threads),
+        ready=partial(use_threads, threads, warns=True),
     )
     if leads:
         print(f"{run}: {outcome(summary)}")

@@ -15,6 +15,10 @@ _DIGITS = 18
 # The most runs of an experiment at a time on one machine.
 MOST_AT_ONCE = 1_000
 
+# The most groups that can have a share of a list: n groups have up to 2^n overlaps, each of which
+# needs a search.
+MOST_SHARES = 5
+
 
 def whole_number(text: str) -> int | None:
     """Returns the number that a text of ASCII digits represents; None for any other text.

@@ -124,7 +124,8 @@ class Reach(Metric):
             return None
 
         counts = {
-            "were seen before, and evaluation.filter_seen leaves out seen items": "met",
+            "are items that their users had before, which lists leave out "
+            "(evaluation.filter_seen=false lets them in)": "met",
             "cannot be recommended, or no item of the user's history is known": "without_row",
             "are in no head": "without_head",
         }
@@ -144,16 +145,20 @@ class Reach(Metric):
         """
         targets = self._count("targets")
         found = self._count("found")
+        met = self._count("met")
         messages = []
 
-        if found < FEW * targets:
+        # Without the filter, seen items are found. This is suggested only if it helps for most of
+        # the targets.
+        if 2 * met > targets:
+            messages.append(
+                f"most targets ({met:,} of {targets:,}) are items that their users had before, and "
+                "lists leave these out: if people come back to items here, set "
+                "evaluation.filter_seen=false"
+            )
+        elif found < FEW * targets:
             amount = f"only {found / targets:.1%}" if found else "none"
-            remedy = ""
-            # Without the filter, seen items are found. This is suggested only if it helps for most
-            # of the targets.
-            if 2 * self._count("met") > targets:
-                remedy = ": evaluation.filter_seen=false also finds seen items"
-            messages.append(f"{amount} of the targets can be found{remedy}")
+            messages.append(f"{amount} of the targets can be found")
 
         # If no target can be found, the first warning is enough.
         names = self._heads_in_vain()

@@ -93,12 +93,20 @@ class Branch:
             group_CL[:, d] = code_C // step % size
         return group_CL
 
-    def left_out(self) -> Iterator[int]:
-        """Yields the codes of all combinations that are not in `code_C`, in ascending order."""
-        last = -1
-        for code in itertools.chain(self.code_C.tolist(), [self.combinations]):
-            yield from range(last + 1, code)
-            last = code
+    def existing_groups(self) -> list[list[int]]:
+        """Returns for each level the groups that are in a combination, ascending.
+
+        A group without items or users is in none, such as "no genre" if every item has a genre.
+        """
+        group_CL = self.groups_of(self.code_C)
+        return [np.unique(group_CL[:, d]).tolist() for d in range(len(self.levels))]
+
+    def left_out(self) -> Iterator[tuple[int, ...]]:
+        """Yields the combinations of existing groups that have no items, in ascending order."""
+        kept = set(map(tuple, self.groups_of(self.code_C).tolist()))
+        for groups in itertools.product(*self.existing_groups()):
+            if groups not in kept:
+                yield groups
 
     def nodes_at(self, depth: int) -> int:
         """Counts the distinct combinations of groups of the first `depth` levels."""

@@ -2,11 +2,10 @@
 
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.branch import Branch
@@ -107,21 +106,27 @@ def without_paths(levels: list[Prior], chosen: bool) -> UserError:
 
 
 def _log_dropped_paths(branches: list[Branch]) -> None:
-    """Logs how many paths were dropped, with the names of the first `_NAMED` of them."""
-    dropped = sum(branch.combinations - len(branch.code_C) for branch in branches)
+    """Logs how many paths were dropped, with the names of the first `_NAMED` of them.
+
+    Paths through a group that has no items or no users are not counted: nothing is missing, as the
+    group does not exist.
+    """
+    possible = 0
+    dropped = 0
+    examples: list[str] = []
+    for branch in branches:
+        combinations = math.prod(len(groups) for groups in branch.existing_groups())
+        possible += combinations
+        dropped += combinations - len(branch.code_C)
+        for groups in itertools.islice(branch.left_out(), _NAMED - len(examples)):
+            pairs = zip(branch.levels, groups, strict=True)
+            examples.append(" / ".join(level.groups[group] for level, group in pairs))
     if not dropped:
         return
 
-    examples: list[str] = []
-    for branch in branches:
-        codes = list(itertools.islice(branch.left_out(), _NAMED - len(examples)))
-        for groups in branch.groups_of(np.array(codes, np.int64)).tolist():
-            pairs = zip(branch.levels, groups, strict=True)
-            examples.append(" / ".join(level.groups[group] for level, group in pairs))
-
     log.info(
-        "dropped %d of %d prior paths that have no items or no users: %s",
-        dropped,
-        sum(branch.combinations for branch in branches),
+        "%s of the %s combinations of groups have no items, so they get no head: %s",
+        f"{dropped:,}",
+        f"{possible:,}",
         ", ".join(examples) + (", ..." if dropped > len(examples) else ""),
     )

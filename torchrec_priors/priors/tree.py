@@ -57,8 +57,8 @@ class PriorTree(nn.Module):
 
     Paths are ordered by item set, then by levels and groups. So (token, path) pairs that are sorted
     by path are also sorted by item set. A path that may retrieve no items, or that goes through a
-    group of users without any users, is dropped. `say_what_is_left_out` logs how many paths are
-    dropped.
+    group of users without any users, is dropped. `say_what_is_left_out` logs how many combinations
+    of groups have no items.
 
     Attributes:
         levels: the priors, the top level first.
@@ -244,7 +244,7 @@ class PriorTree(nn.Module):
         return group_names_in_paths(self.levels, self.composition)  # type: ignore[arg-type]
 
     def say_what_is_left_out(self) -> None:
-        """Logs how many paths were dropped, and how many items are in no group of a level.
+        """Logs how many combinations of groups have no items, and how many items are in no group.
 
         Nothing is logged if the tree was made from given paths (`only`), because the training run
         that chose them has already logged this.

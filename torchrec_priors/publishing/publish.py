@@ -22,6 +22,7 @@ from pathlib import Path
 from torchrec_priors.common.files import partial_of
 from torchrec_priors.common.system_errors import explaining
 from torchrec_priors.errors import UserError
+from torchrec_priors.publishing import KEEP
 from torchrec_priors.publishing.canary import (
     CANARY,
     Canary,
@@ -48,7 +49,6 @@ from torchrec_priors.training.open_run import OpenRun, open_run
 
 log = logging.getLogger(__name__)
 
-KEEP = 3
 _LEAST_KEPT = 2  # the current version and the previous one
 
 

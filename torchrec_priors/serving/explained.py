@@ -1,6 +1,6 @@
 """Turns found items into recommendations with names, titles, reasons and scores of the heads.
 
-Shapes: K paths, S item sets, C candidates, k items of a user.
+Shapes: K paths, S item sets, L labels, C candidates, k items of a user.
 """
 
 import itertools
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import Catalogue
+from torchrec_priors.serving.item_labels import ItemLabels
 from torchrec_priors.serving.reasons import Facts, Reasons
 from torchrec_priors.serving.request import Recommendation, Source
 
@@ -34,17 +36,21 @@ class AskedFor:
 class Explainer:
     """Names items and heads. Any thread may call it."""
 
-    def __init__(self, tree: PriorTree, catalogue: Catalogue, heads: list[str]) -> None:
+    def __init__(
+        self, tree: PriorTree, catalogue: Catalogue, heads: list[str], data: PreparedData
+    ) -> None:
         """
         Args:
             tree: the prior tree.
             catalogue: the items.
             heads: the names of all heads: those of the K paths and, if there is one, of the repeat
                 head.
+            data: the data set, which has the labels of items.
         """
         self._catalogue = catalogue
         self._heads = heads
         self._reasons = Reasons(tree)
+        self._labels = ItemLabels.of(data) if self._reasons.name_labels else None
         self._item_set_K = tree.item_set_K
         self._paths = len(tree.item_set_K)
 
@@ -58,6 +64,11 @@ class Explainer:
         counts = np.bincount(item, minlength=tree.items)
         self._first_entry = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._paths_of_set = _paths_of_sets(tree)
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether reasons would name labels of items, but the data set has none."""
+        return self._labels is not None and self._labels.is_empty
 
     def explained(
         self,
@@ -94,6 +105,7 @@ class Explainer:
     def _in_words(self, rows: list[int], paths: list[int], user: AskedFor) -> list[str]:
         """Returns the reasons for items; the arguments are those of `explained`."""
         inside_S = None
+        inside_L = None
         reasons = []
         for row, path in zip(rows, paths, strict=False):
             if path == self._paths:
@@ -106,7 +118,12 @@ class Explainer:
                 if inside_S is None:
                     inside_S = self._count(user.rows)
                 inside = inside_S[self._item_set_K[path]]
-            reasons.append(sentence.of_history(inside, len(user.rows)))
+            label = None
+            if sentence.names_label and self._labels is not None:
+                if inside_L is None:
+                    inside_L = self._labels.count(user.rows)
+                label = self._labels.of_item(row, inside_L)
+            reasons.append(sentence.of_history(inside, len(user.rows), label))
         return reasons
 
     def _count(self, rows: np.ndarray) -> list[int]:

@@ -7,6 +7,8 @@ items.parquet          a row for each item, in the order of the data set:
                        item_sets, the numbers of the item sets that contain it, if it can be
                        recommended;
                        groups, the same for all items (only if some cannot be recommended);
+                       labels, the numbers of its labels, for reasons (only if a head says nothing
+                       about items, so that reasons name labels);
                        input, the sum of vector and side features, which the encoder reads (only if
                        the run has side features);
                        alternatives, the numbers c_k(i) of `retrieval/fusion.py`, one for each
@@ -46,6 +48,8 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.serving.exported_tree import described
+from torchrec_priors.serving.item_labels import ItemLabels
+from torchrec_priors.serving.reasons import Reasons
 from torchrec_priors.serving.run import LoadedRun
 from torchrec_priors.settings.evaluation import RetrievalConfig
 from torchrec_priors.training.run.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
@@ -111,6 +115,9 @@ def export(
     check_out(out)
     partial = out.absolute().with_name(f".{out.absolute().name}.partial")
     about: dict[str, Any] = {}
+    labels = None
+    if Reasons(run.model.tree).name_labels:
+        labels = ItemLabels.of(run.data)
     run.ranks.where.doing = "export"
     try:
         if run.ranks.leads:
@@ -119,7 +126,7 @@ def export(
 
         # All ranks take part in looking up the items' vectors.
         ancestors = as_ancestors(run.folder, run.checkpoint, read_ancestry(run.folder))
-        missing = _write_items(run, partial / ITEMS, progress, as_text(ancestors))
+        missing = _write_items(run, partial / ITEMS, labels, progress, as_text(ancestors))
 
         if run.ranks.leads:
             (partial / WEIGHTS).write_bytes(save(_dense_weights(run), {"format": "pt"}))
@@ -136,6 +143,8 @@ def export(
 
             # export.json is written last, as it contains the checksums of all other files.
             about = _about(run, missing)
+            if labels is not None:
+                about["labels"] = asdict(labels.words)
             about["ancestors"] = [asdict(ancestor) for ancestor in ancestors]
             about["files"] = {name: sha256(partial / name) for name in files}
             write_json(partial / MANIFEST, about)
@@ -197,12 +206,15 @@ def _dense_weights(run: LoadedRun) -> dict[str, Tensor]:
     }
 
 
-def _write_items(run: LoadedRun, file: Path, progress: Progress, ancestors: str) -> int:
+def _write_items(
+    run: LoadedRun, file: Path, labels: ItemLabels | None, progress: Progress, ancestors: str
+) -> int:
     """Writes all items, and returns the number of items without a vector.
 
     Args:
         run: the loaded run.
         file: the file.
+        labels: the labels of the items, if reasons name them.
         progress: wraps the blocks of items to show progress.
         ancestors: the runs that the run started from. They are written into the schema of the file,
             so that a copy of the file has them, too.
@@ -214,7 +226,10 @@ def _write_items(run: LoadedRun, file: Path, progress: Progress, ancestors: str)
     missing = 0
     try:
         for start in progress(starts, len(starts)):
-            table = _block(run, np.arange(start, min(start + rows, run.data.items)))
+            item = np.arange(start, min(start + rows, run.data.items))
+            table = _block(run, item)
+            if labels is not None:
+                table = table.append_column("labels", labels.lists(item))
             if run.ranks.leads:
                 missing += table["vector"].null_count
                 if writer is None:

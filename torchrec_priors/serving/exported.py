@@ -45,8 +45,10 @@ from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList, texts
 from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIGHTS
 from torchrec_priors.serving.exported_search import Asked, ExportedSearch
 from torchrec_priors.serving.exported_tree import ExportedTree
+from torchrec_priors.serving.item_labels import ItemLabels
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.padded_model import PaddedModel
+from torchrec_priors.serving.reasons import LevelWords
 from torchrec_priors.serving.request import Answer
 from torchrec_priors.serving.user_context import Skipped
 from torchrec_priors.training.run.config_file import read_config
@@ -201,6 +203,7 @@ class Exported:
             member_KI=member_KI,
             log_alternatives_RI=_log_alternatives(items, tree),
             variance_K=None if certainty is None else certainty.variance(),
+            labels=_labels(about, items),
         )
         return cls(
             config=config,
@@ -351,6 +354,17 @@ def _depths(about: dict[str, Any]) -> list[Depth]:
         Depth(depth["names"], *(torch.tensor(depth[name]) for name in tensors))
         for depth in about["depths"]
     ]
+
+
+def _labels(about: dict[str, Any], items: pa.Table) -> ItemLabels | None:
+    """Returns the labels of the items; None if reasons name none.
+
+    Exports of earlier releases have none, either.
+    """
+    if "labels" not in about:
+        return None
+    words = LevelWords(**about["labels"])
+    return ItemLabels.of_lists(words, items["labels"].combine_chunks())
 
 
 def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:

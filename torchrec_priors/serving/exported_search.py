@@ -22,6 +22,7 @@ from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.serving.catalogue import Catalogue
 from torchrec_priors.serving.exported_tree import ExportedTree
 from torchrec_priors.serving.head_names import HeadNames
+from torchrec_priors.serving.item_labels import ItemLabels
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.reasons import Facts, Reasons
 from torchrec_priors.serving.request import Answer, Recommendation
@@ -68,6 +69,7 @@ class ExportedSearch:
         log_alternatives_RI: the logarithm of c_k(i) (`retrieval/fusion.py`), if the fusion needs
             it; otherwise zeros.
         variance_K: the variance of each head's loss, if the fusion needs it.
+        labels: the labels of the items; None if reasons name none.
     """
 
     config: RetrievalConfig
@@ -81,6 +83,7 @@ class ExportedSearch:
     member_KI: Tensor
     log_alternatives_RI: Tensor
     variance_K: Tensor | None
+    labels: ItemLabels | None
 
     @torch.no_grad()
     def answer(
@@ -246,12 +249,15 @@ class ExportedSearch:
         score_Kk = score_Kk.masked_fill(~self.eligible_KI[:, rows], -torch.inf)
 
         reasons = Reasons(self.tree)
+        inside_L = [] if self.labels is None else self.labels.count(asked.rows)
         explained = []
         for place, row in enumerate(rows.tolist()):
             of_paths = score_Kk[:, place].tolist()
             open_paths = torch.nonzero(~torch.isneginf(score_Kk[:, place]))[:, 0].tolist()
             winner = int(found.path_Bk[0, place])
             inside = int(self.member_KI[winner, asked.rows].sum())
+            label = None if self.labels is None else self.labels.of_item(row, inside_L)
+            facts = Facts("model", len(asked.rows), inside, label=label)
             explained.append(
                 Recommendation(
                     self.catalogue.item_id(row),
@@ -259,7 +265,7 @@ class ExportedSearch:
                     float(found.score_Bk[0, place]),
                     self.tree.paths[winner].name,
                     {self.tree.paths[path].name: of_paths[path] for path in open_paths},
-                    reasons.of_path(winner, Facts("model", len(asked.rows), inside)),
+                    reasons.of_path(winner, facts),
                     of_paths[winner],
                 )
             )

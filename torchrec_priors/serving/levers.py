@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from torchrec_priors.common.limits import MOST_SHARES
 from torchrec_priors.errors import UserError
 from torchrec_priors.serving.head_names import HeadNames
 
 log = logging.getLogger(__name__)
-
-MOST_SHARES = 5  # n groups have up to 2^n overlaps, each of which needs a search
 
 
 class NoHeadError(UserError):

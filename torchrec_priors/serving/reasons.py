@@ -9,8 +9,13 @@ A reason follows from the head that gave the score, that is from the groups on i
     groups of users              it suits users of the group “F” (gender) like you
     segments of the horizon      expected within the next 5 to 8 items
     events                       the event "purchase" is expected
+    one head, or only segments   it fits your history (Comedy, like 44 of its 272 items)
     the repeat head              you have had it before, 3 times
     no history: popularity       it is popular in Comedy with users of the group “F” (gender)
+
+If the head says nothing about the item, the reason names the label of the item that is most
+frequent in the history (`item_labels.py`). This is a fact of the data, and not why the head chose
+the item, so "you like" is not said.
 
 A reason claims only what the data or the model says. "You like" is said only of items that the
 history has: from `LIKED` of them on. The groups of a control have no meaning, and the reason says
@@ -87,13 +92,18 @@ class LevelWords:
             restricts_items=level.restricts_items,  # type: ignore[attr-defined]
         )
 
+    def is_rest(self, group: int) -> bool:
+        """Returns whether a group holds what has no label; its name is like "no genre"."""
+        first = self.groups[group].partition(" ")[0]
+        return first in _RESTS and self.kind in ("item", "user")
+
     def noun(self, group: int) -> str:
         """Returns what a group is called."""
         name = self.groups[group]
         of_users = f"users of the group “{{}}” ({self.name})"
         words = self.words or _USUAL_WORDS.get(self.kind, of_users)
-        # The rest of a prior has a name like "no genre", which is no part of a sentence.
-        if name.partition(" ")[0] in _RESTS and self.kind in ("item", "user"):
+        # The name of a rest is no part of a sentence.
+        if self.is_rest(group):
             words = of_users if self.kind == "user" else f"items of the group “{{}}” ({self.name})"
         # Names of groups may contain braces, so this is no `format`.
         return words.replace("{}", name, 1)
@@ -129,14 +139,28 @@ class HasPaths(Protocol):
 
 
 @dataclass(frozen=True)
+class Label:
+    """A label of an item.
+
+    Attributes:
+        noun: what items with this label are called, such as "Comedy".
+        inside: the number of items in the history that have it, too.
+    """
+
+    noun: str
+    inside: int
+
+
+@dataclass(frozen=True)
 class Facts:
-    """What is known of the user to whom an item is recommended.
+    """What is known of the user to whom an item is recommended, and of the item.
 
     Attributes:
         source: what answers: the model, or popularity.
         history: the number of items in the history.
         inside: how many of them the winning head may retrieve.
         times: how often the history has the item itself.
+        label: the label of the item that is most frequent in the history; None without labels.
         known_levels: the levels of users of which the user's groups are known.
     """
 
@@ -144,6 +168,7 @@ class Facts:
     history: int = 0
     inside: int = 0
     times: int = 0
+    label: Label | None = None
     known_levels: frozenset[int] = field(default_factory=frozenset)
 
 
@@ -154,13 +179,17 @@ class Sentence:
     Attributes:
         items: what the history is said to have; "" if the reason does not depend on it.
         rest: the words after that.
+        names_label: whether the head says nothing about the item, so that its label is named.
     """
 
     items: str
     rest: str
+    names_label: bool = False
 
-    def of_history(self, inside: int, history: int) -> str:
+    def of_history(self, inside: int, history: int, label: Label | None = None) -> str:
         """Returns the reason; the arguments are those of `Facts`."""
+        if self.names_label:
+            return f"because it fits your history{_labelled(label, history)}{self.rest}"
         if not self.items:
             return self.rest
         evidence = f"({inside:,} of the {history:,} items in your history)"
@@ -172,17 +201,22 @@ class Sentence:
 
 
 class Reasons:
-    """Writes reasons. Any thread may call it."""
+    """Writes reasons. Any thread may call it.
+
+    Attributes:
+        name_labels: whether some heads say nothing about an item, so that its label is named.
+    """
 
     def __init__(self, tree: HasPaths) -> None:
         self._kept: dict[tuple[int, Source, frozenset[int]], Sentence] = {}
         self._levels = [LevelWords.of(level) for level in tree.levels]
         self._group_LK = [tree.groups_at(number).tolist() for number in range(len(self._levels))]
+        self.name_labels = _some_say_nothing(tree, self._levels)
 
     def of_path(self, path: int, facts: Facts) -> str:
         """Returns the reason for an item that got its score from the head of a path."""
         sentence = self.sentence(path, facts.source, facts.known_levels)
-        return sentence.of_history(facts.inside, facts.history)
+        return sentence.of_history(facts.inside, facts.history, facts.label)
 
     def sentence(self, path: int, source: Source, known_levels: frozenset[int]) -> Sentence:
         """Returns the reason of a path without the numbers of the history.
@@ -217,8 +251,9 @@ class Reasons:
             return Sentence(items, "".join(f" and {clause}" for clause in clauses) + expected)
         if items:
             clauses.insert(0, f"your history leads to {items}")
-        words = " and ".join(clauses) or "it fits your history"
-        return Sentence("", f"because {words}{expected}")
+        if not clauses:
+            return Sentence("", expected, names_label=True)
+        return Sentence("", f"because {' and '.join(clauses)}{expected}")
 
     def _groups_of(self, path: int) -> _Groups:
         """Returns the groups on a path."""
@@ -295,3 +330,22 @@ class Reasons:
     def _names(self, groups: _Groups, role: str) -> list[str]:
         """Returns the names of the groups of a role."""
         return [self._levels[level].groups[group] for level, group in groups.get(role, [])]
+
+
+def _some_say_nothing(tree: HasPaths, levels: Sequence[LevelWords]) -> bool:
+    """Returns whether a path has no groups, or only segments of the horizon and events."""
+    says: Tensor | None = None
+    for number, level in enumerate(levels):
+        if _ROLES.get(level.kind, "other") not in ("times", "events"):
+            through_K = tree.groups_at(number) >= 0
+            says = through_K if says is None else says | through_K
+    return says is None or not bool(says.all())
+
+
+def _labelled(label: Label | None, history: int) -> str:
+    """Returns in brackets what an item is, and how many items of the history are the same."""
+    if label is None:
+        return ""
+    if not label.inside:
+        return f" ({label.noun}, new to you)"
+    return f" ({label.noun}, like {label.inside:,} of its {history:,} items)"

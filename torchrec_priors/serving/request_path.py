@@ -49,6 +49,7 @@ class RequestPath:
     Attributes:
         stored: the users of the data set.
         levers: the levers of requests, prepared.
+        explainer: names items and heads.
         kept: the queries of users who were answered before; at first, nothing is kept.
         threads: the most threads that answer a batch; at first, as many as PyTorch has.
     """
@@ -83,7 +84,7 @@ class RequestPath:
         self.levers = LeversOfRun(finder, data.items, ranks.total)
         self._users = KnownUsers(data, catalogue, self.stored, tree, columns)
         self.kept = KeptQueries()
-        self._explainer = Explainer(tree, catalogue, head_names(finder.model))
+        self.explainer = Explainer(tree, catalogue, head_names(finder.model), data)
 
         # These take time or memory, so they are made when they are first needed.
         self._making = Lock()
@@ -270,7 +271,7 @@ class RequestPath:
         with self._making:
             if self._answering is None:
                 self._popular = PopularItems(self._finder, self.popularity())
-                self._answering = Answering(self._finder, self._popular, self._explainer, self.kept)
+                self._answering = Answering(self._finder, self._popular, self.explainer, self.kept)
             return self._answering
 
     def _workers(self) -> ThreadPoolExecutor:

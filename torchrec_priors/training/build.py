@@ -44,6 +44,7 @@ from torchrec_priors.training.catalogue import read_catalogue
 from torchrec_priors.training.columns import encoder_columns, training_columns
 from torchrec_priors.training.divided_llms import divide_language_models
 from torchrec_priors.training.fits_memory import check_memory
+from torchrec_priors.training.frequency import say_unseen, training_frequency
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.training.run.folder import TrainedOn
 from torchrec_priors.training.run.paths import (
@@ -53,7 +54,6 @@ from torchrec_priors.training.run.paths import (
     path_names,
     read_paths,
 )
-from torchrec_priors.training.run.seen import say_unseen, training_frequency
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.build import Built
-from torchrec_priors.training.run.seen import training_frequency
+from torchrec_priors.training.frequency import training_frequency
 
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:

@@ -49,11 +49,11 @@ def understood(manifest: Manifest) -> list[str]:
 
 
 def prior_line(prior: PriorInfo) -> str:
-    """Describes a prior in one line: its name, its kind and its first groups.
+    """Describes a prior in one line: its name, its kind and its first groups that are not empty.
 
     The first groups are the largest ones, unless the data set has grown.
     """
-    groups = list(zip(prior.groups, prior.sizes, strict=True))
+    groups = [(name, size) for name, size in zip(prior.groups, prior.sizes, strict=True) if size]
     first = ", ".join(f"{name} {size:,}" for name, size in groups[:_GROUPS])
     more = f", ... ({len(groups)} groups)" if len(groups) > _GROUPS else ""
     return f"prior {prior.name} ({prior.kind}): {first}{more}"

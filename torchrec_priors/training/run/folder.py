@@ -193,6 +193,18 @@ class RunFolder:
             data.append({name: used.sha256 for name, used in origin.content.items()})
         return hashlib.sha256(json.dumps([decisive, data], sort_keys=True).encode()).hexdigest()
 
+    def check_started(self) -> Place | str:
+        """Checks quickly that the folder holds a run that was started, without its checkpoints.
+
+        Returns:
+            The place of the data set that the run recorded.
+
+        Raises:
+            UserError: the folder holds no run, or its records are damaged.
+        """
+        _, origin = self._recorded("--run")
+        return self._recorded_data(origin)
+
     def open(
         self, data_path: Place | str | None = None, option: str = "--run"
     ) -> tuple[RunConfig, PreparedData]:
