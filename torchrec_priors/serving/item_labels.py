@@ -27,9 +27,13 @@ class ItemLabels:
         """
         self.words = words
         self._categories = categories
-        numbers = range(len(words.groups))
-        # The rest of a prior, such as "no genre", says nothing about an item.
-        self._nouns = [None if words.is_rest(one) else words.noun(one) for one in numbers]
+        items_L = np.bincount(categories.labels, minlength=len(words.groups)).tolist()
+        items = len(categories.starts) - 1
+        # The rest of a prior, such as "no genre", and a label of all items say nothing of an item.
+        self._nouns = [
+            words.noun(label) if 0 < count < items and not words.is_rest(label) else None
+            for label, count in enumerate(items_L)
+        ]
 
     @classmethod
     def of(cls, data: PreparedData) -> "ItemLabels":
@@ -54,9 +58,8 @@ class ItemLabels:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no item has a label that says something."""
-        used = np.bincount(self._categories.labels, minlength=len(self._nouns)).tolist()
-        return not any(noun and count for noun, count in zip(self._nouns, used, strict=True))
+        """Whether no label says anything of an item."""
+        return not any(self._nouns)
 
     def count(self, rows: np.ndarray) -> Sequence[int]:
         """Returns how many items of a history have each label, [L]."""
@@ -72,8 +75,9 @@ class ItemLabels:
         """
         first, last = self._categories.starts[row : row + 2].tolist()
         labels = self._categories.labels[first:last].tolist()
-        named = [(-counts[label], label) for label in labels if self._nouns[label] is not None]
-        if not named:
-            return None
-        label = min(named)[1]
-        return Label(str(self._nouns[label]), counts[label])
+        found: Label | None = None
+        for label in labels:
+            noun = self._nouns[label]
+            if noun is not None and (found is None or counts[label] > found.inside):
+                found = Label(noun, counts[label])
+        return found
