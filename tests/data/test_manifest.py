@@ -75,6 +75,9 @@ def test_earlier_states_are_written_where_there_are_any(small_data, prepared):
 def test_a_missing_folder_or_manifest_is_named(prepared, tmp_path):
     with pytest.raises(UserError, match=r"--data: there is no folder '.*nowhere'"):
         read_manifest(tmp_path / "nowhere")
+    (tmp_path / "log.csv").touch()
+    with pytest.raises(UserError, match=r"--data: '.*log\.csv' is a file, .* prepare it first"):
+        read_manifest(tmp_path / "log.csv")
     (prepared / manifests.FILE).unlink()
     with pytest.raises(
         UserError,

@@ -26,13 +26,13 @@ def test_a_configuration_by_name_and_none():
     assert load_config(None, ["model.dim=16"]).model.dim == 16
 
 
-def test_an_unknown_name_lists_all(tmp_path):
-    with pytest.raises(
-        UserError, match=r"--config: 'smal' is neither .* ml-1m, pixel8m, pixel8m-hllm, small$"
-    ):
+def test_an_unknown_name_is_answered_with_a_similar_one_or_all():
+    with pytest.raises(UserError, match=r"--config: 'smal' is neither .*: did you mean 'small'\?$"):
         load_config("smal")
-    with pytest.raises(UserError, match=r"FILE: 'smal' is neither .* figure-4, "):
-        shipped.find_experiment("smal", "FILE")
+    with pytest.raises(UserError, match=r"--config: 'x' is neither .*: valid: .*, ml-1m, .*small$"):
+        load_config("x")
+    with pytest.raises(UserError, match=r"FILE: 'x' is neither .* figure-4, "):
+        shipped.find_experiment("x", "FILE")
 
 
 @pytest.mark.parametrize("path", ["small.toml", "here/small", "./small.toml"])

@@ -170,7 +170,8 @@ def _explain(launch: Launch | UserError | None, error: Exception) -> int:
     if explained is not None:
         message = str(explained)
     elif hasattr(error, "format_message"):  # Typer's errors about the command line have this
-        message = f"{error.format_message()} (--help explains every option)"
+        said = error.format_message().replace("Value error, ", "")
+        message = f"{said} (--help explains every option)"
     else:
         raise error
 

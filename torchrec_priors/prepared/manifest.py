@@ -245,6 +245,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / FILE
     if not folder.is_dir():
+        if folder.is_file():
+            raise UserError(
+                f"--data: '{folder}' is a file, not a prepared data set: prepare it first, and "
+                "give the folder that prepare wrote"
+            )
         raise UserError(f"--data: there is no folder '{folder}'")
     if not file.is_file():
         raise UserError(

@@ -6,7 +6,7 @@ They are TOML files: in the repository in `torchx_configs/`, in an installed whe
 
 from pathlib import Path
 
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _FOLDERS = (_PACKAGE / "configurations", _PACKAGE.parent / "torchx_configs")
@@ -45,8 +45,8 @@ def _find(name: Path | str, option: str, folder: str, kind: str) -> Path:
     files = _files(folder)
     if str(name) not in files:
         raise UserError(
-            f"{option}: '{name}' is neither a file nor a shipped {kind}: give a path, or one of "
-            f"{', '.join(sorted(files))}"
+            f"{option}: '{name}' is neither a file nor a {kind} that comes with the project: "
+            f"{nearest(str(name), files)}"
         )
     return files[str(name)]
 
