@@ -246,6 +246,14 @@ def test_a_data_set_without_labels_says_why_reasons_name_none(tmp_path, trained,
     assert "reasons cannot say what the items are" in out
     assert "prepare it with --label" in out
 
+    (tmp_path / "allowed").write_text("i9\n")  # the first item of this user
+    recommend.recommend(str(run.path), user="u3", k=2, allow=tmp_path / "allowed")
+    assert "no item is left to recommend" in capsys.readouterr().out
+    recommend.recommend(str(run.path), user="nobody", k=2)
+    out = capsys.readouterr().out
+    assert "these are popular items" in out
+    assert "last 0 of" not in out
+
 
 def test_who_is_not_asked_to_explain_gives_no_reason(run):
     with load_run(run) as loaded:

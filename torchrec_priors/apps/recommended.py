@@ -104,7 +104,8 @@ def _print_table(user: str | None, rows: np.ndarray, answer: Answer, catalogue: 
     if user is not None:
         who = f"user {_escaped(user)}"
     last = rows[-_LAST_SHOWN:].tolist()
-    print(f"last {len(last)} of {len(rows)} items of {who}:")
+    if last:
+        print(f"last {len(last)} of {len(rows)} items of {who}:")
     for row in last:
         print(f"  {_escaped(catalogue.item_id(row))}  {_escaped(catalogue.title(row))}")
 

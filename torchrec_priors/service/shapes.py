@@ -51,7 +51,7 @@ class Item(Shape):
     reason: str = Field(
         "",
         description="With `explain`: why the item is recommended, in words, such as `because you "
-        "like Comedy (44 of the 272 items in your history)`.",
+        "like Comedy (91 of the 272 items in your history)`.",
     )
     head_score: float | None = Field(
         None,

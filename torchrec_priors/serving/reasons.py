@@ -3,13 +3,13 @@
 A reason follows from the head that gave the score, that is from the groups on its path:
 
     what the groups are          words, for example
-    labels of items              you like Comedy (44 of the 272 items in your history)
+    labels of items              you like Comedy (91 of the 272 items in your history)
     communities of items         you like the community "Drama, War" of items that the same people
                                  choose (12 of the 272 items in your history)
     groups of users              it suits users of the group “F” (gender) like you
     segments of the horizon      expected within the next 5 to 8 items
     events                       the event "purchase" is expected
-    one head, or only segments   it fits your history (Comedy, like 44 of its 272 items)
+    one head, or only segments   it fits your history (Comedy, like 91 of its 272 items)
     the repeat head              you have had it before, 3 times
     no history: popularity       it is popular in Comedy with users of the group “F” (gender)
 

@@ -178,7 +178,8 @@ class _Run:
             known = tracked_run(config, data, folder, ranks.world, first_step)
             self.tracking = Tracking(seen_by.trackers, known)
         self.pace = Pace(self.trainer.epoch(), steps=config.training.steps, first_step=first_step)
-        self.logs.say(self.built.plan.in_words())
+        if ranks.world > 1:
+            self.logs.say(self.built.plan.in_words())
         self._say_leaks()
         if resumed:
             self.logs.say(f"resuming '{folder.path}' at step {first_step}")
