@@ -126,7 +126,7 @@ _PLAIN: dict[str, dict[str, Callable[..., Any]]] = {
         "torchrec_priors.encoder.hstu.has_native_layer": _never,
         "torchrec_priors.encoder.hstu.hstu_attention": padded_attention,
     },
-    "fused softmax": {"torchrec_priors.model.in_group_loss": kept_logits},
+    "fused softmax": {"torchrec_priors.model.head_loss.in_group_loss": kept_logits},
     "grouped adapters": {"torchrec_priors.heads.adapter.residual_adapters": every_adapter},
     "fused layers": {"torchrec_priors.encoder.hstu.has_native_layer": _never},
 }

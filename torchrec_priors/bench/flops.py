@@ -18,7 +18,7 @@ import torch
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.heads.prior_heads import PriorHeads
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 
 
 @torch.no_grad()

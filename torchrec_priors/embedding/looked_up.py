@@ -1,13 +1,15 @@
 """The vectors that a step reads from the tables, before it computes anything.
 
-Shapes: X items of the extended sequences, N items of the contexts, n negatives, d width.
+Shapes: X items of the extended sequences, N items of the contexts, n negatives, d width. In
+`with_content`, N counts the items of the extended sequences and the negatives.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from torchrec_priors.embedding.content import ItemContent
 from torchrec_priors.embedding.described import Described
 from torchrec_priors.ops.in_group_sets import NegativeSets
 
@@ -41,6 +43,30 @@ class LookedUp:
     roots: list[Tensor]
     step: int
     described: Described | None = None
+
+    def with_content(self, content: ItemContent, *, trains: bool) -> "LookedUp":
+        """Returns the same with content added to the vectors of items and negatives.
+
+        Call it in the model's `forward`, where DDP averages the gradients of the projection over
+        ranks.
+
+        Args:
+            content: the content of items.
+            trains: whether the rows of some items are left out (`embedding.id_dropout`).
+        """
+        negatives = self.negatives
+        items = len(self.item_X)
+        id_Nd = torch.cat([self.vector_Xd, negatives.vectors_nd])
+        item_N = torch.cat([self.item_X, content.items_of(negatives.ids_n)])
+
+        step = self.step if trains else None
+        content_Nc = None if self.described is None else self.described.content()
+        vector_Nd = content(id_Nd, item_N, step, content_Nc)
+        return replace(
+            self,
+            vector_Xd=vector_Nd[:items],
+            negatives=replace(negatives, vectors_nd=vector_Nd[items:]),
+        )
 
     def backward(self) -> None:
         """Passes the accumulated gradients to the tables, where the fused optimizer uses them."""

@@ -12,7 +12,7 @@ from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.metrics.reach import Reach
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.ops.work_queue import can_divide, results_in_order
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.share import Share

@@ -23,7 +23,7 @@ from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.metrics.batch import RankedBatch, Reachable
 from torchrec_priors.metrics.metric import Metric
 from torchrec_priors.metrics.per_user import Ranked
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.evaluation import RetrievalConfig

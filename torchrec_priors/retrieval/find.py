@@ -17,7 +17,7 @@ from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.repeat_shares import RepeatShares
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.prepared.data_set import Columns, PreparedData
 from torchrec_priors.priors.tree import GivenGroups
 from torchrec_priors.retrieval.diversify import Diversifier

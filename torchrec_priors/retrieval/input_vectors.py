@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_priors.embedding.item_rows import NO_ROW, ItemRows
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.retrieval.group_index import GroupIndex
 
 _ITEMS_AT_ONCE = 1 << 16

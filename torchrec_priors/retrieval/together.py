@@ -22,7 +22,7 @@ from torch import Tensor
 
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.hstu import HSTU
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,8 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import check_budget, make_heads
 from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
 from torchrec_priors.loss import decision_weights, discount, path_weights, positive_weights
-from torchrec_priors.model import Behaviour, Recommender
+from torchrec_priors.model.behaviour import Behaviour
+from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.prepared.content import Content, read_content
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.tokens import ItemTokens, read_tokens

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torchrec_priors.encoder.item_llm import ItemLLM
 from torchrec_priors.encoder.llm import LLM
 from torchrec_priors.errors import UserError
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.ranks.process import Ranks
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from torchrec_priors.config import RunConfig
-from torchrec_priors.model import Recommender
+from torchrec_priors.model.recommender import Recommender
 
 SELECTED_BY = "ndcg@10"
 

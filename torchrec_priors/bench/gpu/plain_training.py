@@ -35,7 +35,9 @@ from torchrec_priors.loss import (
     path_weights,
     positive_weights,
 )
-from torchrec_priors.model import Behaviour, Recommender, StartedStep
+from torchrec_priors.model.behaviour import Behaviour
+from torchrec_priors.model.recommender import Recommender
+from torchrec_priors.model.started_step import StartedStep
 from torchrec_priors.priors.event import EventPrior
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.prior import Memberships, Prior

@@ -9,9 +9,8 @@ A training step first calls `begin`, which looks up all vectors of the batch. Th
 
     begin      batch --- lookup ---> vector_Xd of items, vectors_nd of negatives
                batch --- find_positives ---> positives --- all-reduce ---> counts of targets
-    forward    vectors --- encoder ---> state_Nd --- heads ---> query_Pd --- in_group_loss ---> loss
+    forward    vectors --- encoder ---> state_Nd --- heads ---> loss of Eq. 8 (`head_loss.py`)
                                         state_Nd --- gate ---> logit_NS --- gate_loss ---> loss
-                   or   state_Nd --- heads, gate ---> query_Pd, bias_P --- joint_loss ---> loss
                                         state_Nd --- repeat_head ---> loss of repeats
     queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
 
@@ -25,7 +24,7 @@ offsets, P (token, path) pairs, M positives, d width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -51,62 +50,20 @@ from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.gate import Gate
-from torchrec_priors.heads.joint_rows import JointRows
 from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.heads.repeat_head import RepeatHead, find_repeats
 from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
-from torchrec_priors.ops.gpu_kernel import has_kernels
+from torchrec_priors.model.behaviour import Behaviour
+from torchrec_priors.model.head_loss import HeadLoss
+from torchrec_priors.model.started_step import StartedStep
 from torchrec_priors.ops.hidden_negatives import SeenItems
-from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
-from torchrec_priors.ops.in_group_softmax import in_group_loss
-from torchrec_priors.ops.joint_softmax import JointQueries, joint_loss
-from torchrec_priors.ops.near_duplicates import hide_near_duplicates
+from torchrec_priors.ops.in_group_sets import WeighedPositives
 from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.exchange import Exchange
 from torchrec_priors.settings.model import ModelConfig
-
-
-@dataclass(frozen=True)
-class StartedStep:
-    """A batch after `begin`: its vectors have been looked up, and all ranks' targets counted.
-
-    Attributes:
-        looked_up: vectors of the batch's items, negatives and side features.
-        parts: the contexts of each part of the batch.
-        positives: positives of each part.
-        counts: counts of targets in the global batch, i.e. in the batches of all ranks.
-    """
-
-    looked_up: LookedUp
-    parts: list[Contexts]
-    positives: list[Positives]
-    counts: Counts
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """Settings of training and of table lookups, other than sizes.
-
-    Attributes:
-        exchange: the functions by which ranks exchange negatives and sums; the default is for a
-            single process.
-        precision: dtype of the encoder's matrix products in training.
-        asks_once: whether an id that occurs several times is looked up only once.
-        sees_events: whether the encoder reads events. The prior tree may read them even if the
-            encoder does not.
-        hides_seen: whether items that the user has already seen are left out of the negatives.
-        near_duplicates: negatives with a larger cosine with a positive are left out; 1 for none.
-    """
-
-    exchange: Exchange = field(default_factory=Exchange)
-    precision: torch.dtype = torch.float32
-    asks_once: bool = False
-    sees_events: bool = False
-    hides_seen: bool = False
-    near_duplicates: float = 1.0
 
 
 class Recommender(nn.Module):
@@ -204,15 +161,6 @@ class Recommender(nn.Module):
 
     # Lookups
 
-    def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
-        """Looks up ids. Returns the row of each id, [ids, d], and its number, [ids].
-
-        Args:
-            ids: ids of items, as a jagged tensor with a single key.
-        """
-        request = requested(ids, self.behaviour.asks_once, self._rows_of_table)
-        return vectors_and_rows(self.table, request, ids)
-
     def item_vectors(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
         """Looks up the vectors of items, with content if there is any: [N, d].
 
@@ -220,7 +168,8 @@ class Recommender(nn.Module):
             ids: the ids that the items have in the table, as a jagged tensor with a single key.
             item_N: the row ids of the same items.
         """
-        id_Nd, _ = self.lookup(ids)
+        request = requested(ids, self.behaviour.asks_once, self._rows_of_table)
+        id_Nd, _ = vectors_and_rows(self.table, request, ids)
         if self.content is None:
             return id_Nd
         vector_Nd: Tensor = self.content(id_Nd, item_N)
@@ -305,7 +254,9 @@ class Recommender(nn.Module):
             step: the result of `begin`.
             number: index of the part.
         """
-        looked_up = self._with_content(step.looked_up)
+        looked_up = step.looked_up
+        if self.content is not None:
+            looked_up = looked_up.with_content(self.content, trains=self.training)
         part = step.parts[number]
         positives = step.positives[number]
 
@@ -336,28 +287,6 @@ class Recommender(nn.Module):
 
         sums = self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
         return loss * self.exchange.ranks, sums
-
-    def _with_content(self, looked_up: LookedUp) -> LookedUp:
-        """Adds content to the vectors of items and negatives, which are rows of the table so far.
-
-        It is done in `forward`, where DDP averages the gradients of the projection over ranks.
-        """
-        if self.content is None:
-            return looked_up
-        negatives = looked_up.negatives
-        items = len(looked_up.item_X)
-        id_Nd = torch.cat([looked_up.vector_Xd, negatives.vectors_nd])
-        item_N = torch.cat([looked_up.item_X, self.content.items_of(negatives.ids_n)])
-
-        step = looked_up.step if self.training else None
-        described = looked_up.described
-        content_Nc = None if described is None else described.content()
-        vector_Nd = self.content(id_Nd, item_N, step, content_Nc)
-        return replace(
-            looked_up,
-            vector_Xd=vector_Nd[:items],
-            negatives=replace(negatives, vectors_nd=vector_Nd[items:]),
-        )
 
     def _learn_repeats(
         self,
@@ -410,104 +339,38 @@ class Recommender(nn.Module):
             query_M=positives.query_M,
             weight_M=self.weights.of(positives, counts),
         )
+        negatives = looked_up.negatives
         seen = None
         if self.behaviour.hides_seen:
             row_N = looked_up.row_X[part.context_N]
-            seen = SeenItems(row_N, part.offsets_B1, looked_up.negatives)
-
-        if self.baseline is None:
-            return self._learn_heads(looked_up, states.vector_Nd, positives, weighed, seen)
+            seen = SeenItems(row_N, part.offsets_B1, negatives)
 
         learning = Learning(
             token_Q=positives.token_P,
             vector_Xd=looked_up.vector_Xd,
             positives=weighed,
             offset_M=positives.offset_M,
-            negatives=self._negatives(looked_up),
+            negatives=replace(negatives, vectors_nd=self.score.items(negatives.vectors_nd)),
             score=self.score,
             positions=counts.target_T[0],
             step=looked_up.step,
             seen=seen,
         )
+        if self.baseline is None:
+            return self._head_loss().of(states.vector_Nd, positives, learning)
         learnt: Learnt = self.baseline.learn(states, learning)  # type: ignore[operator]
         return learnt
 
-    def _learn_heads(
-        self,
-        looked_up: LookedUp,
-        state_Nd: Tensor,
-        positives: Positives,
-        weighed: WeighedPositives,
-        seen: SeenItems | None,
-    ) -> Learnt:
-        """Computes Eq. 8 with the prior heads."""
-        if self.joint is not None:
-            return self._learn_jointly(looked_up, state_Nd, positives, weighed, seen, self.joint)
-
-        query_Pd = self.heads(state_Nd, positives.token_P, positives.path_P)
-        query_Pd = self.score.queries(query_Pd)
-
-        sets = self._sets_of(positives.path_P)
-        hidden = None
-        if seen is not None:
-            hidden = seen.hidden(positives.token_P, sets, weighed)
-        negatives = self._negatives(looked_up)
-        threshold = self.behaviour.near_duplicates
-        if threshold < 1:
-            hidden = hide_near_duplicates(sets, weighed, negatives, threshold, hidden)
-
-        loss, nll_M = in_group_loss(query_Pd, sets, weighed, negatives, hidden)
-        return Learnt(loss, nll_M, positives.path_M)
-
-    def _learn_jointly(
-        self,
-        looked_up: LookedUp,
-        state_Nd: Tensor,
-        positives: Positives,
-        weighed: WeighedPositives,
-        seen: SeenItems | None,
-        joint: JointPaths,
-    ) -> Learnt:
-        """Computes Eq. 8 with one softmax over the items of all heads, instead of Eq. 7."""
-        rows = JointRows.of(
-            joint,
-            self.tree.item_set_K,
-            positives.token_P[positives.query_M],
-            positives.path_M,
-            len(state_Nd),
+    def _head_loss(self) -> HeadLoss:
+        return HeadLoss(
+            heads=self.heads,
+            tree=self.tree,
+            item_set_K=self.item_set_K,
+            first_path_S1=self.first_path_S1,
+            joint=self.joint,
+            gate=self.gate,
+            near_duplicates=self.behaviour.near_duplicates,
         )
-        set_P = self.item_set_K[rows.path_P]
-        query_Pd = self.score.queries(self.heads(state_Nd, rows.token_P, rows.path_P))
-        bias_P = query_Pd.new_zeros(len(query_Pd))
-        if self.gate is not None:
-            bias_P = self.gate(state_Nd)[rows.token_P, set_P]
-
-        weighed = replace(weighed.chosen(rows.order_M), query_M=rows.query_M)
-        queries = JointQueries(query_Pd, bias_P, set_P, rows.groups, rows.row_M)
-        hidden = None
-        if seen is not None:
-            counts_S = torch.bincount(set_P, minlength=self.tree.item_sets).tolist()
-            hidden = seen.hidden(rows.token_P, counts_S, weighed)
-
-        loss, nll_M = joint_loss(queries, weighed, self._negatives(looked_up), hidden)
-        return Learnt(loss, nll_M, positives.path_M[rows.order_M])
-
-    def _sets_of(self, path_P: Tensor) -> list[int] | QuerySets:
-        """Returns the number of queries of each item set; on a GPU, the item set of each query.
-
-        Args:
-            path_P: the path of each query, ascending. So item sets ascend, too.
-        """
-        set_P = self.item_set_K[path_P]
-        if has_kernels(path_P):
-            return QuerySets(set_P, torch.searchsorted(path_P, self.first_path_S1))
-        counts_S: list[int] = torch.bincount(set_P, minlength=self.tree.item_sets).tolist()
-        return counts_S
-
-    def _negatives(self, looked_up: LookedUp) -> NegativeSets:
-        """Returns the negatives of a step, with vectors that are ready for scoring."""
-        vectors_nd = self.score.items(looked_up.negatives.vectors_nd)
-        return replace(looked_up.negatives, vectors_nd=vectors_nd)
 
     # Serving
 
