@@ -17,8 +17,8 @@ if not torch.cuda.is_available():
 import tiny
 from small_movielens import write_movielens
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.settings.run_config import RunConfig
 
 HORIZON = 8
 

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import tiny
 
 from torchrec_priors.common.files import write_json
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import parse
 from torchrec_priors.publishing.files import checksum_of
 from torchrec_priors.publishing.publish import publish
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.run import LoadedRun
+from torchrec_priors.settings.run_config import RunConfig
 
 _SETTINGS = tiny.settings(
     model={"context": 20},

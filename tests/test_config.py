@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.config import RunConfig, keys, load_config, parse
+from torchrec_priors.config import keys, load_config, parse
 from torchrec_priors.errors import UserError
+from torchrec_priors.settings.run_config import RunConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

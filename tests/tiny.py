@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import parse
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks, join
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training import loop
 from torchrec_priors.training.build import Built, build_model
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints

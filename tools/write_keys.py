@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.settings.reference import key_reference
+from torchrec_priors.settings.run_config import RunConfig
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "keys.md"
 

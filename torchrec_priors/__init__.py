@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torchrec_priors.api.prepare import append, prepare
     from torchrec_priors.api.run import Run
     from torchrec_priors.api.train import train
-    from torchrec_priors.config import RunConfig
     from torchrec_priors.errors import DivergedError, OutsideError, StoppedError, UserError
     from torchrec_priors.prepared.data_set import PreparedData
     from torchrec_priors.serving.run import (
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         UserContext,
         load_run,
     )
+    from torchrec_priors.settings.run_config import RunConfig
     from torchrec_priors.training.callbacks import Evaluation, Saved, Step
 
 __all__ = [
@@ -72,7 +72,7 @@ _MODULES = {
     "OutsideError": "errors",
     "PreparedData": "prepared.data_set",
     "Run": "api.run",
-    "RunConfig": "config",
+    "RunConfig": "settings.run_config",
     "Saved": "training.callbacks",
     "Step": "training.callbacks",
     "StoppedError": "errors",

@@ -13,7 +13,8 @@ import torchrec_priors as tp
 from torchrec_priors.api.config_source import config_of
 from torchrec_priors.apps import evaluate
 from torchrec_priors.common import progress
-from torchrec_priors.config import RunConfig, load_config
+from torchrec_priors.config import load_config
+from torchrec_priors.settings.run_config import RunConfig
 
 VALUES = tiny.settings(priors={"tree": ["temporal:2"]})
 

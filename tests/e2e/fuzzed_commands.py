@@ -25,7 +25,8 @@ from fuzzed_values import (
 )
 from typer.models import ArgumentInfo
 
-from torchrec_priors.config import RunConfig, keys
+from torchrec_priors.config import keys
+from torchrec_priors.settings.run_config import RunConfig
 
 APPS = (
     "prepare",

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.in_group_sets import NegativeSets, QuerySets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss, in_group_loss_reference
 from torchrec_priors.ops.near_duplicates import hide_near_duplicates
+from torchrec_priors.settings.run_config import RunConfig
 
 THRESHOLD = 0.9
 

@@ -8,10 +8,11 @@ import tomllib
 import pytest
 import tomli_w
 
-from torchrec_priors.config import RunConfig, load_config, parse, with_changes
+from torchrec_priors.config import load_config, parse, with_changes
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.matrix import Cell, flat
 from torchrec_priors.experiments.search.trials import Trial
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.run.config_file import read_config, read_values, write_config
 
 HIDDEN = parse({"negatives": {"seen": False}})

@@ -7,9 +7,10 @@ from typing import get_args
 
 import pytest
 
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.ranges import Range, is_section, types_of
+from torchrec_priors.settings.run_config import RunConfig
 
 NUMBERS = [
     (section, name, kind)

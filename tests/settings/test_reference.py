@@ -3,8 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from torchrec_priors.config import RunConfig, keys
+from torchrec_priors.config import keys
 from torchrec_priors.settings.reference import attributes, key_reference
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.settings.sharding import TableSharding
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from torchrec_priors.config import RunConfig, load_config
+from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.file import read_experiment
 from torchrec_priors.settings import shipped
+from torchrec_priors.settings.run_config import RunConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = REPOSITORY / "torchx_configs/small.toml"

@@ -6,13 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.config import (
-    RunConfig,
-    load_config,
-    read_override,
-    with_changes,
-    write_override,
-)
+from torchrec_priors.config import load_config, read_override, with_changes, write_override
+from torchrec_priors.settings.run_config import RunConfig
 
 # A file or the name of a shipped configuration, values, a configuration, or None for the defaults.
 ConfigSource = str | Path | Mapping[str, Any] | RunConfig | None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torchrec_priors.api.metrics import Metrics
 from torchrec_priors.common.files import write_json
 from torchrec_priors.common.progress import with_progress
-from torchrec_priors.config import RunConfig, read_override, with_changes
+from torchrec_priors.config import read_override, with_changes
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.histories import Split as HeldOut
 from torchrec_priors.data.leaks import Leaks
@@ -28,6 +28,7 @@ from torchrec_priors.retrieval.find import head_names
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.read_predictions import noted_of
 from torchrec_priors.retrieval.search_types import Found
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.open_run import OpenRun, open_run
 from torchrec_priors.training.run.ancestry import Ancestry, read_ancestry
 

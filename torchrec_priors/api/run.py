@@ -18,7 +18,6 @@ from torchrec_priors.api.evaluate import evaluate as evaluate_run
 from torchrec_priors.api.metrics import Metrics
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.common.progress import with_progress
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.histories import Split as HeldOut
 from torchrec_priors.errors import UserError
@@ -40,6 +39,7 @@ from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.request import Answer
 from torchrec_priors.serving.run import LoadedRun, load_run
 from torchrec_priors.serving.user_context import Event
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.open_run import open_run
 from torchrec_priors.training.run.log_lines import read_lines
 

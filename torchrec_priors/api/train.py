@@ -8,10 +8,10 @@ from typing import Any
 from torchrec_priors.api.config_source import Changes, ConfigSource, config_of
 from torchrec_priors.api.run import Run
 from torchrec_priors.common.library_warnings import silence_library_warnings
-from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.callbacks import Callbacks, Evaluation, Saved, Step
 from torchrec_priors.training.loop import train as run_training
 from torchrec_priors.training.observers import Observers

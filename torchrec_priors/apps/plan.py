@@ -10,11 +10,12 @@ from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.completion import complete_config
 from torchrec_priors.apps.threads import check_threads, warn_if_busy
 from torchrec_priors.common.progress import stage_bar
-from torchrec_priors.config import RunConfig, load_config
+from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import read_counts
 from torchrec_priors.planning.numbers import DEFAULTS, Numbers
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.settings.run_config import RunConfig
 
 
 def plan(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import parse
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.prepared.data_set import PreparedData
@@ -29,6 +29,7 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import search
 from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries
+from torchrec_priors.settings.run_config import RunConfig
 
 _CHUNK_BYTES = 4 << 30
 _STEPS = 256.0  # numbers are rounded to multiples of 1 / _STEPS

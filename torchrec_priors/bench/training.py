@@ -18,7 +18,7 @@ from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.reference import DenseReference
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import parse
 from torchrec_priors.data.batch import Batch, make_batch
 from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.item_table import FEATURE, Shard, initialise_rows
@@ -33,6 +33,7 @@ from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import join
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.build import Built, build_model, set_loss_weights
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.run.paths import count_positives, over_item_sets

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from torchrec_priors.common.limits import MOST_AT_ONCE, check_most
-from torchrec_priors.config import explain, read_toml
+from torchrec_priors.config import read_toml
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.search.settings import SearchSettings
+from torchrec_priors.settings.mistakes import explain
 from torchrec_priors.settings.shipped import find_config
 
 _RENAMED = {"baseline": "reference"}  # old key -> the new key

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.config import RunConfig, with_changes, write_override
+from torchrec_priors.config import with_changes, write_override
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.matrix import EVALUATION, Cell, file_name, flat
+from torchrec_priors.settings.run_config import RunConfig
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from torchrec_priors.common.plugin import known_files
-from torchrec_priors.config import explain, first_mistake
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plain.log import Log
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.settings.mistakes import explain, first_mistake
 from torchrec_priors.settings.plain import PlainConfig
 from torchrec_priors.settings.ranges import adapter, explain_range, is_of_range
 

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.encoder.item_llm import ItemLLM
 from torchrec_priors.encoder.language_model import make_language_model
 from torchrec_priors.planning.language import LanguageModel
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.tokens import read_tokens
+from torchrec_priors.settings.run_config import RunConfig
 
 TEXT_TOKENS = 64  # of an item's text, if nothing is known about it
 _LONGEST = 256  # tokens of a text, if nothing is known about it

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.data.windows import WindowStream
@@ -18,6 +17,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.sampling.group_sampler import Draw
+from torchrec_priors.settings.run_config import RunConfig
 
 _WINDOWS = 256
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from torchrec_priors.baselines.ask import score_of
 from torchrec_priors.baselines.baseline import as_priors, load_baseline
-from torchrec_priors.config import RunConfig
 from torchrec_priors.embedding.features import load_features
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.encoder.llm import LLM
@@ -25,6 +24,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.load import load_tree
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.model import ModelConfig
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.settings.sharding import ShardingConfig
 from torchrec_priors.settings.table import PREFIX, TABLE
 

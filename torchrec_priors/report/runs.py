@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.common.files import read_json
-from torchrec_priors.config import RunConfig, read_override
+from torchrec_priors.config import read_override
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.matrix import file_name, flat
 from torchrec_priors.report.experiments import ExperimentFolder
 from torchrec_priors.report.result import Result
 from torchrec_priors.retrieval.read_predictions import NOTED
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.run.config_file import read_values
 from torchrec_priors.training.run.folder import CONFIG, DATA, RunFolder
 from torchrec_priors.training.run.log_lines import check_beginning

@@ -4,10 +4,11 @@ import shlex
 from dataclasses import asdict
 from typing import Any
 
-from torchrec_priors.config import RunConfig, parse, read_override, with_changes, write_override
+from torchrec_priors.config import parse, read_override, with_changes, write_override
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.matrix import file_name, flat
 from torchrec_priors.report.result import Result
+from torchrec_priors.settings.run_config import RunConfig
 
 
 def training_commands(result: Result) -> list[list[str]]:

@@ -28,7 +28,6 @@ from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.files import read_json
 from torchrec_priors.common.own_code import check_trusted
 from torchrec_priors.common.plugin import own_file
-from torchrec_priors.config import RunConfig
 from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.heads.certainty import Certainty
@@ -51,6 +50,7 @@ from torchrec_priors.serving.padded_model import PaddedModel
 from torchrec_priors.serving.reasons import LevelWords
 from torchrec_priors.serving.request import Answer
 from torchrec_priors.serving.user_context import Skipped
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.run.config_file import read_config
 
 

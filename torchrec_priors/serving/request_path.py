@@ -10,7 +10,6 @@ from threading import Lock
 import numpy as np
 import torch
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.single_thread import single_thread
@@ -32,6 +31,7 @@ from torchrec_priors.serving.request import Answer, LateError, Request
 from torchrec_priors.serving.shares import Shares
 from torchrec_priors.serving.stored_users import StoredUsers
 from torchrec_priors.serving.user_context import UserContext
+from torchrec_priors.settings.run_config import RunConfig
 
 _TRIED = 8  # users who are encoded before the first request
 _FEWEST = 4  # requests that are worth a thread of their own

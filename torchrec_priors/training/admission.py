@@ -18,7 +18,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.embedding.item_table import first_values
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of, reset_rows, spread, to_owners
@@ -26,6 +25,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.sampler import sampler_over
 

@@ -24,7 +24,6 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch, make_batch
 from torchrec_priors.data.left_out import leave_out
 from torchrec_priors.data.prefetch import ahead
@@ -33,6 +32,7 @@ from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.pace import Epoch

@@ -12,7 +12,6 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
 from torchrec_priors.baselines.baseline import as_priors, check_fusion, load_baseline
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.content import ItemContent
@@ -40,6 +39,7 @@ from torchrec_priors.priors.load import load_tree
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.settings.table import TABLE
 from torchrec_priors.training.catalogue import read_catalogue
 from torchrec_priors.training.columns import encoder_columns, training_columns

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.embedding.item_rows import NO_ROW, ItemRows, hashes
 from torchrec_priors.embedding.item_table import first_values
 from torchrec_priors.embedding.managed import (
@@ -33,6 +32,7 @@ from torchrec_priors.embedding.managed import (
 )
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.run.recorded_data import TrainedOn
 

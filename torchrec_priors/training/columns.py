@@ -1,9 +1,9 @@
 """Decides which columns of the sequences a run reads besides items: times and event codes."""
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.settings.run_config import RunConfig
 
 
 def encoder_columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:

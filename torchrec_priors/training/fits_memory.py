@@ -17,7 +17,6 @@ from torchrec_priors.common.amounts import as_text
 from torchrec_priors.common.limits import whole_number
 from torchrec_priors.common.machine import total_memory
 from torchrec_priors.common.plugin import own_file
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.encoder.item_llm import ItemLLM
@@ -25,6 +24,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.settings.run_config import RunConfig
 
 _NUMBER = 4  # bytes of a float32
 _COPIES = 4  # numbers for each dense parameter in training: value, gradient, AdamW's two moments

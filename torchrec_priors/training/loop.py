@@ -23,7 +23,6 @@ import torch.distributed as dist
 from torchrec_priors.common.files import write_json
 from torchrec_priors.common.own_code import remember
 from torchrec_priors.common.progress import stages
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import StoppedError
@@ -32,6 +31,7 @@ from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.ranks.roll_call import lost_ranks
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.callbacks import Callbacks, Evaluation, Saved
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, checkpoint_name
 from torchrec_priors.training.checkpoint.keys import Progress

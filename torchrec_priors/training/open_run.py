@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from torchrec_priors.common.checksums import sha256
-from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.remote.uri import Place, place_of
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.build import Built, build_model
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.checkpoint.keys import MANIFEST

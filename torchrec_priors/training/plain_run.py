@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchrec_priors.common.files import write_json, write_whole
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.errors import UserError
@@ -24,6 +23,7 @@ from torchrec_priors.priors.load import load_tree
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.plain_lists import PlainLists
 from torchrec_priors.settings.priors import PriorsConfig
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.checkpoint.checkpoint import checkpoint_name
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import length_and_checksum, to_line

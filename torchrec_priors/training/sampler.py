@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.embedding.item_rows import Held, ItemRows
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.frequency import training_frequency
 

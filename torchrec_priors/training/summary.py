@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.model.recommender import Recommender
+from torchrec_priors.settings.run_config import RunConfig
 
 SELECTED_BY = "ndcg@10"
 

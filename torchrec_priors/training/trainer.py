@@ -16,7 +16,6 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.encoder.item_llm import ItemLLM
@@ -24,6 +23,7 @@ from torchrec_priors.encoder.llm import LLM
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import GroupSampler
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.batches import Batches
 from torchrec_priors.training.build import build_model, set_loss_weights

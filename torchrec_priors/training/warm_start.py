@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.embedding.features import load_features
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.settings.table import TABLE, table_of_feature
 from torchrec_priors.training.build import Built, tree_of
 from torchrec_priors.training.carried_rows import OldRows, carried_rows

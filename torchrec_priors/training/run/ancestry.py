@@ -22,7 +22,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.files import read_json
-from torchrec_priors.config import RunConfig
 from torchrec_priors.data.histories import Split
 from torchrec_priors.data.leaks import Leaks, leaks
 from torchrec_priors.data.trained_part import (
@@ -36,6 +35,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.checkpoint.folder import CheckpointFolder, checkpoint_name
 from torchrec_priors.training.run.folder import TRAINED, RunFolder
 from torchrec_priors.training.run.origin import Ancestor

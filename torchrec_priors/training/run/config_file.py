@@ -11,9 +11,10 @@ from typing import Any
 
 from torchrec_priors.common.files import write_whole
 from torchrec_priors.common.toml_text import TomlError, parse_toml
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.former_keys import with_present_keys
+from torchrec_priors.settings.run_config import RunConfig
 
 _LINE = "# Not to be edited: sha256 of the lines above is "
 _RUN = "# Of run "

@@ -25,10 +25,10 @@ import numpy as np
 from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.files import check_no_link
 from torchrec_priors.common.own_code import check_trusted
-from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.remote.uri import Place
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.settings.training import MAY_CHANGE
 from torchrec_priors.training.run import pushed
 from torchrec_priors.training.run.config_file import read_config, write_config

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.run.origin import Origin, UsedContent
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from torchrec_priors.config import RunConfig
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.tracking.tracker import Parameter, TrackedRun
 
