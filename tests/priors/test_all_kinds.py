@@ -107,7 +107,7 @@ def test_positives_are_the_targets_in_all_groups_of_a_path(case, drawn):
 @settings(deadline=None, max_examples=100)
 @given(cases(), st.lists(st.integers(-1, USERS - 1), max_size=5))
 def test_users_may_use_the_paths_of_their_own_groups(case, users):
-    allowed = case.tree.allowed_paths(torch.tensor(users, dtype=torch.int64))
+    allowed = case.tree.paths_of_users.allowed(torch.tensor(users, dtype=torch.int64))
     if not any(level.of_user for level in case.levels):
         assert allowed is None
         return
@@ -141,7 +141,10 @@ def test_users_may_use_the_paths_of_their_own_groups(case, users):
         ]
         for user in users
     ]
-    assert case.tree.open_groups(torch.tensor(users, dtype=torch.int64)).tolist() == counts
+    assert (
+        case.tree.paths_of_users.open_groups(torch.tensor(users, dtype=torch.int64)).tolist()
+        == counts
+    )
 
 
 @settings(deadline=None, max_examples=50)

@@ -140,7 +140,7 @@ def test_a_group_without_users_has_no_head(composition, names, caplog):
         Targets(torch.arange(3), torch.ones(3, dtype=torch.int64), user_M=torch.arange(3))
     )
     assert set(everything[1].tolist()) <= set(range(len(names)))
-    assert tree.open_groups(torch.tensor([0, -1]))[:, -1].tolist() == [1, 2], (
+    assert tree.paths_of_users.open_groups(torch.tensor([0, -1]))[:, -1].tolist() == [1, 2], (
         "an unknown user has both heads"
     )
 
@@ -149,7 +149,7 @@ def test_users_of_a_group_that_had_none_in_training_may_use_all_heads():
     then = PriorTree([_gender(3, [0, 1, 1])], 5)
     now = PriorTree([_gender(4, [0, 1, 1, 2])], 5, only=[path.name for path in then.paths])
     assert [path.name for path in now.paths] == ["M", "F"]
-    allowed = now.allowed_paths(torch.tensor([0, 1, 3, -1]))
+    allowed = now.paths_of_users.allowed(torch.tensor([0, 1, 3, -1]))
     assert allowed.tolist() == [[True, False], [False, True], [True, True], [True, True]]
 
 

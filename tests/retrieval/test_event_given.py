@@ -109,7 +109,7 @@ def test_what_is_found_is_what_the_definition_finds_with_those_paths_alone(
         index = GroupIndex(case.tree, Shard(table_Vd, 0))
         finder = Finder(model, index, config, torch.device("cpu"))
         finder.fusion = dataclasses.replace(finder.fusion, calibrated=calibrated)
-        allowed_BK = case.tree.allowed_paths(torch.from_numpy(users.users))
+        allowed_BK = case.tree.paths_of_users.allowed(torch.from_numpy(users.users))
         queries = Queries.unbiased(query)
         queries = queries if allowed_BK is None else queries.within(allowed_BK)
         found = EventGiven(finder, EVENTS).find(users, queries, k=items + 1)

@@ -57,7 +57,7 @@ def test_it_equals_the_definition(kind, seed, composition, groups_a_user, calibr
     tree = _tree(random, composition, groups_a_user)
     table = torch.from_numpy(random.integers(-2, 3, (ITEMS, 4))).float()
     vectors = torch.from_numpy(random.integers(-2, 3, (len(users), len(tree.paths), 4))).float()
-    queries = Queries.unbiased(vectors).within(tree.allowed_paths(torch.tensor(users)))
+    queries = Queries.unbiased(vectors).within(tree.paths_of_users.allowed(torch.tensor(users)))
     fusion = Fusion(
         kind,
         calibrated,
@@ -95,7 +95,7 @@ def test_no_known_user_has_more_paths_and_only_those_are_scored(seed, compositio
     random = np.random.default_rng(seed)
     tree = _tree(random, composition, groups_a_user)
     index = GroupIndex(tree, Shard(torch.zeros(ITEMS, 4), 0))
-    allowed = tree.allowed_paths(torch.arange(USERS))
+    allowed = tree.paths_of_users.allowed(torch.arange(USERS))
     vectors = torch.from_numpy(random.normal(size=(USERS, len(tree.paths), 4))).float()
     bias = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
     for paths, most in zip(index.paths_of_set, most_open(tree), strict=True):

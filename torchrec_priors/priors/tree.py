@@ -19,15 +19,14 @@ A `Branch` combines the groups of some levels. An additive tree has one branch f
 other tree has a single branch with all levels.
 
 A row id is the number that `prepare` gives to an item. A level restricts items if each of its
-groups may retrieve only some of the items. A level of users is a level whose groups are groups of
-users. A path or group is open to a user if it may be used for this user.
+groups may retrieve only some of the items.
 
-Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C combinations of
-groups in a branch (in `item_C`, however, C is the number of given items).
+Shapes: K paths (heads), S item sets, M targets, C combinations of groups in a branch (in `item_C`,
+however, C is the number of given items).
 """
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -42,11 +41,9 @@ from torchrec_priors.priors.paths import (
     log_left_out,
     without_paths,
 )
+from torchrec_priors.priors.paths_of_users import PathsOfUsers
 from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, needs_of
 from torchrec_priors.settings.priors import Composition
-
-# The user groups given in requests, by the index of their level in the tree: bool [B, G].
-GivenGroups = Mapping[int, Tensor]
 
 # Items whose row ids are not consecutive are looked up in blocks of this many row ids.
 _ROWS_LOOKED_AT = 1 << 16
@@ -68,6 +65,7 @@ class PriorTree(nn.Module):
         branches: the combinations of groups that are paths.
         set_sizes: int64 [S], the number of items in each item set.
         item_set_K: the index of each path's item set.
+        paths_of_users: the paths that are open to each user.
     """
 
     def __init__(
@@ -107,7 +105,7 @@ class PriorTree(nn.Module):
         self._order = np.argsort(set_K, kind="stable")
         self.item_set_K: list[int] = set_K[self._order].tolist()
         self._register_paths()
-        self._register_user_groups(levels)
+        self.paths_of_users = self._find_paths_of_users(levels)
 
     def _make_branches(self, levels: list[Prior], only: Collection[str] | None) -> list[Branch]:
         """Makes the branches, and keeps only the combinations of groups that become paths."""
@@ -139,17 +137,11 @@ class PriorTree(nn.Module):
             self.register_buffer(f"code_{number}", code_C, persistent=False)
             self.register_buffer(f"path_{number}", torch.from_numpy(paths), persistent=False)
 
-    def _register_user_groups(self, levels: list[Prior]) -> None:
-        """Registers two buffers for each level of users.
-
-        They hold the group of each path at this level, and whether each group has a head.
-        """
-        self._user_levels = [n for n, level in enumerate(levels) if is_of_users(level)]
-        for number in self._user_levels:
-            group_K = self.groups_at(number)
-            has_head_G = torch.isin(torch.arange(len(levels[number].groups)), group_K)
-            self.register_buffer(f"group_at_{number}", group_K, persistent=False)
-            self.register_buffer(f"has_head_{number}", has_head_G, persistent=False)
+    def _find_paths_of_users(self, levels: list[Prior]) -> PathsOfUsers:
+        """Finds the paths that go through groups of users."""
+        of_users = {number: level for number, level in enumerate(levels) if is_of_users(level)}
+        group_of_path = {number: self.groups_at(number) for number in of_users}
+        return PathsOfUsers(of_users, group_of_path, len(self.item_set_K))
 
     # The paths
 
@@ -369,91 +361,6 @@ class PriorTree(nn.Module):
             indexes.append(index[has_head])
             paths.append(path_C[position[has_head]])
         return torch.cat(indexes), torch.cat(paths)
-
-    # Users
-
-    def allowed_paths(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor | None:
-        """Finds the paths that are open to each user: those of the user's own groups.
-
-        Args:
-            user_B: the users, as indices in the file order of the data set; -1 for an unknown user,
-                to whom all paths are open.
-            given: groups of users that replace those of the data set, by the index of the level:
-                bool [B, G]. A row without a group replaces nothing.
-
-        Returns:
-            bool [B, K]; None if the tree has no level of users, so that all paths are open to every
-            user.
-        """
-        allowed_BK: Tensor | None = None
-        for number in self._user_levels:
-            group_K = self.get_buffer(f"group_at_{number}")
-            open_BK = paths_of_groups(self._open_to(number, user_B, given), group_K)
-            allowed_BK = open_BK if allowed_BK is None else allowed_BK & open_BK
-        return allowed_BK
-
-    def open_groups(self, user_B: Tensor, given: GivenGroups | None = None) -> Tensor:
-        """Counts the open paths that differ from a path at most in groups of users.
-
-        For each user and path, these are the path itself, if it is open, and the paths that go
-        through the same groups on all levels except levels of users. A user may be in several
-        groups of a level of users. The heads of all of them estimate the same probability, so the
-        sum of the estimates is divided by this count to get a mean. (If the path goes through
-        several levels of users, combinations of groups are counted.)
-
-        Args:
-            user_B, given: the users, as for `allowed_paths`.
-
-        Returns:
-            int64 [B, K]; 1 for a path that goes through no level of users.
-        """
-        shape = (len(user_B), len(self.item_set_K))
-        count_BK = torch.ones(shape, dtype=torch.int64, device=user_B.device)
-        for number in self._user_levels:
-            open_B = self._open_to(number, user_B, given).sum(1).clamp(min=1)
-            through_K = self.get_buffer(f"group_at_{number}") >= 0
-            count_BK *= torch.where(through_K, open_B[:, None], 1)
-        return count_BK
-
-    def _open_to(self, number: int, user_B: Tensor, given: GivenGroups | None) -> Tensor:
-        """Returns bool [B, G]: whether a group has a head and is open to the user.
-
-        The user's own groups are open. If none of them has a head, because no training user was in
-        them, all groups with a head are open. For an unknown user, all groups with a head are open.
-
-        Args:
-            number: the index of a level of users.
-            user_B, given: the users, as for `allowed_paths`.
-        """
-        level = self.levels[number]
-        has_head_G = self.get_buffer(f"has_head_{number}")
-        groups = len(level.groups)  # type: ignore[arg-type]
-
-        known_B = torch.nonzero(user_B >= 0).squeeze(1)
-        index, group = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
-        open_BG = (user_B < 0)[:, None].repeat(1, groups)
-        open_BG[known_B[index], group] = True
-        if given is not None and number in given:
-            given_BG = given[number]
-            open_BG = torch.where(given_BG.any(1, keepdim=True), given_BG, open_BG)
-        open_BG &= has_head_G
-
-        has_no_head_B = ~open_BG.any(1)
-        return open_BG | (has_no_head_B[:, None] & has_head_G)
-
-
-def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
-    """Returns bool [X, K]: whether a path is open, given the open groups of one level.
-
-    A path that does not go through the level is always open.
-
-    Args:
-        open_XG: bool, for X users or events: whether each group of the level is open.
-        group_K: the group of each path at the level; -1 if the path does not go through it.
-    """
-    # Index -1 selects the last column, so a column of True is put there.
-    always = open_XG.new_ones(len(open_XG), 1)
-    return torch.cat([open_XG, always], 1)[:, group_K]
 
 
 def _runs(item_C: np.ndarray) -> list[tuple[int, int]]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.priors.tree import PriorTree, paths_of_groups
+from torchrec_priors.priors.paths_of_users import paths_of_groups
+from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.search_types import Found, Queries
 

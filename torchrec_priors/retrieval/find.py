@@ -19,7 +19,7 @@ from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.prepared.data_set import Columns, PreparedData
-from torchrec_priors.priors.tree import GivenGroups
+from torchrec_priors.priors.paths_of_users import GivenGroups
 from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -208,7 +208,7 @@ class Finder:
         Args:
             users: the users.
             asked: the queries of all paths.
-            given: groups of the users that are given by a request (`PriorTree.allowed_paths`).
+            given: groups of the users that are given by a request (`PathsOfUsers.allowed`).
         """
         tree = self.model.tree
         user_B = torch.from_numpy(users.users).to(self.device)
@@ -216,7 +216,7 @@ class Finder:
         # A path is closed if it belongs to a group that the user is not in. All paths are closed to
         # a user without a known item.
         queries = Queries.unbiased(asked.query_BKd)
-        allowed_BK = tree.allowed_paths(user_B, given)
+        allowed_BK = tree.paths_of_users.allowed(user_B, given)
         if allowed_BK is not None:
             queries = queries.within(allowed_BK)
         unknown_B = self._without_history(users)
@@ -234,7 +234,7 @@ class Finder:
         if self.config.fusion == "mean":
             # The heads of a user's several groups estimate the same probability. Dividing by their
             # number makes their sum a mean.
-            calibration_BK = calibration_BK - tree.open_groups(user_B, given).log()
+            calibration_BK = calibration_BK - tree.paths_of_users.open_groups(user_B, given).log()
         calibrated = replace(queries, bias_BK=queries.bias_BK + calibration_BK)
         if asked.repeats is None:
             return calibrated

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
+from torchrec_priors.priors.paths_of_users import GivenGroups
 from torchrec_priors.priors.prior import is_of_users
-from torchrec_priors.priors.tree import GivenGroups
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.head_scores import head_scores
 from torchrec_priors.retrieval.item_filter import EVERYTHING, ItemFilter

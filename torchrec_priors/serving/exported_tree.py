@@ -104,7 +104,7 @@ class ExportedTree:
         return self.levels[level].group_K
 
     def open_groups(self) -> Tensor:
-        """Returns int64 [K]: `PriorTree.open_groups` of a user of whom no group is known."""
+        """Returns int64 [K]: `PathsOfUsers.open_groups` of a user of whom no group is known."""
         count_K = torch.ones(len(self.paths), dtype=torch.int64)
         for level in self.levels:
             if level.of_users:

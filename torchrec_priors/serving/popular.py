@@ -29,8 +29,9 @@ from torch import Tensor
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.heads.score import Score
 from torchrec_priors.prepared.data_set import PreparedData, RowGroup
+from torchrec_priors.priors.paths_of_users import GivenGroups
 from torchrec_priors.priors.prior import Targets, is_of_users, needs_of
-from torchrec_priors.priors.tree import GivenGroups, PriorTree
+from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.item_filter import Filters
 from torchrec_priors.retrieval.resident import Resident
@@ -129,12 +130,12 @@ class PopularItems:
         tree = self._finder.model.tree
         user_B = torch.from_numpy(users.users).to(self._finder.device)
         queries = Queries.unbiased(self._query_KM.expand(len(users), -1, -1))
-        allowed_BK = tree.allowed_paths(user_B, given)
+        allowed_BK = tree.paths_of_users.allowed(user_B, given)
         if allowed_BK is not None:
             queries = queries.within(allowed_BK)
         if self._finder.config.fusion == "mean":
             # The heads of a user's several groups estimate the same probability.
-            alternatives_BK = tree.open_groups(user_B, given).log()
+            alternatives_BK = tree.paths_of_users.open_groups(user_B, given).log()
             queries = replace(queries, bias_BK=queries.bias_BK - alternatives_BK)
         return queries
 
