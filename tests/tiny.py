@@ -20,7 +20,8 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training import loop
-from torchrec_priors.training.build import Built, build_model
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.run.folder import RunFolder
 

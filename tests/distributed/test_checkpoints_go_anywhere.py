@@ -12,9 +12,10 @@ from run_files import losses
 from torchrec_priors.config import parse
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
-from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint.check import flaw
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.loss_weights import set_loss_weights
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.run.folder import RunFolder
 

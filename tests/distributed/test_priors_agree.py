@@ -25,7 +25,8 @@ from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import log_normalisers, search, search_reference
 from torchrec_priors.retrieval.search_types import Queries
-from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.loss_weights import set_loss_weights
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step

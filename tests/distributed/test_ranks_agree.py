@@ -15,7 +15,8 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.gather_slots import gather_slots
 from torchrec_priors.ranks.process import join
-from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.loss_weights import set_loss_weights
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step

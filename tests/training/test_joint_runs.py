@@ -12,7 +12,8 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training.build import build_model, tree_of
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.model_parts import tree_of
 
 COMMUNITIES = """
 import numpy as np

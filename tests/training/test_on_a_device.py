@@ -16,7 +16,8 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.training.batches import Batches
-from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.loss_weights import set_loss_weights
 from torchrec_priors.training.sampler import make_sampler
 
 TREE = ["temporal:2", "genre"]

@@ -21,7 +21,7 @@ from torchrec_priors.priors.load import load_tree
 from torchrec_priors.ranks.process import join
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.settings.priors import PriorsConfig
-from torchrec_priors.training import build
+from torchrec_priors.training import build, model_parts
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.origin import read_origin, write_origin
 from torchrec_priors.training.run.paths import count_positives
@@ -116,7 +116,9 @@ def test_a_run_remembers_its_paths_and_has_no_adapters_for_those_with_too_few_po
 
 def test_whoever_loads_a_run_reads_its_paths_and_not_the_log(run, data, monkeypatch, capsys):
     folder, minimum, _ = run
-    monkeypatch.setattr(build, "count_positives", lambda *_: pytest.fail("the log was read again"))
+    monkeypatch.setattr(
+        model_parts, "count_positives", lambda *_: pytest.fail("the log was read again")
+    )
     evaluate.evaluate(folder, evaluate.Split.test)
     with load_run(folder) as loaded:
         assert len(loaded.recommend(user=9)) == 10

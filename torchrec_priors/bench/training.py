@@ -34,7 +34,9 @@ from torchrec_priors.ranks.process import join
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.settings.run_config import RunConfig
-from torchrec_priors.training.build import Built, build_model, set_loss_weights
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.built import Built
+from torchrec_priors.training.loss_weights import set_loss_weights
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.run.paths import count_positives, over_item_sets
 from torchrec_priors.training.sampler import make_sampler

@@ -26,7 +26,7 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.settings.run_config import RunConfig
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.sampler import sampler_over
 
 

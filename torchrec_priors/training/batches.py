@@ -34,7 +34,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler
 from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.admission import Admission
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.pace import Epoch
 
 

@@ -33,7 +33,7 @@ from torchrec_priors.embedding.managed import (
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts
 from torchrec_priors.settings.run_config import RunConfig
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.run.recorded_data import TrainedOn
 
 # Loads a tensor of the other run's checkpoint; the argument is the end of its name.

@@ -19,7 +19,7 @@ from torch.distributed.tensor import zeros as sharded_zeros
 from torchrec_priors.embedding.own_rows import OwnRows
 from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.process import Ranks
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.checkpoint.checkpoint import load
 from torchrec_priors.training.checkpoint.keys import MODEL, key_in_model
 from torchrec_priors.training.checkpoint.reader import Reader

@@ -10,7 +10,8 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.remote.uri import Place, place_of
 from torchrec_priors.settings.run_config import RunConfig
-from torchrec_priors.training.build import Built, build_model
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.checkpoint.keys import MANIFEST
 from torchrec_priors.training.checkpoint.weights import load_weights

@@ -18,7 +18,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.settings.run_config import RunConfig
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.divided_llms import norm_over_ranks
 
 

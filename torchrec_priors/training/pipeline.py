@@ -42,7 +42,7 @@ from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.errors import UserError
 from torchrec_priors.model.recommender import Recommender
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 
 log = logging.getLogger(__name__)
 

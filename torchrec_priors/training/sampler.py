@@ -9,7 +9,7 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.settings.run_config import RunConfig
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.frequency import training_frequency
 
 

@@ -35,7 +35,7 @@ from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.model.started_step import StartedStep
 from torchrec_priors.ops.pinned import to_device
-from torchrec_priors.training.build import ITEM_LLM, Built
+from torchrec_priors.training.built import ITEM_LLM, Built
 from torchrec_priors.training.optimizers import Optimizers
 
 

@@ -26,9 +26,10 @@ from torchrec_priors.sampling.group_sampler import GroupSampler
 from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.batches import Batches
-from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.checkpoint.keys import Progress
+from torchrec_priors.training.loss_weights import set_loss_weights
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.pace import Epoch
 from torchrec_priors.training.pipeline import pipeline_of

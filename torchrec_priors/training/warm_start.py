@@ -22,9 +22,10 @@ from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.settings.table import TABLE, table_of_feature
-from torchrec_priors.training.build import Built, tree_of
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.carried_rows import OldRows, carried_rows
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.model_parts import tree_of
 from torchrec_priors.training.old_checkpoint import OldCheckpoint
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.paths import read_paths

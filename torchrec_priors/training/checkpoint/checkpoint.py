@@ -33,7 +33,7 @@ from torchrec_priors.common.files import remove_leftover
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.settings.training import TrainingConfig
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.checkpoint.check import flaw
 from torchrec_priors.training.checkpoint.files import Writer
 from torchrec_priors.training.checkpoint.folder import CheckpointFolder, checkpoint_name

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.optimizers import Optimizers
 
 FORMAT = 2  # the format of new checkpoints, and the latest that can be read

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.process import Ranks
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.built import Built
 from torchrec_priors.training.checkpoint.check import flaw_of_files
 from torchrec_priors.training.checkpoint.keys import key_in_model
 from torchrec_priors.training.checkpoint.manifest import Checksum
