@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from torchrec_priors.apps import command
-from torchrec_priors.training import loop
+from torchrec_priors.training import start
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_what_comes_before_the_first_step_is_named(small_data, tmp_path, monkeyp
         assert shown
         yield stages.append
 
-    monkeypatch.setattr(loop, "stages", noted)
+    monkeypatch.setattr(start, "stages", noted)
     tiny.train(tiny.config(training={"steps": 1}), small_data, tmp_path / "run")
     assert stages == [
         "building the model",

@@ -1,10 +1,11 @@
 """The training loop: it takes steps, evaluates, writes checkpoints, resumes and stops early.
 
-    start     build the model; load the newest checkpoint, or initial values   `_Run.__init__`
-              write the files that describe the run                            `_write_start`
+    start     build the model; load the newest checkpoint, or initial values   `start.py`
+              write the files that describe the run
     repeat    train on the batches up to the next evaluation                   `_train`
                   after each: log, stop if there was a signal, save if due     `_train_on`
               evaluate; save if it is the best so far, or if due               `_evaluate`
+              (`schedule.py` says when to evaluate, and when to stop)
     end       write the last checkpoint and `summary.json`                     `_finish`
 
 "Repeat" ends with the last step, or when `training.patience` evaluations in a row brought no better
@@ -18,11 +19,8 @@ from contextlib import closing, suppress
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from torchrec_priors.common.files import write_json
-from torchrec_priors.common.own_code import remember
-from torchrec_priors.common.progress import stages
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import StoppedError
@@ -33,23 +31,20 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.ranks.roll_call import lost_ranks
 from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.callbacks import Callbacks, Evaluation, Saved
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, checkpoint_name
-from torchrec_priors.training.checkpoint.keys import Progress
+from torchrec_priors.training.checkpoint.checkpoint import checkpoint_name
 from torchrec_priors.training.divergence import diverged
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.observers import Observers
 from torchrec_priors.training.pace import Pace
-from torchrec_priors.training.run.ancestry import new_ancestry, read_ancestry, write_ancestry
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import length_and_checksum
-from torchrec_priors.training.run.paths import write_paths
-from torchrec_priors.training.run.seen import write_seen
+from torchrec_priors.training.schedule import Schedule
+from torchrec_priors.training.start import start_run
 from torchrec_priors.training.step import AbortedStepError, StepResult
 from torchrec_priors.training.stop_request import StopRequest, asked_for
 from torchrec_priors.training.summary import SELECTED_BY, parameters_of
 from torchrec_priors.training.tracking.parameters import tracked_run
 from torchrec_priors.training.tracking.tracking import Tracking
-from torchrec_priors.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +97,7 @@ class _Run:
         built: the trainer's model.
         checkpoints: the checkpoints in the run's folder.
         progress: the number of completed steps, and the best evaluation so far.
-        ancestry: the runs that the initial weights come from, and the interactions that this run
-            and those runs were trained on.
+        schedule: when to evaluate, and when to end.
         leaks: the validation targets that ancestors of this run were trained on; None if the run
             trains on all interactions (`fit_all`) or has no ancestors.
         logs: the lines, the curves, and what the user sees of the progress.
@@ -132,35 +126,13 @@ class _Run:
         self.ranks = ranks
         self.stop = StopRequest()
         self.warned_of_reach = False
-        # The user has named these files in the configuration, so this user trusts them from now on.
-        remember(config.own_files())
-
-        # On a large data set this takes minutes, for example to count the targets of each head.
-        with stages(shown=ranks.leads and seen_by.progress) as report:
-            report("building the model")
-            trained = folder.trained_on(config, data) if folder.was_started else None
-            self.trainer = Trainer(config, data, ranks, trained=trained)
-            self.built = self.trainer.built
-            self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
-            report("loading weights")
-            resumed = self.trainer.resume(self.checkpoints, init_from)
-            self.progress = resumed or Progress()
-
-            report("reading what was trained on before")
-            if trained is None:
-                self.ancestry = new_ancestry(config, data, ranks, init_from)
-            else:
-                self.ancestry = read_ancestry(folder)
-            self.leaks = None
-            if not config.training.fit_all:
-                self.leaks = self.ancestry.leaks(data, "validation", ranks)
-            report("planning the batches")
-            self.trainer.prepare_batches()
-
-            # The first files are written only now, after everything has been checked.
-            if ranks.leads:
-                self._write_start(first_start=trained is None, init_from=init_from)
-            dist.barrier(ranks.side)
+        started = start_run(config, data, folder, ranks, init_from, shown=seen_by.progress)
+        self.trainer = started.trainer
+        self.built = started.trainer.built
+        self.checkpoints = started.checkpoints
+        self.progress = started.progress
+        self.leaks = started.leaks
+        self.schedule = Schedule(config.training, self.progress)
 
         first_step = self.progress.step
         self.callbacks = seen_by.callbacks if ranks.leads else Callbacks()
@@ -170,7 +142,7 @@ class _Run:
             ranks,
             steps=config.training.steps,
             first_step=first_step,
-            evaluated=not self._evaluation_is_missing(),
+            evaluated=not self.schedule.evaluation_is_missing,
             shown=seen_by.progress,
         )
         self.tracking = Tracking()
@@ -180,40 +152,15 @@ class _Run:
         self.pace = Pace(self.trainer.epoch(), steps=config.training.steps, first_step=first_step)
         if ranks.world > 1:
             self.logs.say(self.built.plan.in_words())
-        self._say_leaks()
-        if resumed:
+        warning = started.warning_of_leaks()
+        if warning is not None:
+            self.logs.warn(warning)
+        if started.resumed:
             self.logs.say(f"resuming '{folder.path}' at step {first_step}")
 
         self.started = time.monotonic()
         self.saved_at = self.started
         self.seconds_waited = 0.0  # time that steps have waited for batches
-
-    def _write_start(self, *, first_start: bool, init_from: RunFolder | None) -> None:
-        """Writes the files that record the run's configuration, data and sharding; only on rank 0.
-
-        Paths, seen items and ancestry do not change later, so only the first start writes them.
-        """
-        folder = self.folder
-        if first_start:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            model = self.built.model
-            depths = self.built.depths if model.baseline is None else None
-            write_paths(folder.paths, model.tree, self.built.counted, depths)
-            write_seen(folder.seen, self.built.seen_I)
-            write_ancestry(self.ancestry, folder)
-
-        folder.record(self.config, self.data, init_from, self.ancestry.ancestors)
-        write_json(folder.sharding, self.built.plan.to_json())
-
-    def _say_leaks(self) -> None:
-        words = None if self.leaks is None else self.leaks.in_words()
-        if words is None:
-            return
-        self.logs.warn(
-            f"warning: validation is not held out from {self.ancestry.in_words()}, which this run"
-            f" comes from: {words}. Early stopping and the choice of the best checkpoint use"
-            " figures that are too good"
-        )
 
     def go(self) -> dict[str, Any]:
         """Trains to the end of the schedule or until patience runs out; returns the summary."""
@@ -230,25 +177,25 @@ class _Run:
     # Steps
 
     def _train(self, batches: Iterator[Batch]) -> None:
-        settings = self.config.training
-        progress = self.progress
+        """Takes steps and evaluates until the schedule has ended."""
         self.built.parallel.train()
-        if self._evaluation_is_missing():
+        if self.schedule.evaluation_is_missing:
             self._evaluate()
         self.pace.resume()
 
         timed = self._timed(batches)
-        while progress.step < settings.steps and not self._out_of_patience():
+        while not self.schedule.ended:
             # A batch that was sent ahead would disturb the lookups of an evaluation. So the
             # pipeline is empty before each evaluation.
-            steps = self._steps_to_evaluation()
+            steps = self.schedule.steps_to_evaluation()
             with closing(self.trainer.ready(timed, steps)) as until_evaluation:
                 for batch in until_evaluation:
                     self._train_on(batch)
-            if self._evaluation_is_due():
+            if self.schedule.evaluation_is_due:
                 self._evaluate()
 
     def _train_on(self, batch: Batch) -> None:
+        """Takes a step, logs it, and saves if that is due or a signal was received."""
         settings = self.config.training
         progress = self.progress
         result = self._step(batch)
@@ -268,7 +215,7 @@ class _Run:
             self.callbacks.on_step(done)
 
         self._stop_if_signalled(result.counts)
-        if not self._evaluation_is_due() and self._checkpoint_is_due():
+        if not self.schedule.evaluation_is_due and self._checkpoint_is_due():
             self._save(best=False)
             self.pace.resume()
 
@@ -278,14 +225,8 @@ class _Run:
         self.logs.add(step, values, prefix)
         self.tracking.log(step, {f"{prefix}{name}": value for name, value in values.items()})
 
-    def _steps_to_evaluation(self) -> int:
-        settings = self.config.training
-        step = self.progress.step
-        every = settings.steps if settings.fit_all else settings.evaluate_every
-        next_evaluation = (step // every + 1) * every
-        return min(settings.steps, next_evaluation) - step
-
     def _step(self, batch: Batch) -> StepResult:
+        """Takes a step; an aborted step ends the run with an error that names the checkpoint."""
         limit = self.config.training.largest_loss(self.data.items)
         try:
             return self.trainer.step(batch, flags=self.stop.flags(), max_loss=limit)
@@ -322,22 +263,24 @@ class _Run:
 
     # Evaluations
 
-    def _evaluation_is_due(self) -> bool:
-        settings = self.config.training
-        if settings.fit_all:
-            return False
-        step = self.progress.step
-        return step % settings.evaluate_every == 0 or step == settings.steps
-
-    def _evaluation_is_missing(self) -> bool:
-        """Returns whether the run was stopped after a step, before the evaluation that follows."""
-        progress = self.progress
-        every = self.config.training.evaluate_every
-        done = -(-progress.best_step // every) + progress.without_gain
-        return self._evaluation_is_due() and done < -(-progress.step // every)
-
     def _evaluate(self) -> None:
+        """Evaluates, reports the result, and saves if it is the best so far, or if that is due."""
         progress = self.progress
+        result = self._validate()
+        better = self.schedule.note_evaluation(result[SELECTED_BY])
+
+        names = ("ndcg@10", "recall@10", "entropy@10")
+        figures = ", ".join(f"{name} {result[name]:.4f}" for name in names)
+        best_so_far = " (best so far)" if better else ""
+        self.logs.say(f"step {progress.step}: validation {figures}{best_so_far}")
+        if self.callbacks.on_evaluation is not None:
+            self.callbacks.on_evaluation(Evaluation(progress.step, result, better))
+        if better or self._checkpoint_is_due():
+            self._save(best=better)
+        self.pace.resume()
+
+    def _validate(self) -> dict[str, Any]:
+        """Computes and logs the metrics on validation; returns them by name."""
         self._say_where("evaluation")
         model = self.built.model
         # The index is built first, because this updates the set of items that `Reach` reads.
@@ -364,24 +307,7 @@ class _Run:
                 log.warning("warning: on validation, %s", warning)
         leaked = {} if self.leaks is None else self.leaks.to_metrics()
         self._log(result | leaked, prefix="validation/")
-
-        better = result[SELECTED_BY] > progress.best
-        if better:
-            progress.best = result[SELECTED_BY]
-            progress.best_step = progress.step
-            progress.without_gain = 0
-        else:
-            progress.without_gain += 1
-
-        names = ("ndcg@10", "recall@10", "entropy@10")
-        figures = ", ".join(f"{name} {result[name]:.4f}" for name in names)
-        best_so_far = " (best so far)" if better else ""
-        self.logs.say(f"step {progress.step}: validation {figures}{best_so_far}")
-        if self.callbacks.on_evaluation is not None:
-            self.callbacks.on_evaluation(Evaluation(progress.step, result, better))
-        if better or self._checkpoint_is_due():
-            self._save(best=better)
-        self.pace.resume()
+        return result
 
     def _evaluating(self, batches: Iterable[Histories], count: int) -> Iterator[Histories]:
         """Yields the batches of an evaluation; a signal ends the run between two batches."""
@@ -391,13 +317,10 @@ class _Run:
             self._stop_if_signalled(self.ranks.total(flags).tolist())
             yield batch
 
-    def _out_of_patience(self) -> bool:
-        patience = self.config.training.patience
-        return patience > 0 and self.progress.without_gain >= patience
-
     # Checkpoints and the end
 
     def _checkpoint_is_due(self) -> bool:
+        """Whether the last checkpoint is so old that another one is due; ranks agree on it."""
         if self.progress.step % _ASK_EVERY:
             return False
         waited = time.monotonic() - self.saved_at
@@ -436,11 +359,14 @@ class _Run:
         progress = self.progress
         model = self.built.model
         fit_all = self.config.training.fit_all
+        stopped = "end of schedule"
+        if self.schedule.out_of_patience:
+            stopped = "no better evaluation"
         summary = {
             "steps": progress.step,
             "best_step": progress.best_step,
             f"validation/{SELECTED_BY}": None if fit_all else progress.best,
-            "stopped": "no better evaluation" if self._out_of_patience() else "end of schedule",
+            "stopped": stopped,
             "paths": len(model.tree.paths),
             "parameters": parameters_of(model, self.config),
             "ranks": self.ranks.world,
