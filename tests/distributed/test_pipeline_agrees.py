@@ -11,7 +11,7 @@ from run_files import logged
 from torchrec.distributed.train_pipeline.runtime_forwards import PipelinedForward
 
 from torchrec_priors.config import parse
-from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.embedding.managed.rows import ManagedRows
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join

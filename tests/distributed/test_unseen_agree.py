@@ -8,7 +8,8 @@ from ranks import run_on_ranks
 from run_files import losses
 
 from torchrec_priors.config import parse
-from torchrec_priors.embedding.managed import ManagedRows, blocks_of
+from torchrec_priors.embedding.managed.rows import ManagedRows
+from torchrec_priors.embedding.managed.table import blocks_of
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from torchrec_priors.embedding.item_table import first_values
-from torchrec_priors.embedding.managed import Blocks, spread, unspread
+from torchrec_priors.embedding.managed.blocks import Blocks
+from torchrec_priors.embedding.managed.ids import spread, unspread
 from torchrec_priors.settings.embedding import UnseenConfig
 
 

@@ -11,7 +11,7 @@ import torch
 from grown_data import earlier_state, grown_from
 
 from torchrec_priors.config import parse
-from torchrec_priors.embedding.managed import blocks_of
+from torchrec_priors.embedding.managed.table import blocks_of
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join

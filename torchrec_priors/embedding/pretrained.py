@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.embedding.managed.rows import ManagedRows
 from torchrec_priors.embedding.own_rows import OwnRows
 from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.errors import UserError

@@ -20,7 +20,9 @@ import torch
 
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.embedding.item_table import first_values
-from torchrec_priors.embedding.managed import ManagedRows, blocks_of, reset_rows, spread, to_owners
+from torchrec_priors.embedding.managed.ids import spread
+from torchrec_priors.embedding.managed.rows import ManagedRows
+from torchrec_priors.embedding.managed.table import blocks_of, reset_rows, to_owners
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from torchrec_priors.embedding.item_table import Shard
-from torchrec_priors.embedding.managed import ManagedRows, blocks_of
+from torchrec_priors.embedding.managed.rows import ManagedRows
+from torchrec_priors.embedding.managed.table import blocks_of
 from torchrec_priors.embedding.own_rows import OwnRows
 from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.encoder.item_llm import ItemLLM

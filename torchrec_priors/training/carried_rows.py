@@ -22,14 +22,11 @@ from torch import Tensor
 
 from torchrec_priors.embedding.item_rows import NO_ROW, ItemRows, hashes
 from torchrec_priors.embedding.item_table import first_values
-from torchrec_priors.embedding.managed import (
-    Blocks,
-    ManagedRows,
-    State,
-    blocks_of,
-    reset_rows,
-    spread,
-)
+from torchrec_priors.embedding.managed.blocks import Blocks
+from torchrec_priors.embedding.managed.ids import spread
+from torchrec_priors.embedding.managed.rows import ManagedRows
+from torchrec_priors.embedding.managed.state import ManagedState
+from torchrec_priors.embedding.managed.table import blocks_of, reset_rows
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts
 from torchrec_priors.settings.run_config import RunConfig
@@ -57,11 +54,11 @@ class OldRows:
     ) -> None:
         self.config = config.embedding
         self.data = data
-        self.state: State | None = None
+        self.state: ManagedState | None = None
         self.rows: ItemRows | None = None
 
         if config.embedding.unseen == "managed":
-            self.state = State.load(config.embedding, load)
+            self.state = ManagedState.load(config.embedding, load)
             self.row_I = self.state.rows_of(np.arange(data.items))
             self.admitted_I = self.state.admitted(np.arange(data.items))
             return

@@ -10,7 +10,7 @@ import logging
 import numpy as np
 import torch
 
-from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.embedding.managed.rows import ManagedRows
 from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks

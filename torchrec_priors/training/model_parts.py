@@ -11,7 +11,7 @@ from torchrec_priors.baselines.baseline import as_priors
 from torchrec_priors.data.as_trained import AsTrained
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.item_rows import ItemRows
-from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.embedding.managed.rows import ManagedRows
 from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.heads.composition import check_budget
 from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
