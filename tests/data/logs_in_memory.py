@@ -10,7 +10,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from torchrec_priors.data.windows import Windows, WindowStream
-from torchrec_priors.prepared.data_set import RowGroup
+from torchrec_priors.prepared.users import RowGroup
 from torchrec_priors.ranks.share import Share
 
 

@@ -12,6 +12,7 @@ from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.manifest import describe
+from torchrec_priors.prepared.sequences import Sequences
 
 
 @pytest.fixture
@@ -42,14 +43,12 @@ def _batches(data: PreparedData, **how):
 
 
 def test_lengths_are_those_of_the_histories_and_read_from_the_smallest_lists(copied, monkeypatch):
-    asked = []
-    read = PreparedData._row_group
-    monkeypatch.setattr(
-        PreparedData, "_row_group", lambda *given: asked.append(given[2]) or read(*given)
-    )
     expected = [
-        len(row) for group in copied.row_groups for row in read(copied, group, ["items"])["items"]
+        length for group in copied.row_groups for length in copied.read_users(group).lengths
     ]
+    asked = []
+    read = Sequences.table
+    monkeypatch.setattr(Sequences, "table", lambda *given: asked.append(given[2]) or read(*given))
     assert copied.lengths.tolist() == expected
     assert copied.lengths.dtype == np.int32
     assert asked == [["events"]] * len(copied.row_groups)
@@ -61,7 +60,7 @@ def test_lengths_come_from_their_column_where_there_is_one(copied, monkeypatch):
         copied,
         lambda table: table.append_column("length", pa.compute.list_value_length(table["items"])),
     )
-    monkeypatch.setattr(PreparedData, "_lists", None)
+    monkeypatch.setattr(Sequences, "lists", None)
     assert np.array_equal(data.lengths, expected)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from small_movielens import Rating, read_ratings, read_sequences, write_ratings
+from stores import fill, fresh
 
 from torchrec_priors.data.histories import history_batches
 from torchrec_priors.data.windows import WindowStream
@@ -70,6 +71,16 @@ def _parts(raw) -> dict[int, list[list[Rating]]]:
 def _kept(parts) -> bool:
     training, validation, test = map(len, parts)
     return training >= 2 or bool(training and validation) or bool(training + validation and test)
+
+
+def test_the_parts_are_the_same_in_a_store(folder, monkeypatch, tmp_path):
+    """Where the parts end is asked for before any file of the store has been opened."""
+    fresh(monkeypatch, tmp_path / "cache")
+    fill(folder, "pretended://bucket/shop")
+    here = PreparedData(folder)
+    for ends in ("training_ends", "validation_ends"):
+        there = PreparedData("pretended://bucket/shop")
+        assert np.array_equal(getattr(there, ends), getattr(here, ends))
 
 
 def test_counts_and_frequencies_are_those_of_the_parts(raw, folder):

@@ -13,7 +13,7 @@ from serving.conftest import SETTINGS
 from torchrec_priors import Event, Levers, Request, UserContext, load_run
 from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.data_set import History
+from torchrec_priors.prepared.users import History
 from torchrec_priors.retrieval.search_types import Queries
 from torchrec_priors.serving.kept_queries import KeptQueries, key_of
 from torchrec_priors.serving.known_users import KnownUser

@@ -26,7 +26,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_priors.data.chunks import ranges
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, mix_each
-from torchrec_priors.prepared.data_set import Columns
+from torchrec_priors.prepared.users import Columns
 from torchrec_priors.sampling.group_sampler import Draw
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from torchrec_priors.data.order import Chunk, Cuts
 from torchrec_priors.data.ties import Ties
-from torchrec_priors.prepared.data_set import COLUMN_TYPES, Columns, PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import COLUMN_TYPES, Columns
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from torchrec_priors.prepared.data_set import Columns, PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import Columns
 from torchrec_priors.ranks.share import Share
 
 Split = Literal["validation", "test"]

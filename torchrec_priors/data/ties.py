@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_priors.common.splitmix import GOLDEN, mix, of_epoch
-from torchrec_priors.prepared.data_set import Columns, PreparedData, RowGroup
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import Columns, RowGroup
 
 # Distinguishes these draws from other uses of the seed.
 _TIES = 0x74696573

@@ -17,7 +17,8 @@ import pyarrow as pa
 from torchrec_priors.common.files import new_file
 from torchrec_priors.common.splitmix import GOLDEN, mix
 from torchrec_priors.parquet import read_table, readable, write_table
-from torchrec_priors.prepared.data_set import PreparedData, RowGroup
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import RowGroup
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.settings.training import TrainingConfig
 

@@ -29,7 +29,8 @@ from torchrec_priors.data.chunks import Part, read_chunks
 from torchrec_priors.data.order import WindowOrder
 from torchrec_priors.data.ties import Ties
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.data_set import Columns, PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import Columns
 from torchrec_priors.ranks.share import Share
 
 

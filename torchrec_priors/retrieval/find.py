@@ -18,7 +18,8 @@ from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.model.recommender import Recommender
-from torchrec_priors.prepared.data_set import Columns, PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import Columns
 from torchrec_priors.priors.paths_of_users import GivenGroups
 from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks

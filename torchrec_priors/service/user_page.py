@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from torchrec_priors.errors import OutsideError, UserError
-from torchrec_priors.prepared.data_set import History
+from torchrec_priors.prepared.users import History
 from torchrec_priors.priors.prior import is_of_users
 from torchrec_priors.service.context import State
 from torchrec_priors.service.parts import Parts

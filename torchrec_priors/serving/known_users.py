@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from torchrec_priors.errors import UserError, nearest, shown
-from torchrec_priors.prepared.data_set import COLUMN_TYPES, History, PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import COLUMN_TYPES, History
 from torchrec_priors.priors.prior import is_of_users
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import Catalogue, texts

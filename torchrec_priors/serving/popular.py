@@ -28,7 +28,8 @@ from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.heads.score import Score
-from torchrec_priors.prepared.data_set import PreparedData, RowGroup
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.users import RowGroup
 from torchrec_priors.priors.paths_of_users import GivenGroups
 from torchrec_priors.priors.prior import Targets, is_of_users, needs_of
 from torchrec_priors.priors.tree import PriorTree

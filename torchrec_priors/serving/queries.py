@@ -19,7 +19,7 @@ from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.ops.single_thread import single_thread
-from torchrec_priors.prepared.data_set import History
+from torchrec_priors.prepared.users import History
 from torchrec_priors.retrieval.find import Finder
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.data_set import History
+from torchrec_priors.prepared.users import History
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.retrieval.find import Finder, head_names
 from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList

@@ -13,8 +13,9 @@ from threading import Lock
 import numpy as np
 import pyarrow as pa
 
-from torchrec_priors.prepared.data_set import History, PreparedData, Users
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_index import IdIndex
+from torchrec_priors.prepared.users import History, Users
 
 _KEPT_BYTES = 1 << 29  # of row groups
 

@@ -7,8 +7,8 @@ import ibis.expr.types as ir
 
 from torchrec_priors.preparation.build import held
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.prepared.data_set import COLUMN_TYPES
 from torchrec_priors.prepared.manifest import Manifest
+from torchrec_priors.prepared.users import COLUMN_TYPES
 
 # The values of `order` of old interactions start here. They are far below those of new
 # interactions, so old interactions come first if times are equal.

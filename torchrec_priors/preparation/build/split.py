@@ -24,7 +24,7 @@ import numpy as np
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.prepared.data_set import TRAINING_END, VALIDATION_END
+from torchrec_priors.prepared.sequences import TRAINING_END, VALIDATION_END
 
 # The key of the points in time in the manifest's settings.
 TIMES = "split_times"

@@ -14,7 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from torchrec_priors.preparation.build.expressions import bounds
-from torchrec_priors.prepared.data_set import TRAINING_END
+from torchrec_priors.prepared.sequences import TRAINING_END
 
 # The product of two numbers below this prime fits into int64.
 _PRIME = 2**31 - 1
