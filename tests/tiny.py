@@ -24,6 +24,7 @@ from torchrec_priors.training.build import build_model
 from torchrec_priors.training.built import Built
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.same_run import check_same_run
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"dim": 8, "context": 12, "horizon": 4},
@@ -62,7 +63,7 @@ def train(
     """Trains or resumes a run as the app does, in this process; returns its summary."""
     folder = RunFolder(run)
     prepared = data if isinstance(data, PreparedData) else PreparedData(data)
-    folder.check_same_run(config, prepared)
+    check_same_run(folder, config, prepared)
     source = None if init_from is None else RunFolder(init_from)
     with join() as ranks:
         return loop.train(config, prepared, folder, ranks, source)

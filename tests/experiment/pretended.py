@@ -15,6 +15,7 @@ from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.record import record_run
 
 
 class Pretended:
@@ -49,7 +50,7 @@ class Pretended:
 
 def _train(folder, options, overrides):
     config = load_config(options["config"], overrides)
-    folder.record(config, PreparedData(options["data"]))
+    record_run(folder, config, PreparedData(options["data"]))
     (folder.checkpoints / "step-00000001").mkdir(exist_ok=True)
     (folder.checkpoints / "step-00000001" / ".metadata").touch()
     sizes = {"table": 4, "heads": 2, "encoder and score": 1}

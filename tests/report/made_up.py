@@ -14,6 +14,7 @@ from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.record import record_run
 
 HEADS = ("short-term / Comedy", "long-term / <Drama>")
 
@@ -22,7 +23,7 @@ def train(folder, data, *overrides, heads=1):
     """A run that was trained; returns its folder."""
     run = RunFolder(folder)
     config = with_changes({}, map(read_override, overrides))
-    run.record(config, PreparedData(data))
+    record_run(run, config, PreparedData(data))
     sizes = {
         "table": 1000,
         "heads": 64 * (heads > 1) * heads,

@@ -16,6 +16,7 @@ from torchrec_priors.training.run.ancestry import read_ancestry
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import read_lines, to_line
 from torchrec_priors.training.run.paths import path_names
+from torchrec_priors.training.run.same_run import check_same_run
 
 CONFIG = tiny.config(
     model={"horizon": 2},
@@ -182,7 +183,7 @@ def test_what_a_kill_leaves_before_a_run_has_begun_does_not_spoil_the_folder(
     (begun / "checkpoints").mkdir()
     (begun / ".config.toml.partial").write_text("[mo")
     (begun / ".lock").touch()
-    RunFolder(begun).check_same_run(CONFIG, PreparedData(small_data))
+    check_same_run(RunFolder(begun), CONFIG, PreparedData(small_data))
     shutil.copytree(run / "checkpoints", begun / "checkpoints", dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"config.toml' is missing: put it back"):
-        RunFolder(begun).check_same_run(CONFIG, PreparedData(small_data))
+        check_same_run(RunFolder(begun), CONFIG, PreparedData(small_data))

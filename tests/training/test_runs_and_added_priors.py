@@ -14,6 +14,8 @@ from torchrec_priors.preparation.priors.grouping import Grouping
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.manifest import read_manifest
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.record import record_run
+from torchrec_priors.training.run.same_run import check_same_run
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def _add(data, name, groups):
 
 def _run(data, path, tree, *, trust=False):
     config, run = parse({"priors": {"tree": tree}}), RunFolder(path, trust)
-    run.record(config, PreparedData(data))
+    record_run(run, config, PreparedData(data))
     run.open()
     return config, run
 
@@ -47,11 +49,11 @@ def test_an_earlier_run_does_not_mind_a_prior_that_it_does_not_use(data, tmp_pat
         _add(data, "class", groups)
         run.open()
         run.open(data)
-        run.check_same_run(config, PreparedData(data))
+        check_same_run(run, config, PreparedData(data))
     other, later = _run(data, tmp_path / "later", ["genre"])
     _add(data, "class", 4)
     later.open()
-    later.check_same_run(other, PreparedData(data))
+    check_same_run(later, other, PreparedData(data))
 
 
 @pytest.mark.parametrize("level", ["class", "item:class"])
@@ -61,7 +63,7 @@ def test_a_prior_that_a_run_uses_must_stay_as_it_was(level, data, tmp_path):
     _add(data, "unused", 2)
     run.open()
     _add(data, "class", 3)
-    for use in (run.open, lambda: run.check_same_run(config, PreparedData(data))):
+    for use in (run.open, lambda: check_same_run(run, config, PreparedData(data))):
         with pytest.raises(
             UserError, match=r"prior 'class' of '.*data' has changed since '.*run' was trained"
         ):

@@ -14,6 +14,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.loop import train
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.same_run import check_same_run
 
 SETTINGS = """
 [model]
@@ -47,7 +48,7 @@ def shop(tmp_path, monkeypatch, small_data):
 
 def _train(data, *overrides, run="run"):
     config, folder = load_config("small.toml", list(overrides)), RunFolder(_path(run))
-    folder.check_same_run(config, data)
+    check_same_run(folder, config, data)
     with join() as ranks:
         train(config, data, folder, ranks)
     return folder

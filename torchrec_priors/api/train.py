@@ -17,6 +17,7 @@ from torchrec_priors.training.loop import train as run_training
 from torchrec_priors.training.observers import Observers
 from torchrec_priors.training.run.claim import claimed
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.same_run import check_same_run
 from torchrec_priors.training.run.started_from import source_of
 from torchrec_priors.training.tracking.tracking import read_trackers
 
@@ -115,11 +116,11 @@ def train_run(
 
     # The folder is checked before the ranks meet, so that a mistake ends the command early. It is
     # checked again once it is claimed, because from then on no other training can change it.
-    folder.check_same_run(config, data)
+    check_same_run(folder, config, data)
     source_of(folder, init_folder)
     ready()
     with join(timedelta(seconds=config.training.timeout_seconds)) as ranks, claimed(run, ranks):
-        folder.check_same_run(config, data)
+        check_same_run(folder, config, data)
         source = source_of(folder, init_folder)
         if config.plain.name:
             from torchrec_priors.training.plain_run import train_plain  # SciPy takes half a second

@@ -13,6 +13,7 @@ from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.config import load_config
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.same_run import check_same_run
 from torchrec_priors.training.tracking.tracking import read_trackers
 
 
@@ -79,7 +80,7 @@ def train(
     settings = load_config(config, changes, trust=trust)
     trackers = read_trackers(track or ())
     prepared = PreparedData(data)
-    RunFolder(run, trust).check_same_run(settings, prepared)
+    check_same_run(RunFolder(run, trust), settings, prepared)
 
     with command.starting():
         from torchrec_priors.api.train import train_run

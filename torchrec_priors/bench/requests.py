@@ -29,6 +29,7 @@ from torchrec_priors.serving.queries import batch_of
 from torchrec_priors.serving.run import Answer, LoadedRun, Request, UserContext, load_run
 from torchrec_priors.training import loop
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.same_run import check_same_run
 
 Report = Callable[[str], None]
 
@@ -112,7 +113,7 @@ def make_run(case: Case, folder: Path) -> None:
     config = parse(table)
     data = PreparedData(folder / "data")
     run = RunFolder(folder / "run")
-    run.check_same_run(config, data)
+    check_same_run(run, config, data)
     with join() as ranks:
         loop.train(config, data, run, ranks, None)
 

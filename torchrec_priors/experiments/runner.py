@@ -20,6 +20,7 @@ from torchrec_priors.experiments.plan import Evaluation, PlannedRun, run_folder
 from torchrec_priors.experiments.processes import Launcher
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.same_run import check_same_run
 from torchrec_priors.training.summary import SELECTED_BY
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Runner:
         """Raises UserError if a folder has a run of another configuration or of other data."""
         for run in runs:
             try:
-                self._folder(run).check_same_run(run.config, self.data)
+                check_same_run(self._folder(run), run.config, self.data)
             except UserError as error:
                 raise UserError(
                     f"{error}, for --out, or remove it to train '{run.name}' again"

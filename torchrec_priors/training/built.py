@@ -23,10 +23,7 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.settings.table import TABLE
 from torchrec_priors.training.catalogue import read_catalogue
-from torchrec_priors.training.run.paths import (
-    Counted,
-    over_item_sets,
-)
+from torchrec_priors.training.run.paths import Counted, over_item_sets
 
 # The item LLM's parameters begin with it. DDP does not average their gradients, because these come
 # after those of all parts of a batch (`step.py`).

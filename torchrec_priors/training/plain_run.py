@@ -27,6 +27,7 @@ from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.checkpoint.checkpoint import checkpoint_name
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import length_and_checksum, to_line
+from torchrec_priors.training.run.record import record_run
 from torchrec_priors.training.run.recorded_data import earlier_state
 from torchrec_priors.training.summary import SELECTED_BY
 
@@ -137,7 +138,7 @@ def _write(
     summary: dict[str, Any],
 ) -> None:
     """Writes the files of the run. The summary is last: a run with a summary is complete."""
-    folder.record(config, data, ancestors=[])
+    record_run(folder, config, data, ancestors=[])
     numbers = {f"validation/{name}": value for name, value in result.items()}
     line = {"step": 0, "seconds": summary["seconds_of_last_start"], **numbers}
     write_whole(folder.metrics, to_line(line) + "\n")

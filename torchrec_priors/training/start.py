@@ -24,6 +24,7 @@ from torchrec_priors.training.run.ancestry import (
 )
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.paths import write_paths
+from torchrec_priors.training.run.record import record_run
 from torchrec_priors.training.run.seen import write_seen
 from torchrec_priors.training.trainer import Trainer
 
@@ -137,5 +138,5 @@ def _describe(
         write_seen(folder.seen, built.seen_I)
         write_ancestry(started.ancestry, folder)
 
-    folder.record(config, data, init_from, started.ancestry.ancestors)
+    record_run(folder, config, data, init_from, started.ancestry.ancestors)
     write_json(folder.sharding, built.plan.to_json())

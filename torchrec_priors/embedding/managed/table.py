@@ -5,9 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
-from torchrec.modules.mc_modules import (
-    ManagedCollisionCollection,
-)
+from torchrec.modules.mc_modules import ManagedCollisionCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.embedding.item_table import item_table

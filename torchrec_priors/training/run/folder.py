@@ -17,7 +17,7 @@ pushed.json         only in a run that was pushed, which has no checkpoints     
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +31,16 @@ from torchrec_priors.remote.uri import Place
 from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.settings.training import MAY_CHANGE
 from torchrec_priors.training.run import pushed
-from torchrec_priors.training.run.config_file import read_config, write_config
-from torchrec_priors.training.run.origin import FORMAT, Ancestor, Origin, read_origin, write_origin
+from torchrec_priors.training.run.config_file import read_config
+from torchrec_priors.training.run.origin import Origin, read_origin
 from torchrec_priors.training.run.recorded_data import (
     TrainedOn,
-    added_priors,
     check_content,
     check_priors,
     earlier_state,
     say_grown,
-    used_content,
 )
-from torchrec_priors.training.run.same_settings import decisive_settings, first_difference
+from torchrec_priors.training.run.same_settings import decisive_settings
 from torchrec_priors.training.run.seen import read_seen
 
 CONFIG = "config.toml"
@@ -56,13 +54,11 @@ TRAINED = "trained.parquet"
 CHECKPOINTS = "checkpoints"
 ITEM_VECTORS = "item_vectors"
 LOCK = ".lock"
-# Files and folders that may exist before the configuration is written.
-_BEFORE_CONFIG = (PATHS, SEEN, TRAINED, DATA, CHECKPOINTS, LOCK)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of the files in a run's folder, and methods that read, write and check them.
+    """The paths of the files in a run's folder, and methods that read and check them.
 
     Attributes:
         path: the folder.
@@ -223,7 +219,7 @@ class RunFolder:
                 - This user has not allowed a file of custom code to be executed.
         """
         config, origin = self._recorded(option)
-        self._check_own_files(config, origin, trust=self.trust)
+        check_trusted(config.own_files(), origin.own_files, self.path, trust=self.trust)
 
         # The data set must be the same, or it must have grown since training (`prepare --append`).
         data = PreparedData(data_path or self._recorded_data(origin))
@@ -278,104 +274,6 @@ class RunFolder:
         """Logs how the run treats items that were added after its training, if there are any."""
         say_grown(self.path, self.origin(), config, data)
 
-    def record(
-        self,
-        config: RunConfig,
-        data: PreparedData,
-        init_from: "RunFolder | None" = None,
-        ancestors: list[Ancestor] | None = None,
-    ) -> None:
-        """Writes `data.json` and `config.toml`, before the first step of this start.
-
-        If a run is resumed, the origin of its weights stays as it was recorded.
-
-        Args:
-            config: the configuration.
-            data: the data set.
-            init_from: for a new run, the run that its initial weights come from.
-            ancestors: for a new run, its ancestors.
-        """
-        before = self.origin() if self.was_started else None
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-
-        manifest = data.manifest
-        settings = config.to_toml_for_checksums()
-        identifies = f"{settings}\n{manifest.prepared_sha256}\n{manifest.added_priors()}"
-        files = [file for file in (self.seen, self.trained, self.paths) if file.is_file()]
-        origin = Origin(
-            path=str(data.folder.absolute()),
-            content_sha256=manifest.prepared_sha256,
-            priors=added_priors(config, data),
-            content=used_content(config, data),
-            groups={prior.name: len(prior.groups) for prior in manifest.priors},
-            events=manifest.events,
-            init_from=None if init_from is None else str(init_from.path.absolute()),
-            init_from_id=None if init_from is None else init_from.identity(),
-            ancestors=ancestors,
-            own_files={str(file): sha256(file) for file in config.own_files()},
-            files={file.name: sha256(file) for file in files},
-            run_id=hashlib.sha256(identifies.encode()).hexdigest()[:32],
-            format=FORMAT,
-        )
-        if before is not None:
-            # A resumed run stays the same run, even if settings that may change have changed, or if
-            # the folder of `init_from` has moved. If an earlier version recorded no checksums, the
-            # present checksums of the files are recorded.
-            origin = replace(
-                origin,
-                init_from=before.init_from,
-                init_from_id=before.init_from_id or origin.init_from_id,
-                ancestors=before.ancestors,
-                files=before.files if before.signed else origin.files,
-                run_id=before.run_id,
-            )
-
-        # The configuration is written last, because its existence means that the run was started.
-        write_origin(self.path / DATA, origin)
-        write_config(self.path / CONFIG, config, origin.run_id)
-
-    def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
-        """Checks that the folder is unused or holds the run of this configuration and data set.
-
-        Raises:
-            UserError: the folder holds another run or other files, or the run's files are damaged.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--run: '{self.path}' is a file: name a folder")
-        # A run may begin in a new or empty folder.
-        if not self.was_started:
-            self._check_unused()
-            return
-        if self.was_pushed:
-            raise UserError(
-                f"--run: '{self.path}' holds a pushed run, which is only read: choose another "
-                "folder"
-            )
-
-        self.check_writable()
-        origin = self.origin()
-        recorded = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
-        # If an earlier release recorded the configuration, settings that were added since then have
-        # their defaults in `recorded`.
-        difference = first_difference(
-            decisive_settings(recorded.to_toml()), decisive_settings(config.to_toml())
-        )
-        if difference:
-            raise UserError(
-                f"--run: '{self.path}' holds a run of another configuration ({difference}): choose "
-                "another folder"
-            )
-
-        if origin.content_sha256 != data.manifest.prepared_sha256:
-            raise UserError(
-                f"--run: '{self.path}' was trained on other data than '{data.folder}': choose "
-                "another folder"
-            )
-        # The user, and not the folder, names the files of custom code here, so they are trusted.
-        self._check_own_files(config, origin, trust=True)
-        check_priors(self.path, origin, data)
-        check_content(self.path, origin, data, resumes=True)
-
     def check_whole(self, file: Path, origin: Origin) -> None:
         """Checks that a file matches the checksum that the run recorded, if it recorded one.
 
@@ -412,34 +310,3 @@ class RunFolder:
     def _recorded_data(self, origin: Origin) -> Place | str:
         """Returns the place of the data set that a run recorded, or that was pushed with it."""
         return self.path / pushed.DATA if self.was_pushed else origin.path
-
-    def _check_unused(self) -> None:
-        """Checks that the folder holds nothing, except files of a run that was killed at its start.
-
-        Raises:
-            UserError: the folder holds something else.
-        """
-        if not self.path.exists():
-            return
-
-        # Checkpoints are written only after the configuration. So if there are any, the
-        # configuration has been removed.
-        has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
-        if (self.path / DATA).is_file() and has_checkpoints:
-            raise UserError(
-                f"--run: '{self.path / CONFIG}' is missing: put it back, or choose another folder"
-            )
-
-        for path in self.path.iterdir():
-            if path.name not in _BEFORE_CONFIG and not _is_hidden_part(path):
-                raise UserError(
-                    f"--run: '{self.path}' is not empty and holds no run: choose another folder"
-                )
-
-    def _check_own_files(self, config: RunConfig, origin: Origin, *, trust: bool) -> None:
-        check_trusted(config.own_files(), origin.own_files, self.path, trust=trust)
-
-
-def _is_hidden_part(path: Path) -> bool:
-    """Returns whether this is an incomplete file that a killed process has left."""
-    return path.name.startswith(".") and path.name.endswith(".partial")
