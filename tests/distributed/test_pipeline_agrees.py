@@ -12,6 +12,7 @@ from torchrec.distributed.train_pipeline.runtime_forwards import PipelinedForwar
 
 from torchrec_priors.config import parse
 from torchrec_priors.embedding.managed.rows import ManagedRows
+from torchrec_priors.embedding.torchrec_plan import to_torchrec
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
@@ -137,7 +138,7 @@ def test_cached_tables_hold_the_rows_of_a_batch_that_is_prefetched(small_data):
     plan, tables = replace(built.plan, tables=cached), [table.table for table in cached]
     assert plan.cached
     for ahead in (True, None):
-        made = plan.to_torchrec(tables, "cuda", 1, prefetch=bool(ahead))
+        made = to_torchrec(plan, tables, "cuda", 1, prefetch=bool(ahead))
         parameters = [sharding for module in made.plan.values() for sharding in module.values()]
         assert [
             (one.cache_params.load_factor, one.cache_params.prefetch_pipeline) for one in parameters

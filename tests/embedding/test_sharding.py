@@ -14,14 +14,8 @@ from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.distribute import distribute, together
 from torchrec_priors.embedding.item_table import Shard, fuse_optimizer, initialise_rows, table_of
 from torchrec_priors.embedding.own_rows import own_rows
-from torchrec_priors.embedding.plan import (
-    ModelPlan,
-    ModelTable,
-    Piece,
-    TablePlan,
-    even_blocks,
-    tables_of,
-)
+from torchrec_priors.embedding.plan import ModelPlan, ModelTable, Piece, TablePlan, even_blocks
+from torchrec_priors.embedding.torchrec_plan import tables_of
 from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.process import join
 from torchrec_priors.settings.sharding import ShardingConfig, TableSharding

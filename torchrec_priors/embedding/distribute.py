@@ -26,7 +26,8 @@ from torchrec.distributed.types import CacheParams, ShardingEnv
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
 from torchrec_priors.embedding.empty_shards import let_empty_shards_answer
-from torchrec_priors.embedding.plan import ModelPlan, ModelTable, tables_of
+from torchrec_priors.embedding.plan import ModelPlan, ModelTable
+from torchrec_priors.embedding.torchrec_plan import from_torchrec, tables_of, to_torchrec
 from torchrec_priors.embedding.whole_rows import learn_as_whole_rows
 from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.variables import read_launch
@@ -65,7 +66,7 @@ def distribute(
         lookups: number of ids that a rank looks up in a table per step, for the planner.
         timeout: timeout of the groups of ranks that hold columns of the same table; None for
             torch's default.
-        prefetch: as for `ModelPlan.to_torchrec`.
+        prefetch: as for `to_torchrec`.
         not_averaged: names of parameters whose gradients DDP does not average over ranks.
 
     Returns:
@@ -100,7 +101,7 @@ def distribute(
             plan.check_fits(tables, world, device.type, f"sharding.plan: '{file}'")
             return plan
         planner = _planner(tables, device, sharding, lookups, local)
-        return ModelPlan.of(planner.plan(model, sharders), tables, world)
+        return from_torchrec(planner.plan(model, sharders), tables, world)
 
     # Only rank 0 plans: a plan depends on the machine's memory, and machines may differ.
     plan = together(make_plan)
@@ -108,7 +109,7 @@ def distribute(
         model,
         env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
         device=device,
-        plan=plan.to_torchrec(tables, device.type, local, prefetch=prefetch),
+        plan=to_torchrec(plan, tables, device.type, local, prefetch=prefetch),
         sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(
             static_graph=False, params_to_ignore=not_averaged

@@ -2,9 +2,11 @@
 
 It contains TorchRec's plan in a form that can be printed, saved with a run and used again.
 
-    the planner's plan --- ModelPlan.of --->             --- to_torchrec ---> the model's sharding
+    the planner's plan --- from_torchrec -->             --- to_torchrec ---> the model's sharding
                                               ModelPlan
     an earlier sharding.json --- read ----->             --- to_json ---> this run's sharding.json
+
+`torchrec_plan.py` has the two functions for TorchRec.
 
 For example, this is the rank of each value of a table of 4 rows and 4 columns on two ranks:
 
@@ -19,19 +21,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
-from torchrec.distributed.sharding_plan import placement
-from torchrec.distributed.types import (
-    CacheParams,
-    EmbeddingModuleShardingPlan,
-    EnumerableShardingSpec,
-    ParameterSharding,
-    ShardingPlan,
-    ShardMetadata,
-)
-from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
 from torchrec_priors.common.files import read_json
 from torchrec_priors.errors import UserError
@@ -131,44 +120,6 @@ class ModelPlan:
         return any(table.cached for table in self.tables)
 
     @classmethod
-    def of(cls, plan: ShardingPlan, tables: Iterable[ModelTable], ranks: int) -> "ModelPlan":
-        """Converts a plan of TorchRec.
-
-        Args:
-            plan: TorchRec's plan.
-            tables: the tables of the model.
-            ranks: number of ranks.
-
-        Raises:
-            UserError: the plan lacks a table or some values of a table.
-        """
-        table_plans = []
-        for table in tables:
-            sharding = (plan.plan.get(table.module) or {}).get(table.name)
-            if sharding is None:
-                raise UserError(f"the sharding plan does not cover table '{table.name}'")
-
-            pieces = [
-                Piece(shard.placement.rank(), *_interleaved(shard.shard_offsets, shard.shard_sizes))
-                for shard in sharding.sharding_spec.shards
-            ]
-
-            cache = sharding.cache_params
-            table_plans.append(
-                TablePlan(
-                    table,
-                    sharding.sharding_type,
-                    sharding.compute_kernel,
-                    pieces,
-                    None if cache is None else cache.load_factor,
-                )
-            )
-
-        model_plan = cls(ranks, table_plans)
-        model_plan.check(tables, "the sharding plan")
-        return model_plan
-
-    @classmethod
     def read(cls, file: Path) -> "ModelPlan":
         """Reads a plan that `to_json` wrote.
 
@@ -242,47 +193,6 @@ class ModelPlan:
                     "another"
                 )
 
-    def to_torchrec(
-        self, tables: Iterable[ModelTable], device: str, local_ranks: int, *, prefetch: bool = False
-    ) -> ShardingPlan:
-        """Converts the plan to TorchRec's form.
-
-        Args:
-            tables: the tables of the model.
-            device: type of the ranks' devices.
-            local_ranks: number of ranks on a machine.
-            prefetch: whether rows are loaded into GPU caches before their step. The caches must
-                then keep them until the step.
-        """
-        modules: dict[str, EmbeddingModuleShardingPlan] = {}
-        for table in tables:
-            plan = self[table.name]
-            shards = [
-                ShardMetadata(
-                    shard_offsets=[piece.first_row, piece.first_column],
-                    shard_sizes=[piece.rows, piece.columns],
-                    placement=placement(device, piece.rank, local_ranks),
-                )
-                for piece in plan.pieces
-            ]
-
-            # If neither is set, TorchRec uses its defaults for a cache.
-            factor = plan.cache_load_factor
-            ahead = prefetch and plan.cached
-            cache_params = None
-            if ahead or factor is not None:
-                cache_params = CacheParams(load_factor=factor, prefetch_pipeline=ahead or None)
-
-            module_plan = modules.setdefault(table.module, EmbeddingModuleShardingPlan())
-            module_plan[table.name] = ParameterSharding(
-                sharding_type=plan.type,
-                compute_kernel=plan.kernel,
-                ranks=[piece.rank for piece in plan.pieces],
-                sharding_spec=EnumerableShardingSpec(shards),
-                cache_params=cache_params,
-            )
-        return ShardingPlan(plan=dict(modules))
-
     def in_words(self) -> str:
         """Returns lines for users: one for each table, with the bytes on a rank.
 
@@ -311,29 +221,6 @@ class ModelPlan:
         least = _size(min(bytes_of_ranks))
         most = _size(max(bytes_of_ranks))
         return f"{most} a rank" if least == most else f"{least} to {most} a rank"
-
-
-def tables_of(model: nn.Module) -> list[ModelTable]:
-    """Returns the tables of a model before it is sharded."""
-    tables: dict[str, ModelTable] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, EmbeddingCollection):
-            configs = module.embedding_configs()
-            blocks = {}
-        elif isinstance(module, ManagedCollisionEmbeddingCollection):
-            configs = module._embedding_module.embedding_configs()
-            blocks = module._managed_collision_collection.table_to_number_buckets()
-        else:
-            continue
-
-        for config in configs:
-            rows = config.num_embeddings
-            columns = config.embedding_dim
-            block = rows // blocks[config.name] if config.name in blocks else 0
-            # A managed module contains a plain module of the same table. The managed one comes
-            # first and is kept.
-            tables.setdefault(config.name, ModelTable(config.name, path, rows, columns, block))
-    return list(tables.values())
 
 
 def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
@@ -402,11 +289,6 @@ def _rows_are_in_place(pieces: list[Piece], table: ModelTable, ranks: int) -> bo
 def _rows_and_columns(table: ModelTable) -> str:
     """Returns the size of a table for users: "1,000 x 16"."""
     return f"{table.rows:,} x {table.columns}"
-
-
-def _interleaved(offsets: list[int], sizes: list[int]) -> tuple[int, int, int, int]:
-    """Returns (first row, rows, first column, columns) of a shard."""
-    return offsets[0], sizes[0], offsets[1], sizes[1]
 
 
 def _table_plan(values: Mapping[str, Any]) -> TablePlan:
