@@ -1,138 +1,16 @@
 """The published version answers; a bad one is refused once and the old one stays; going back works with any memory."""
 
-import gc
-import json
 import logging
 import threading
-import weakref
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from published_models import change_json, reseal
+from service.following import FollowingService
 
-from torchrec_priors.common.files import partial_of
 from torchrec_priors.errors import UserError
-from torchrec_priors.publishing.canary import (
-    CANARY,
-    Canary,
-    CanaryItem,
-    CanaryRequest,
-    write_canary,
-)
-from torchrec_priors.publishing.current import Current, write_current
-from torchrec_priors.publishing.files import checksum_of
-from torchrec_priors.publishing.folder import PublishedFolder
-from torchrec_priors.publishing.version import Manifest, write_manifest
+from torchrec_priors.publishing.canary import CANARY
 from torchrec_priors.service import follow
-from torchrec_priors.service.follow import Follower
-from torchrec_priors.service.refusals import NoRoomError
-from torchrec_priors.service.room import Room, give_back
-from torchrec_priors.service.versions import NoPreviousError, Versions
-from torchrec_priors.serving.request import Answer, Recommendation
-
-_DATA = "0" * 64
-_MB = 1_000_000
-
-
-@dataclass
-class _Memory:
-    """The memory of a service, in which each open run takes so much; nothing else does."""
-
-    runs: list["_Run"] = field(default_factory=list)
-
-    def used(self) -> int:
-        return sum(run.takes for run in self.runs if not run.closed)
-
-
-@dataclass(eq=False)
-class _Run:
-    """A run that answers each request with two items; the id of the first is the text of its file."""
-
-    text: str
-    takes: int
-    closed: int = 0
-    warm: bool = False
-    data: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(manifest=SimpleNamespace(prepared_sha256=_DATA))
-    )
-
-    def warm_up(self) -> None:
-        self.warm = True
-
-    def answer(self, requests: list) -> list[Answer]:
-        assert not self.closed
-        items = [Recommendation(self.text, "", 2.0, "", {}), Recommendation("x", "", 1.0, "", {})]
-        return [Answer(items) for _ in requests]
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class _Service:
-    """A follower with all that is around it, and a publisher. Runs are stubs, everything else is real."""
-
-    def __init__(self, folder: Path, limit: int = 1000 * _MB) -> None:
-        self.folder = PublishedFolder(folder)
-        self.memory = _Memory()
-        self.versions = Versions()
-        self.swaps: list[str] = []
-        self.loads: list[str] = []
-        self.error: BaseException | None = None
-        self.before_load = lambda: None
-        self.follower = Follower(
-            folder,
-            self.versions,
-            self._load,
-            poll_s=0.01,
-            room=Room(limit, self.memory.used),
-            on_swap=self.swaps.append,
-        )
-
-    def _load(self, folder: Path) -> _Run:
-        self.loads.append(folder.name)
-        self.before_load()
-        if self.error is not None:
-            raise self.error
-        run = _Run((folder / "model").read_text(), 100 * _MB)
-        self.memory.runs.append(run)
-        return run
-
-    def publish(self, name: str, *, current: bool = True) -> Path:
-        place = self.folder.version(name)
-        partial = partial_of(place)
-        partial.mkdir(parents=True)
-        (partial / "model").write_text(name)
-        write_canary(
-            partial,
-            Canary(_DATA, [CanaryRequest(user=1)], [[CanaryItem(name, 2.0), CanaryItem("x", 1.0)]]),
-        )
-        files = {file: checksum_of(partial / file) for file in ("model", CANARY)}
-        created = f"2026-01-01T00:00:{len(self.folder.newest_first()):02d}"
-        write_manifest(partial, Manifest(name, created, "step-1", _DATA, files))
-        self.folder.complete(name)
-        if current:
-            self.point_to(name)
-        return place
-
-    def point_to(self, name: str) -> None:
-        self.times = getattr(self, "times", 0) + 1
-        write_current(self.folder.path, Current(name, f"time {self.times}"))
-
-    def answers(self) -> str:
-        """The version that answers, which is the one whose model answers."""
-        with self.versions.lease() as served:
-            (answer,) = served.run.answer([None])
-            assert answer[0].item_id == served.name
-            return served.name
-
-    @property
-    def refused(self) -> dict:
-        return self.follower.described()["refused"]
-
-    def open_runs(self) -> list[str]:
-        return [run.text for run in self.memory.runs if not run.closed]
+from torchrec_priors.service.versions import NoPreviousError
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +23,7 @@ def given_back(monkeypatch):
 
 @pytest.fixture
 def service(tmp_path):
-    service = _Service(tmp_path)
+    service = FollowingService(tmp_path)
     service.publish("one")
     service.follower.load_first()
     yield service
@@ -395,61 +273,8 @@ def test_a_version_in_memory_is_not_loaded_again(service):
     assert (service.answers(), service.loads) == ("one", ["one", "two", "one"])
 
 
-@pytest.mark.parametrize(
-    ("limit", "kept", "answers"),
-    [
-        (1000 * _MB, ["two", "three"], "three"),
-        (320 * _MB, ["three"], "three"),  # three fit for a moment, but then too little is free
-        (300 * _MB, ["two", "three"], "three"),  # the previous version has to go first
-        (215 * _MB, ["three"], "three"),  # two fit, but too little is free to keep the old one
-        (205 * _MB, ["one"], "one"),  # two do not fit: a version takes 110 with the margin
-    ],
-)
-def test_memory(tmp_path, limit, kept, answers, caplog):
-    service = _Service(tmp_path, limit)
-    for name in ("one", "two", "three"):
-        service.publish(name)
-        if name == "one":
-            service.follower.load_first()
-        for _ in range(3):
-            service.follower.check()
-    assert (service.answers(), service.open_runs()) == (answers, kept)
-    if answers == "one":
-        assert service.swaps == ["refused", "refused"]
-        assert service.loads == ["one"]
-        assert "it needs about 0.1GB beside the present one, and 0.1GB are left: give the service" in service.refused["reason"]  # fmt: skip
-        assert caplog.text.count("version 'two' is refused") == 1
-        # When there is memory, it is loaded without being published again.
-        service.follower._room.limit = 1000 * _MB
-        service.follower.check()
-        assert (service.answers(), service.refused) == ("three", None)
-    service.versions.close()
-
-
-def test_going_back_to_a_version_that_is_not_in_memory(tmp_path):
-    service = _Service(tmp_path, 215 * _MB)
-    service.publish("one")
-    service.follower.load_first()
-    service.publish("two")
-    service.follower.check()
-    assert service.open_runs() == ["two"]
-    assert service.follower.rollback() == "one" == service.answers()
-    service.follower.check()
-    assert (service.answers(), service.loads) == ("one", ["one", "two", "one"])
-
-    service.follower._room.limit = 150 * _MB
-    with pytest.raises(NoRoomError, match="it needs about"):
-        service.follower.rollback()
-    service.follower._room.limit = 215 * _MB
-    (service.folder.version("two") / "model").write_text("damaged")
-    with pytest.raises(NoPreviousError, match=r"version 'two' cannot be loaded again .*damaged"):
-        service.follower.rollback()
-    assert service.answers() == "one"
-    service.versions.close()
-
-
 def test_the_first_version(tmp_path, caplog):
-    service = _Service(tmp_path)
+    service = FollowingService(tmp_path)
     with pytest.raises(
         UserError, match=r"--follow: .* has no published version: publish one first"
     ):
@@ -468,7 +293,7 @@ def test_the_first_version(tmp_path, caplog):
 
     for name in ("one", "two"):
         _damage(service.folder.version(name))
-    other = _Service(tmp_path)
+    other = FollowingService(tmp_path)
     with pytest.raises(UserError, match=r"--follow: no version in .* can be served: publish one"):
         other.follower.load_first()
 
@@ -518,36 +343,3 @@ def test_memory_of_a_closed_version_is_given_back_when_its_last_batch_has_ended(
     for _ in range(3):
         service.follower.check()
     assert len(given_back) == before + 1
-
-
-def test_cycles_are_given_back_and_what_was_imported_stays_frozen():
-    class Node:
-        pass
-
-    gc.freeze()
-    frozen = gc.get_freeze_count()
-    try:
-        node = Node()
-        node.itself = node
-        gone = weakref.ref(node)
-        del node
-        give_back()
-        assert gone() is None
-        assert gc.get_freeze_count() == frozen
-    finally:
-        gc.unfreeze()
-
-
-def test_the_memory_of_this_process():
-    room = Room()
-    free = room.free()
-    assert 0 < free < room.limit
-    assert room.needed(1000) == 0
-    with room.loading(1000):
-        block = bytearray(64 * _MB)
-        block[::4096] = b"x" * len(block[::4096])
-    assert 60 * _MB < room.needed(1000) < 80 * _MB
-    assert json.dumps(room.needed(2000)) == str(room.needed(2000))
-    with room.loading(1000):  # what needs less does not count
-        pass
-    assert room.needed(1000) > 60 * _MB
