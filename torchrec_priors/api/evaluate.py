@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from torchrec_priors.api.metrics import Metrics
 from torchrec_priors.common.files import write_json
@@ -86,24 +89,11 @@ def evaluate(
     """
     opened = open_run(run, data, trust=trust, plain=True)
     opened = replace(opened, config=_with_overrides(opened.config, changes))
+    prepared = opened.data
 
     # Options that are wrong are rejected before the ranks meet.
-    folder = opened.folder
-    config = opened.config
-    prepared = opened.data
     _check_name(name)
-    if config.training.fit_all:
-        raise UserError(
-            f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to "
-            "evaluate on"
-        )
-    prepared.manifest.require_users("evaluate", prepared.folder)
-    folder.check_writable()
-    if config.plain.name:
-        from torchrec_priors.training.plain_run import check_as_fitted  # SciPy takes half a second
-
-        check_as_fitted(folder, prepared)
-
+    _check_run(opened, run)
     ready()
     with opened.join_ranks() as ranks:
         ranks.where.doing = "evaluation"
@@ -117,75 +107,23 @@ def evaluate(
         if leaks is not None and leave_out:
             clean_U = leaks.clean_U
 
-        evaluated = _plain(opened) if config.plain.name else _neural(opened, ranks)
-        item_ids = prepared.catalogue(["item_id"])["item_id"]
-        path_names = evaluated.path_names
-        out = folder.evaluation(split, name)
-        reach = evaluated.reach
+        evaluated = _plain(opened) if opened.config.plain.name else _neural(opened, ranks)
+        out = opened.folder.evaluation(split, name)
+        result = _metrics(evaluated, prepared, split, ranks, clean_U, out, progress=progress)
+        about = _about(opened, split, ranks, evaluated.checkpoint, result)
+        about["seconds"] = round(time.monotonic() - started, 3)
 
-        def show(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
-            leads = ranks.leads and progress
-            return with_progress(batches, rounds, "batch", leads=leads, doing="evaluation")
-
-        with (
-            PredictionWriter(
-                out / "predictions.parquet", item_ids, path_names, ranks.side
-            ) as predictions,
-            PredictionWriter(
-                out / "predictions_event_given.parquet", item_ids, path_names, ranks.side
-            ) as predictions_event_given,
-        ):
-
-            def write(users: Histories, found: Found, given: Found | None) -> None:
-                predictions.add(users, found)
-                if given is not None:
-                    predictions_event_given.add(users, given)
-
-            result = evaluated.metrics(
-                prepared,
-                split,
-                share=ranks.share,
-                chosen=clean_U,
-                age_I=ages_of_items(prepared),
-                reach=reach,
-                total=ranks.total,
-                on_batch=write,
-                progress=show,
-            )
-
-        about = {
-            "split": split,
-            "users": result["users"],
-            "items": prepared.items,
-            "horizon": prepared.manifest.horizon,
-            "filter_seen": config.evaluation.filter_seen,
-            "fusion": config.evaluation.fusion,
-            "calibrated": config.evaluation.calibrated,
-            "diversify": config.evaluation.diversify,
-            "seconds": round(time.monotonic() - started, 3),
-            "ranks": ranks.world,
-            "checkpoint": evaluated.checkpoint,
-            "config_sha256": config.sha256(),
-            "run_id": folder.origin().run_id,
-        }
         # All ranks have the same sums, so only one rank writes the files.
         if not ranks.leads:
             return Metrics({**about, **result}, out, ""), False
-
-        about |= noted_of(out / "predictions.parquet")
-        with_targets = result["users"]
-        if leaks is not None:  # includes the users that were left out, who have targets, too
-            with_targets = leaks.users
-        if with_targets < prepared.users:
-            about["users_without_targets"] = prepared.users - with_targets
-        if leaks is not None:
-            about |= leaks.to_metrics() | {"leaked/left_out_users": leaks.users - result["users"]}
+        about |= noted_of(out / "predictions.parquet") | _left_out(prepared, leaks, result)
         if changes:
             about["overrides"] = list(changes)
         values = {**about, **result}
         write_json(out / "metrics.json", values)
 
-        what = config.plain.name or evaluated.checkpoint
+        reach = evaluated.reach
+        what = opened.config.plain.name or evaluated.checkpoint
         lines = [
             *_figures(f"{run} on {split}, {what}", prepared, result),
             *_leaks_in_words(leaks, ancestry, leave_out=leave_out),
@@ -195,15 +133,6 @@ def evaluate(
         for warning in reach.warnings():
             log.warning("warning: %s", warning)
         return Metrics(values, out, "\n".join(lines)), True
-
-
-def _figures(what: str, data: PreparedData, result: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what was evaluated, and the main figures."""
-    of_all = ""
-    if result["users"] != data.users:
-        of_all = f" of {data.users:,}"
-    yield f"{what}, {result['users']:,}{of_all} users, {data.items:,} items:"
-    yield "  ".join(f"{name} {result[name]:.4f}" for name in _PRINTED if name in result)
 
 
 @dataclass(frozen=True)
@@ -221,6 +150,98 @@ class _Evaluated:
     path_names: list[str]
     reach: Reach
     metrics: Callable[..., dict[str, Any]]
+
+
+def _metrics(
+    evaluated: _Evaluated,
+    data: PreparedData,
+    split: HeldOut,
+    ranks: Ranks,
+    clean_U: np.ndarray | None,
+    out: Path,
+    *,
+    progress: bool,
+) -> dict[str, Any]:
+    """Computes all metrics, and writes the predictions. Every rank must call it.
+
+    Args:
+        clean_U: bool, the users to evaluate on; None for all users.
+        out: the folder of the evaluation.
+        progress: whether the progress is printed to standard error.
+    """
+    item_ids = data.catalogue(["item_id"])["item_id"]
+
+    def show(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
+        leads = ranks.leads and progress
+        return with_progress(batches, rounds, "batch", leads=leads, doing="evaluation")
+
+    def writer(name: str) -> PredictionWriter:
+        return PredictionWriter(out / name, item_ids, evaluated.path_names, ranks.side)
+
+    with (
+        writer("predictions.parquet") as predictions,
+        writer("predictions_event_given.parquet") as predictions_event_given,
+    ):
+
+        def write(users: Histories, found: Found, given: Found | None) -> None:
+            predictions.add(users, found)
+            if given is not None:
+                predictions_event_given.add(users, given)
+
+        return evaluated.metrics(
+            data,
+            split,
+            share=ranks.share,
+            chosen=clean_U,
+            age_I=ages_of_items(data),
+            reach=evaluated.reach,
+            total=ranks.total,
+            on_batch=write,
+            progress=show,
+        )
+
+
+def _about(
+    opened: OpenRun, split: HeldOut, ranks: Ranks, checkpoint: str, result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what metrics.json says about the evaluation, besides the metrics."""
+    config = opened.config
+    return {
+        "split": split,
+        "users": result["users"],
+        "items": opened.data.items,
+        "horizon": opened.data.manifest.horizon,
+        "filter_seen": config.evaluation.filter_seen,
+        "fusion": config.evaluation.fusion,
+        "calibrated": config.evaluation.calibrated,
+        "diversify": config.evaluation.diversify,
+        "ranks": ranks.world,
+        "checkpoint": checkpoint,
+        "config_sha256": config.sha256(),
+        "run_id": opened.folder.origin().run_id,
+    }
+
+
+def _left_out(data: PreparedData, leaks: Leaks | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what metrics.json says about users who were not evaluated."""
+    about: dict[str, Any] = {}
+    with_targets = result["users"]
+    if leaks is not None:  # includes the users that were left out, who have targets, too
+        with_targets = leaks.users
+    if with_targets < data.users:
+        about["users_without_targets"] = data.users - with_targets
+    if leaks is not None:
+        about |= leaks.to_metrics() | {"leaked/left_out_users": leaks.users - result["users"]}
+    return about
+
+
+def _figures(what: str, data: PreparedData, result: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what was evaluated, and the main figures."""
+    of_all = ""
+    if result["users"] != data.users:
+        of_all = f" of {data.users:,}"
+    yield f"{what}, {result['users']:,}{of_all} users, {data.items:,} items:"
+    yield "  ".join(f"{name} {result[name]:.4f}" for name in _PRINTED if name in result)
 
 
 def _ancestry(opened: OpenRun) -> Ancestry:
@@ -332,6 +353,21 @@ def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: HeldOut, leaked
         )
     if leaked == "refuse":
         log.warning("warning: %s: metrics.json says so", origin)
+
+
+def _check_run(opened: OpenRun, run: Place | str) -> None:
+    """Raises UserError if the run cannot be evaluated, or its evaluation cannot be written."""
+    if opened.config.training.fit_all:
+        raise UserError(
+            f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to "
+            "evaluate on"
+        )
+    opened.data.manifest.require_users("evaluate", opened.data.folder)
+    opened.folder.check_writable()
+    if opened.config.plain.name:
+        from torchrec_priors.training.plain_run import check_as_fitted  # SciPy takes half a second
+
+        check_as_fitted(opened.folder, opened.data)
 
 
 def _check_name(name: str | None) -> None:
