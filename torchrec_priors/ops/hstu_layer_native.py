@@ -78,7 +78,7 @@ def hstu_layer_native(
     Raises:
         ValueError: a sequence is longer than there are biases.
     """
-    out_Nd: Tensor = _Layer.apply(
+    arguments = (
         x_Nd.contiguous(),
         *parameters.norm_in,
         parameters.project_in_4dd,
@@ -88,7 +88,41 @@ def hstu_layer_native(
         *parameters.project_out,
         sequences,
     )
+    # Requests need no gradients. Autograd would take a part of the time of a short history.
+    if not torch.is_grad_enabled():
+        return _forward(*arguments)[0]
+    out_Nd: Tensor = _Layer.apply(*arguments)
     return out_Nd
+
+
+def _forward(
+    x_Nd: Tensor,
+    weight_in_d: Tensor,
+    bias_in_d: Tensor,
+    project_in_4dd: Tensor,
+    bias_HL: Tensor,
+    bias_HC: Tensor | None,
+    weight_out_d: Tensor,
+    bias_out_d: Tensor,
+    project_out_dd: Tensor,
+    added_d: Tensor,
+    sequences: LayerSequences,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Returns the result of a layer, and the tensors that backward needs besides its inputs."""
+    norm_in = NativeNorm(x_Nd, weight_in_d, bias_in_d, sequences.eps)
+    normed_Nd, moments_in = norm_in.forward()
+    hidden_N4d = normed_Nd @ project_in_4dd.T
+
+    heads = len(bias_HL)
+    inputs = _attention_inputs(hidden_N4d, heads, bias_HL, bias_HC, sequences)
+    attended_NHD = attend(inputs, sequences.divisor, _alpha(x_Nd, heads), activates=True)
+    attended_Nd = attended_NHD.flatten(1)
+
+    norm_out = _gated(attended_Nd, weight_out_d, bias_out_d, hidden_N4d, sequences)
+    gated_Nd, moments_out = norm_out.forward()
+    out_Nd = x_Nd + added_d
+    out_Nd.addmm_(gated_Nd, project_out_dd.T)
+    return out_Nd, (moments_in, normed_Nd, hidden_N4d, attended_Nd, moments_out, gated_Nd)
 
 
 class _Layer(torch.autograd.Function):
@@ -107,28 +141,8 @@ class _Layer(torch.autograd.Function):
         added_d: Tensor,
         sequences: LayerSequences,
     ) -> Tensor:
-        norm_in = NativeNorm(x_Nd, weight_in_d, bias_in_d, sequences.eps)
-        normed_Nd, moments_in = norm_in.forward()
-        hidden_N4d = normed_Nd @ project_in_4dd.T
-
-        heads = len(bias_HL)
-        inputs = _attention_inputs(hidden_N4d, heads, bias_HL, bias_HC, sequences)
-        attended_NHD = attend(inputs, sequences.divisor, _alpha(x_Nd, heads), activates=True)
-        attended_Nd = attended_NHD.flatten(1)
-
-        norm_out = _gated(attended_Nd, weight_out_d, bias_out_d, hidden_N4d, sequences)
-        gated_Nd, moments_out = norm_out.forward()
-        out_Nd = x_Nd + added_d
-        out_Nd.addmm_(gated_Nd, project_out_dd.T)
-
-        ctx.save_for_backward(
+        inputs = (
             x_Nd,
-            moments_in,
-            normed_Nd,
-            hidden_N4d,
-            attended_Nd,
-            moments_out,
-            gated_Nd,
             weight_in_d,
             bias_in_d,
             project_in_4dd,
@@ -138,6 +152,8 @@ class _Layer(torch.autograd.Function):
             bias_out_d,
             project_out_dd,
         )
+        out_Nd, computed = _forward(*inputs, added_d, sequences)
+        ctx.save_for_backward(*inputs, *computed)
         ctx.sequences = sequences
         return out_Nd
 
@@ -146,12 +162,6 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (
             x_Nd,
-            moments_in,
-            normed_Nd,
-            hidden_N4d,
-            attended_Nd,
-            moments_out,
-            gated_Nd,
             weight_in_d,
             bias_in_d,
             project_in_4dd,
@@ -160,6 +170,12 @@ class _Layer(torch.autograd.Function):
             weight_out_d,
             bias_out_d,
             project_out_dd,
+            moments_in,
+            normed_Nd,
+            hidden_N4d,
+            attended_Nd,
+            moments_out,
+            gated_Nd,
         ) = ctx.saved_tensors
         sequences = ctx.sequences
         grad_Nd = grads[0].contiguous()
