@@ -16,6 +16,7 @@ from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval import resident as resident_module
+from torchrec_priors.retrieval import resident_blocks
 from torchrec_priors.retrieval.fusion import Fusion
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.item_filter import ItemFilter, bits_of, has_bits
@@ -34,7 +35,7 @@ def _world_of_one():
 def _resident(index, score=Score("dot"), dense=3, **options):
     """The packed index; with tiles of one block, and a chosen share from which sets have masks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resident_module, "_TILE", 16)
+        patch.setattr(resident_blocks, "_TILE", 16)
         patch.setattr(resident_module, "_dense", lambda *_, **__: dense)
         packed = Resident.of(index, score, **options)
     if packed is None:
