@@ -114,6 +114,23 @@ def test_after_a_large_batch_the_next_one_waits_for_as_many():
     assert len(run.batches[-1]) == 4
 
 
+def test_a_batch_does_not_wait_for_calls_that_have_stopped_coming():
+    run = StubRun()
+
+    async def main():
+        batcher = batcher_of(run, wait=2.0)
+        await asyncio.gather(*(batcher.submit([request(user)]) for user in range(4)))
+        began = time.monotonic()
+        await batcher.submit([request("last")])
+        waited = time.monotonic() - began
+        await batcher.drain(5)
+        return waited
+
+    # As many calls as before are waited for, but only while some come.
+    assert 0.4 < asyncio.run(main()) < 1.9
+    assert run.batches[-1] == ["last"]
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back():
     run = StubRun(takes=0.01)
 

@@ -128,7 +128,8 @@ def time_requests(case: Case, variant: str, folder: Path, repeats: int) -> Timed
         run = opened.enter_context(load_run(folder / "run"))
         run.warm_up()
         users = run.data.user_texts().to_pylist()[: case.requests]
-        requests = [Request(UserContext(user=user), _K) for user in users]
+        # As over HTTP: reasons and the scores of all heads come only if they are asked for.
+        requests = [Request(UserContext(user=user), _K, explain=False) for user in users]
         answer = _ways(run, requests)[variant]
         seconds, results = repeat(lambda _: answer(), repeats)
     peak = peak_bytes()

@@ -3,8 +3,9 @@
 All figures of a table come from one run of `bench --shape serve` on one machine. They are compared
 with one call at a time: `LoadedRun.answer` with one request, on one thread, without HTTP.
 
-    bare arithmetic      the user's state, one matrix product with all items, and the best items
-    one call at a time   `load_run`, one thread
+    bare arithmetic      the user's state, one matrix product with all items, and the best items;
+                         its p99 shows how steady the machine is
+    one call at a time   `load_run`, one thread, the same requests
     HTTP, 16 clients     the capacity: clients that send the next request after each answer
     HTTP, 25 % ...       random arrivals at a share of the capacity, which measure latencies
 
@@ -18,11 +19,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.bench.called import Called
+from torchrec_priors.bench.called import Called, Spread
 from torchrec_priors.bench.http_load import Load, Measured, send_from_a_process
 from torchrec_priors.bench.requests import CASES, make_run
 from torchrec_priors.bench.service_process import ServiceProcess, started_service
@@ -33,6 +34,7 @@ from torchrec_priors.errors import UserError, nearest
 Report = Callable[[str], None]
 
 _PATH = "/v1/recommend"
+_ONE_CALL = "one call at a time"
 _CLIENTS = 16
 _CONNECTIONS = 256  # of random arrivals, at most
 _SHARES = (0.25, 0.5, 0.8)  # of the capacity
@@ -124,26 +126,19 @@ def measure(
         else:
             name = run.absolute().name
 
-        report(f"serve: {name}: one call at a time")
+        report(f"serve: {name}: {_ONE_CALL}")
         bodies = folder / "bodies"
         called = _called(run, bodies, repeats)
+        call_s = called.call.mean
         rows = [
-            Served("bare arithmetic", 1 / called.bare_s, called.call_s / called.bare_s),
-            Served(
-                "one call at a time",
-                1 / called.call_s,
-                1.0,
-                called.p50,
-                called.p95,
-                called.p99,
-                peak_bytes=called.peak_bytes,
-            ),
+            _alone("bare arithmetic", called.bare, call_s),
+            replace(_alone(_ONE_CALL, called.call, call_s), peak_bytes=called.peak_bytes),
         ]
         for variant, options in _VARIANTS.items():
             report(f"serve: {name}: {variant}")
             given = [*options, "--deadline-ms", str(_DEADLINE_MS)]
             with started_service(run, given, threads) as service:
-                measuring = _Measuring(service, bodies, seconds, called.call_s)
+                measuring = _Measuring(service, bodies, seconds, call_s)
                 capacity = measuring.closed(f"HTTP, {_CLIENTS} clients: {variant}")
                 rows.append(capacity)
                 if variant == _DEFAULT and capacity.per_second > 0:
@@ -206,11 +201,17 @@ class _Measuring:
         )
 
 
+def _alone(variant: str, seconds: Spread, call_s: float) -> Served:
+    """Returns the line of what was timed without HTTP; `call_s` is the mean time of a call."""
+    ratio = call_s / seconds.mean
+    return Served(variant, 1 / seconds.mean, ratio, seconds.p50, seconds.p95, seconds.p99)
+
+
 def _called(run: Path, bodies: Path, repeats: int) -> Called:
     """Times calls in a separate process, and writes the bodies of requests."""
     command = [sys.executable, "-m", "torchrec_priors.bench.called"]
     command += [str(run), str(bodies), str(repeats)]
-    return Called(**json.loads(last_line("one call at a time", command, with_threads(1))))
+    return Called.read(last_line(_ONE_CALL, command, with_threads(1)))
 
 
 def table(measured: ServiceBench) -> str:

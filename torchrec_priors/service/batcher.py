@@ -23,6 +23,8 @@ _FIRST_RETRY = 1.0  # seconds to wait after a full queue, before any batch has b
 _SHORTEST_RETRY = 0.05
 # The share of the newest batch in the running mean of the seconds per request.
 _NEWEST = 0.2
+# The share of the longest wait after which a batch starts if no call has come.
+_PAUSE = 0.25
 
 
 class QueueFullError(OutsideError):
@@ -96,8 +98,8 @@ class Batcher:
     """Answers calls in batches, with one thread.
 
     A batch takes all calls that wait, up to `most` requests. While requests come one at a time, a
-    batch starts at once. Otherwise it starts when as many calls wait as the previous batch had, or
-    after `wait`.
+    batch starts at once. Otherwise it waits for as many calls as the previous batch had, while they
+    keep coming: until none has come for a quarter of `wait`, or for `wait` in all.
     """
 
     def __init__(
@@ -242,12 +244,7 @@ class Batcher:
                 return None
 
             self._wanted = self._expected
-            self._changed.wait_for(
-                lambda: (
-                    len(self._calls) >= self._wanted or self._waiting >= self._most or self._ends
-                ),
-                self._wait,
-            )
+            self._await_more()
             self._wanted = 1
             calls: list[_Call] = []
             count = 0
@@ -259,6 +256,20 @@ class Batcher:
             self._expected = max(1, len(calls))
             self._computing = bool(calls)
             return calls
+
+    def _await_more(self) -> None:
+        """Waits for the calls of a batch while they keep coming. The thread holds the lock."""
+        ends = time.monotonic() + self._wait
+        while not self._has_enough():
+            before = len(self._calls)
+            left = max(0.0, ends - time.monotonic())
+            self._changed.wait_for(self._has_enough, min(left, _PAUSE * self._wait))
+            if len(self._calls) == before or not left:
+                return
+
+    def _has_enough(self) -> bool:
+        """Whether the next batch may start without further calls."""
+        return len(self._calls) >= self._wanted or self._waiting >= self._most or self._ends
 
     def _answer_batch(self, calls: list[_Call]) -> None:
         """Answers the calls of a batch that are not late, and whose callers still wait."""

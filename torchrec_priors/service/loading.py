@@ -95,11 +95,7 @@ class Source:
         Raises:
             UserError: there is none that can be loaded.
         """
-        # What was imported lives as long as the process. The garbage collector need not look at it
-        # again and again, which would stop all requests for that long.
-        gc.collect()
-        gc.freeze()
-
+        _freeze()
         began = time.monotonic()
         if self.follower is not None:
             self.follower.load_first()
@@ -116,6 +112,9 @@ class Source:
         )
         run = self._loading.load(self._run)
         run.warm_up()
+        # Nothing replaces this run. A version that is followed may be replaced, and what was frozen
+        # would stay in memory.
+        _freeze()
         self._versions.swap(Served(run.checkpoint, run, time.time()))
         log.info("%s answers, after %.1f s of loading", run.checkpoint, time.monotonic() - began)
 
@@ -123,3 +122,12 @@ class Source:
         """Loads no further version; waits for one that is being loaded, for at most `timeout`."""
         if self.follower is not None:
             self.follower.stop(timeout)
+
+
+def _freeze() -> None:
+    """Lets the garbage collector leave alone what is in memory, as it lives as long as the process.
+
+    Looking at it again and again would stop all requests for tens of milliseconds each time.
+    """
+    gc.collect()
+    gc.freeze()
