@@ -23,6 +23,7 @@ from torchrec_priors.experiments.results import NOT_RUN, Results, collect
 from torchrec_priors.experiments.results_table import About, markdown
 from torchrec_priors.experiments.runner import Runner, lock
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.remote.uri import Place
 from torchrec_priors.settings.shipped import find_experiment
 
 if TYPE_CHECKING:
@@ -111,13 +112,8 @@ def experiment(
         KeyboardInterrupt: it was interrupted.
     """
     asked, file = _read(described)
-    if search and asked.search is None:
-        raise UserError(f"--search: {file} has no section [search]")
-    if search and split == "test":
-        raise UserError(
-            "--search: values are chosen only on validation: leave out --split test, and give it "
-            "to best.toml"
-        )
+    if search:
+        _check_search(asked, file, split)
     if ranks != "1x1" and scheduler is None:
         raise UserError("-j needs --scheduler: without a scheduler, every run is a single process")
     if data is None and not asked.data:
@@ -133,15 +129,7 @@ def experiment(
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     names = [cell.name for cell in cells]
-
-    # The command that reproduces the table. It names the data set only if the file does not.
-    words = ["torchrec-priors", "experiment", str(file)]
-    if search:
-        words.append("--search")
-    if data is not None:
-        words += ["--data", str(prepared.folder)]
-    if split and not search:
-        words += ["--split", split]
+    command = _command(file, None if data is None else prepared.folder, split, search=search)
 
     # Child processes inherit the lock. So if this process is killed, the folder stays locked until
     # the child processes have ended.
@@ -174,7 +162,7 @@ def experiment(
                     at_once=at_once,
                     keep_weights=keep,
                     data=str(prepared.folder) if data is not None else asked.data,
-                    command=shlex.join(words),
+                    command=command,
                 )
                 return Experiment(folder / "search", text, lacking)
 
@@ -191,15 +179,49 @@ def experiment(
         seeds=asked.seeds,
         metrics=asked.metrics,
         reference=asked.reference,
-        command=shlex.join(words),
+        command=command,
         data=(prepared.manifest.name, prepared.manifest.content_sha256),
     )
-    of_split = folder / evaluated_on
-    of_split.mkdir(exist_ok=True)
-    results.write(of_split / "results.parquet")
+    return _write(results, about, folder / evaluated_on)
+
+
+def _check_search(asked: ExperimentFile, file: Path, split: Split | None) -> None:
+    """Raises UserError if an experiment cannot search for better settings."""
+    if asked.search is None:
+        raise UserError(f"--search: {file} has no section [search]")
+    if split == "test":
+        raise UserError(
+            "--search: values are chosen only on validation: leave out --split test, and give it "
+            "to best.toml"
+        )
+
+
+def _command(file: Path, data: Place | None, split: Split | None, *, search: bool) -> str:
+    """Returns the command that reproduces the table.
+
+    Args:
+        file: the file of the experiment.
+        data: the data set, if the file does not name it.
+        split: the split that was asked for.
+        search: whether better settings were searched for.
+    """
+    words = ["torchrec-priors", "experiment", str(file)]
+    if search:
+        words.append("--search")
+    if data is not None:
+        words += ["--data", str(data)]
+    if split and not search:
+        words += ["--split", split]
+    return shlex.join(words)
+
+
+def _write(results: Results, about: About, folder: Path) -> Experiment:
+    """Writes the results and their table into a folder."""
+    folder.mkdir(exist_ok=True)
+    results.write(folder / "results.parquet")
     text = markdown(results, about)
-    write_whole(of_split / "results.md", text)
-    return Experiment(of_split, text, _failed(results), results)
+    write_whole(folder / "results.md", text)
+    return Experiment(folder, text, _failed(results), results)
 
 
 def _read(described: Path | str | Mapping[str, Any]) -> tuple[ExperimentFile, Path]:
