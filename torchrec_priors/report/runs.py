@@ -174,16 +174,8 @@ def _read_run(paths: Sequence[_RunPath], contents: Found, trials: dict[Path, set
     except UserError as error:
         contents.left_out.append(str(error))
         return
-    # A run that was trained on all interactions has no targets left.
-    if config["training.fit_all"]:
-        contents.left_out.append(
-            f"{run.path} was trained on all interactions (--fit-all): nothing is left to "
-            "evaluate on"
-        )
-        return
-    if not metrics and not damaged:
-        command = f"torchrec-priors evaluate --run {run.path} --split test"
-        contents.left_out.append(f"{run.path} has not been evaluated: {command}")
+    if config["training.fit_all"] or (not metrics and not damaged):
+        contents.left_out.append(_without_evaluations(run, config))
         return
 
     contents.left_out += damaged
@@ -196,16 +188,9 @@ def _read_run(paths: Sequence[_RunPath], contents: Found, trials: dict[Path, set
 
         name = evaluation[len(values["split"]) + 1 :]
         cell = _cell_of(paths, values)
-        if cell is None:
-            if _note_trial(paths, name, trials):
-                continue
-            label = path.experiment.name(run.path.name)
-            if name:
-                label += f" {name}"
-            # It comes after all cells of the experiment.
-            cell = (label, path.first + len(path.experiment.cells))
-
-        label, number = cell
+        if cell is None and _note_trial(paths, name, trials):
+            continue
+        label, number = cell or _unlisted_cell(path, name)
         # An evaluation may have other settings than the run, such as another fusion.
         changes = dict(read_override(override) for override in values.get("overrides", []))
         result = Result(
@@ -225,6 +210,30 @@ def _read_run(paths: Sequence[_RunPath], contents: Found, trials: dict[Path, set
             contents.left_out.append(str(error))
             return
         contents.results.append(result)
+
+
+def _without_evaluations(run: RunFolder, config: Mapping[str, Any]) -> str:
+    """Returns why a run has no evaluations, with the remedy if there is one."""
+    # A run that was trained on all interactions has no targets left.
+    if config["training.fit_all"]:
+        return (
+            f"{run.path} was trained on all interactions (--fit-all): nothing is left to "
+            "evaluate on"
+        )
+    command = f"torchrec-priors evaluate --run {run.path} --split test"
+    return f"{run.path} has not been evaluated: {command}"
+
+
+def _unlisted_cell(path: _RunPath, evaluation: str) -> Cell:
+    """Returns the cell of an evaluation that no experiment lists, after those of the experiment.
+
+    Args:
+        evaluation: the name of the evaluation; "" if it has none.
+    """
+    label = path.experiment.name(path.run.name)
+    if evaluation:
+        label += f" {evaluation}"
+    return label, path.first + len(path.experiment.cells)
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
