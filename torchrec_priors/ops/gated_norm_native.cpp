@@ -20,6 +20,7 @@
 namespace {
 
 constexpr int64_t CHUNK = 128;  // rows
+constexpr int64_t AHEAD = 4;    // rows of the gate that are loaded ahead
 
 struct Matrix {  // [N, d] with d contiguous; no data if there is none
   float* data;
@@ -51,6 +52,7 @@ void moments(const Norm& norm, const float* x, float* to) {
 void forward(const Norm& norm, int64_t row, float* y) {
   const float* x = norm.x.row(row);
   float* found = norm.moments + 2 * row;
+  if (norm.gate.data && row + AHEAD < norm.rows) prefetch(norm.gate.row(row + AHEAD), norm.width);
   moments(norm, x, found);
   for (int64_t d = 0; d < norm.width; d += LANES) {
     vec out = (load(x + d) - found[0]) * found[1] * load(norm.weight + d) + load(norm.bias + d);
@@ -71,6 +73,10 @@ struct Gradients {
 // `sums` has the chunk's part of the gradients of weight and bias, [2, d].
 void backward(const Norm& norm, const Gradients& grad, int64_t row, float* by_unit, float* sums) {
   const float *x = norm.x.row(row), *found = norm.moments + 2 * row;
+  if (norm.gate.data && row + AHEAD < norm.rows) {
+    prefetch(norm.gate.row(row + AHEAD), norm.width);
+    prefetch<true>(grad.gate.row(row + AHEAD), norm.width);
+  }
   vec total{}, along{};
   for (int64_t d = 0; d < norm.width; d += LANES) {
     const vec unit = (load(x + d) - found[0]) * found[1], weight = load(norm.weight + d);
@@ -78,7 +84,7 @@ void backward(const Norm& norm, const Gradients& grad, int64_t row, float* by_un
     if (norm.keep.data) g *= load(norm.keep.row(row) + d);
     if (norm.gate.data) {
       const vec u = load(norm.gate.row(row) + d), share = sigmoid(u);
-      store(grad.gate.row(row) + d, g * (unit * weight + load(norm.bias + d)) * silu_slope(u, share));
+      store(grad.gate.row(row) + d, g * (unit * weight + load(norm.bias + d)) * silu_slope(u * share, share));
       g *= u * share;
     }
     store(sums + d, load(sums + d) + g * unit);

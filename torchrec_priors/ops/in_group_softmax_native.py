@@ -23,7 +23,7 @@ from torchrec_priors.ops.softmax_blocks import logits_are_safe
 _SOURCE = Path(__file__).with_suffix(".cpp")
 # The width must be a multiple of a tile's widest row.
 _COLUMNS = 32
-# The largest number of negatives of a query; a thread keeps the logits of 32 queries.
+# The largest number of negatives of a query; a thread keeps the logits of 64 queries.
 _MOST_NEGATIVES = 1 << 17
 
 

@@ -5,9 +5,10 @@
 //     grad x_r = g_r + W^T i_r,   grad z_n = sum of grad x_r over the rows r of n
 //     grad W   = sum_r i_r x_r^T, grad b   = sum_r g_r
 //
-// A task has up to CHUNK rows of a run, and goes through them in blocks that fit into the nearest cache. A thread copies
-// its W to panels of PANEL columns, [d / PANEL, d, PANEL], and the transpose of W as well, so that products read memory
-// in order. Every task has its own grad W and grad b, which are added in the order of the tasks.
+// A task has up to CHUNK rows of a run, and goes through them in blocks that fit into the nearest cache. A thread
+// copies its W to panels of columns, and the transpose of W as well, so that products read memory in order. A panel has
+// the columns of a tile, [d, columns]. Every task has its own grad W and grad b, which are added in the order of the
+// tasks.
 
 #include "native_tasks.h"
 #include "native_tiles.h"
@@ -18,7 +19,7 @@ constexpr int64_t CHUNK = 512;  // rows of a task
 constexpr int64_t BLOCK = 64;   // rows
 constexpr int64_t APART = 16;   // floats between rows, so that they do not share places of a cache
 constexpr int64_t TOKENS = 64;  // whose gradients a thread adds at a time
-static_assert(BLOCK % ROWS == 0);
+static_assert(BLOCK % WideTile::ROWS == 0 && BLOCK % NarrowTile::ROWS == 0);
 
 struct Input {
   const float* z;                 // [N, d]
@@ -66,15 +67,11 @@ class Worker {  // what a thread needs
         for (int64_t r = 0; r < rows; r++) std::copy_n(x_ + r * row_, in_.width, y + (start + r) * in_.width);
         continue;
       }
-      products(rows, [&](Tile& tile, int64_t r, int64_t d) {
-        for (int i = 0; i < ROWS && r + i < rows; i++)
-          for (int half = 0; half < 2; half++) {
-            const int64_t column = d + half * LANES;
-            const vec p = tile.at[i][half];
-            vec out = load(x_ + (r + i) * row_ + column) + p * sigmoid(p);
-            if (in_.bias) out += load(in_.bias + adapter * in_.width + column);
-            store(y + (start + r + i) * in_.width + column, out);
-          }
+      products(rows, [&](vec p, int64_t r, int64_t d) {
+        if (r >= rows) return;
+        vec out = load(x_ + r * row_ + d) + p * sigmoid(p);
+        if (in_.bias) out += load(in_.bias + adapter * in_.width + d);
+        store(y + (start + r) * in_.width + d, out);
       });
     }
   }
@@ -90,13 +87,9 @@ class Worker {  // what a thread needs
       if (adapter < 0) continue;
       copy(g_, rows, [&](int64_t r) { return grad.y + (start + r) * in_.width; });
       gather(start, rows);
-      products(rows, [&](Tile& tile, int64_t r, int64_t d) {
-        for (int i = 0; i < ROWS; i++)
-          for (int half = 0; half < 2; half++) {
-            const int64_t place = (r + i) * row_ + d + half * LANES;
-            const vec p = tile.at[i][half];
-            store(inner_ + place, load(g_ + place) * silu_slope(p, sigmoid(p)));
-          }
+      products(rows, [&](vec p, int64_t r, int64_t d) {
+        const vec share = sigmoid(p);
+        store(inner_ + r * row_ + d, load(g_ + r * row_ + d) * silu_slope(p * share, share));
       });
       to_inputs(rows, through);
       to_parameters(rows, sums);
@@ -106,53 +99,59 @@ class Worker {  // what a thread needs
  private:
   void load_panels(int64_t adapter) {
     const float* from = in_.weight + adapter * square_;
-    for (int64_t d = 0; d < in_.width; d += PANEL)
+    for_columns(in_.width, [&](int64_t d, auto tile) {
       for (int64_t o = 0; o < in_.width; o++)
-        std::copy_n(from + o * in_.width + d, PANEL, panels_ + d * in_.width + o * PANEL);
+        std::copy_n(from + o * in_.width + d, tile.COLUMNS, panels_ + d * in_.width + o * tile.COLUMNS);
+    });
   }
 
   void load_transposed(int64_t adapter) {
     const float* from = in_.weight + adapter * square_;
-    for (int64_t o = 0; o < in_.width; o += PANEL)
-      for (int64_t d = 0; d < in_.width; d++)
-        for (int64_t i = 0; i < PANEL; i++)
-          transposed_[o * in_.width + d * PANEL + i] = from[(o + i) * in_.width + d];
+    for_columns(in_.width, [&](int64_t o, auto tile) {
+      for (int64_t i = 0; i < tile.COLUMNS; i += LANES)
+        for (int64_t d = 0; d < in_.width; d += LANES)
+          transpose(transposed_ + o * in_.width + d * tile.COLUMNS + i, tile.COLUMNS,
+                    from + (o + i) * in_.width + d, in_.width);
+    });
   }
 
   // Copies rows to [rows, d], with zeros as padding.
   template <class From>
   void copy(float* to, int64_t rows, From from) {
     for (int64_t r = 0; r < rows; r++) std::copy_n(from(r), in_.width, to + r * row_);
-    std::fill(to + rows * row_, to + up(rows, ROWS) * row_, 0.0f);
+    std::fill(to + rows * row_, to + up(rows, NarrowTile::ROWS) * row_, 0.0f);
   }
 
   void gather(int64_t start, int64_t rows) {
     copy(x_, rows, [&](int64_t r) { return in_.z + in_.row[start + r] * in_.width; });
   }
 
-  // Calls use(tile, row, column) with tiles of W x.
+  // Calls use(vector, row, column) with vectors of W x, also for up to a tile of rows of padding.
   template <class Use>
   void products(int64_t rows, Use use) {
-    for (int64_t d = 0; d < in_.width; d += PANEL)
-      for (int64_t r = 0; r < rows; r += ROWS) {
-        Tile tile{};
-        multiply(tile, x_ + r * row_, row_, 1, transposed_ + d * in_.width, PANEL, in_.width);
-        use(tile, r, d);
+    for_columns(in_.width, [&](int64_t d, auto zeros) {
+      for (int64_t r = 0; r < rows; r += zeros.ROWS) {
+        auto tile = zeros;
+        multiply(tile, x_ + r * row_, row_, 1, transposed_ + d * in_.width, zeros.COLUMNS, in_.width);
+        each(tile, [&](vec p, int i, int column) { use(p, r + i, d + column); });
       }
+    });
   }
 
   // through += W^T i
   void to_inputs(int64_t rows, float* through) {
-    for (int64_t d = 0; d < in_.width; d += PANEL)
-      for (int64_t r = 0; r < rows; r += ROWS)
-        add_product(through + r * in_.width + d, in_.width, rows - r, inner_ + r * row_, row_, 1,
-                    panels_ + d * in_.width, PANEL, in_.width);
+    for_columns(in_.width, [&](int64_t d, auto tile) {
+      for (int64_t r = 0; r < rows; r += tile.ROWS)
+        add_product(tile, through + r * in_.width + d, in_.width, rows - r, inner_ + r * row_, row_, 1,
+                    panels_ + d * in_.width, tile.COLUMNS, in_.width);
+    });
   }
 
   void to_parameters(int64_t rows, float* sums) {
-    for (int64_t d = 0; d < in_.width; d += PANEL)
-      for (int64_t o = 0; o < in_.width; o += ROWS)
-        add_product(sums + o * in_.width + d, in_.width, ROWS, inner_ + o, 1, row_, x_ + d, row_, rows);
+    for_columns(in_.width, [&](int64_t d, auto tile) {
+      for (int64_t o = 0; o < in_.width; o += tile.ROWS)
+        add_product(tile, sums + o * in_.width + d, in_.width, tile.ROWS, inner_ + o, 1, row_, x_ + d, row_, rows);
+    });
     for (int64_t r = 0; r < rows; r++) add_scaled(sums + square_, g_ + r * row_, 1.0f, in_.width);
   }
 
@@ -207,8 +206,10 @@ int adapters_backward(const Input* in, const Gradients* grad) try {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(in->threads)
   for (int64_t start = 0; start < in->tokens; start += TOKENS)
     for (int64_t n = start; n < std::min(start + TOKENS, in->tokens); n++)
-      for (int64_t i = first[n]; i < first[n + 1]; i++)
+      for (int64_t i = first[n]; i < first[n + 1]; i++) {
+        if (i + 2 < in->total_rows) prefetch(grad->through + order[i + 2] * width, width);
         add_scaled(grad->z + n * width, grad->through + order[i] * width, 1.0f, width);
+      }
   return 0;
 } catch (const std::bad_alloc&) {
   return 1;
