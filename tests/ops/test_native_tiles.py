@@ -136,7 +136,7 @@ def _attention():
 
 def _softmax():
     queries, negatives = [70, 9], [130, 5]
-    ids = torch.cat([torch.randint(0, 200, (count,)).sort().values for count in negatives])
+    ids = torch.cat([torch.randint(100, 300, (count,)).sort().values for count in negatives])
     source = torch.randint(0, 40, (79,))
     leaves = [torch.randn(79, 96), 0.2 * torch.randn(40, 96), 0.2 * torch.randn(135, 96)]
     both = []
