@@ -46,6 +46,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["static"]
 html_css_files = ["tables.css"]
+html_search_scorer = str(SETTINGS / "static/scorer.js")
 templates_path = ["templates"]
 html_additional_pages = {"index": "index.html"}  # leads from the folder to the start page
 html_copy_source = False

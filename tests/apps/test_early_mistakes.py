@@ -12,6 +12,8 @@ import tiny
 from torchrec_priors.apps.__main__ import apps
 from torchrec_priors.config import parse
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 NOWHERE = "nowhere"
 # Every app that reads a run, and what else it needs.

@@ -10,7 +10,7 @@ from torchrec_priors.experiments.statistics import Interval
 from torchrec_priors.report.advice import advice
 from torchrec_priors.report.gains import gains_of
 from torchrec_priors.report.runs import find
-from torchrec_priors.report.sections import sections
+from torchrec_priors.report.sections import Row, sections
 from torchrec_priors.report.standing import what_heads_add
 from torchrec_priors.report.users import PerUser
 
@@ -265,3 +265,23 @@ def test_what_else_differs_from_one_head_of_the_same_horizon_is_said(small_data,
     assert facts["Over “lt-st-1”"].endswith(
         ": the effect of the heads and of other settings that differ: encoder.dropout"
     )
+
+
+@pytest.mark.parametrize(
+    ("best", "other", "is_said"), [("many", "few", True), ("few", "many", False)]
+)
+def test_only_a_model_with_fewer_parameters_is_called_cheaper(
+    best, other, is_said, small_data, tmp_path, monkeypatch
+):
+    heads = {"few": 3, "many": 19}
+    trees = {"few": 'priors.tree=["gender"]', "many": 'priors.tree=["genre"]'}
+    evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
+    for label, skill in ((best, 0.52), (other, 0.5)):
+        evaluate(train(tmp_path / label, small_data, trees[label], heads=heads[label]), skill=skill)
+    [section] = sections(find([tmp_path]).results, "one-head")
+    # On a machine that does other things, the larger model may have been the faster one.
+    monkeypatch.setattr(Row, "step_seconds", property(lambda row: 1 / row.heads))
+    said = " ".join(_advice(section).summary)
+    assert f"Turn on “{best}”" in said
+    assert ("Cheaper: “few” gains" in said) == is_said
+    assert "Cheaper: “many”" not in said

@@ -159,8 +159,9 @@ def _recommended(
 
     # A row may be as good as the best one if their intervals overlap.
     tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
-    cheapest = min([best, *tied], key=_cost)
-    if cheapest is not best:
+    smaller = [row for row in tied if 0 < _parameters(row) < _parameters(best)]
+    if smaller:
+        cheapest = min(smaller, key=_parameters)
         gain = gains[cheapest.label].overall["ndcg@10"]
         sizes = _sizes(cheapest, base)
         sentences.append(f"Cheaper: “{cheapest.label}” gains {signed(gain)} with {sizes}.")
@@ -311,9 +312,12 @@ def _sizes(row: Row, base: Row) -> str:
     return f"{number}, {heads:,} parameters (the model: {more:+,}, {more / before:+.1%})"
 
 
-def _cost(row: Row) -> tuple[float, int]:
-    """Returns the key by which the cheapest row is found: time of a step, then parameters."""
-    return row.step_seconds or 0.0, sum(row.parameters.values())
+def _parameters(row: Row) -> int:
+    """Returns the number of parameters of a model; 0 if the run did not record it.
+
+    Models are compared by it, as the time of a step also depends on what else the machine does.
+    """
+    return sum(row.parameters.values())
 
 
 def _listed(rows: list[Row]) -> str:
