@@ -109,3 +109,19 @@ def test_on_a_phone_wide_tables_scroll_and_pages_do_not(site):
         wide = "e => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX === 'auto'"
         tables = f"Array.from(document.querySelectorAll('.table-wrapper')).filter({wide}).length"
         assert view.evaluate(tables) >= 3
+
+
+def test_the_search_finds_pages_for_users_before_decisions(site):
+    sync_api = pytest.importorskip(
+        "playwright.sync_api",
+        reason="playwright is not installed: pip install 'torchrec-priors[browser]'",
+    )
+    with chromium_of(sync_api) as chromium:
+        view = chromium.new_page()
+        view.goto(f"{(site / 'search.html').as_uri()}?q=repeats")
+        found = view.locator("ul.search > li > a")
+        view.get_by_text("Search finished").wait_for()
+        pages = [link.get_attribute("href") for link in found.all()]
+    decisions = [place for place, page in enumerate(pages) if "docs/decisions/" in page]
+    assert "docs/configuration.html" in pages[0]
+    assert decisions == list(range(decisions[0], len(pages)))
