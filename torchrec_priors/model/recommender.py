@@ -52,11 +52,12 @@ from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.prior_heads import PriorHeads
-from torchrec_priors.heads.repeat_head import RepeatHead, find_repeats
+from torchrec_priors.heads.repeat_head import RepeatHead
 from torchrec_priors.heads.repeat_shares import RepeatShares
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
 from torchrec_priors.model.behaviour import Behaviour
 from torchrec_priors.model.head_loss import HeadLoss
+from torchrec_priors.model.repeat_loss import repeat_loss
 from torchrec_priors.model.started_step import StartedStep
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import WeighedPositives
@@ -263,12 +264,14 @@ class Recommender(nn.Module):
         histories = self._histories(looked_up, part)
         states = replace(histories, vector_Nd=self.states(histories))
 
-        # A target is new if its item is not in the context up to the token. With a repeat head, the
-        # prior heads and the gate learn only new targets.
+        # With a repeat head, the prior heads and the gate learn only new targets.
         new_NT = None
         loss_of_repeats = None
         if self.repeat_head is not None:
-            new_NT, loss_of_repeats = self._learn_repeats(looked_up, part, histories, states, step)
+            weight_T = self.weights.of_targets(step.counts)
+            new_NT, loss_of_repeats = repeat_loss(
+                self.repeat_head, looked_up.item_X, part, histories, states, weight_T
+            )
             positives = positives.new(new_NT)
 
         learnt = self._learn(looked_up, part, states, positives.trained(), step.counts)
@@ -287,31 +290,6 @@ class Recommender(nn.Module):
 
         sums = self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
         return loss * self.exchange.ranks, sums
-
-    def _learn_repeats(
-        self,
-        looked_up: LookedUp,
-        part: Contexts,
-        histories: Jagged,
-        states: Jagged,
-        step: StartedStep,
-    ) -> tuple[Tensor, Tensor]:
-        """Finds the new targets, and computes the part's share of the repeat head's loss.
-
-        A target has the same weight as in L_gate (see `loss.py`).
-
-        Returns:
-            bool [N, T], whether a target exists and is new; and the share of the loss.
-        """
-        assert self.repeat_head is not None
-        targets = find_repeats(
-            looked_up.item_X, part.context_N, part.end_N, part.offsets_B1, self.config.horizon
-        )
-        loss_M = self.repeat_head.loss(
-            states.vector_Nd, histories.vector_Nd, part.offsets_B1, targets, part.time_N
-        )
-        weight_T = self.weights.of_targets(step.counts)
-        return targets.new_NT, (weight_T[targets.offset_M - 1] * loss_M).sum()
 
     def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
         """Returns the contexts of a part in the form that the encoder reads."""
