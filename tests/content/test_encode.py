@@ -21,6 +21,7 @@ from sentences import write_model
 
 from torchrec_priors.content import encode
 from torchrec_priors.content.sentence_model import SentenceModel, pooled
+from torchrec_priors.content.source import texts_of
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.content import read_content
 from torchrec_priors.prepared.data_set import PreparedData
@@ -45,7 +46,9 @@ def data(small_data, tmp_path):
 def run(data, model, name="text", columns=("title",), **options):
     encode.PIECE = PIECE
     with join() as ranks:
-        return encode.encode_items(PreparedData(data), name, model, list(columns), ranks, **options)
+        prepared = PreparedData(data)
+        source = texts_of(prepared, list(columns))
+        return encode.encode_items(prepared, name, model, source, ranks, **options)
 
 
 def test_vectors_are_those_of_transformers_for_each_pooling(tmp_path):
@@ -89,7 +92,7 @@ def test_unchanged_texts_are_not_encoded_again(data, model, monkeypatch):
         lambda self, texts, batch: asked.extend(texts) or encode_texts(self, texts, batch),
     )
     first = run(data, model)
-    assert (first.texts, first.known, first.resumed, len(asked)) == (150, 0, 0, 150)
+    assert (first.values, first.known, first.resumed, len(asked)) == (150, 0, 0, 150)
     verify(data)
     before = read_content(PreparedData(data), "text")
     assert before.vector_Mc.shape == (150, 16)
@@ -170,6 +173,7 @@ import sys, time
 from pathlib import Path
 from torchrec_priors.content import encode
 from torchrec_priors.content.sentence_model import SentenceModel
+from torchrec_priors.content.source import texts_of
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 encode.PIECE = {piece}
@@ -179,7 +183,8 @@ def slowly(self, texts, batch):
     return of_model(self, texts, batch)
 SentenceModel.encode = slowly
 with join() as ranks:
-    encode.encode_items(PreparedData(sys.argv[1]), "text", Path(sys.argv[2]), ["title"], ranks)
+    data = PreparedData(sys.argv[1])
+    encode.encode_items(data, "text", Path(sys.argv[2]), texts_of(data, ["title"]), ranks)
 """
 
 

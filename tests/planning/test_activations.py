@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from live_bytes import LiveBytes
 from questions import request_of
+from step_bytes import step_bytes
 
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
@@ -91,30 +91,20 @@ def _peaks(config, data):
     """(bytes that a step has beside its lookups at the fullest moment, bytes that are counted for it)."""
     with join() as ranks:
         built = build_model(config, data, ranks)
-        model, parts = built.model.train(), config.training.accumulate
+        model, parts = built.model, config.training.accumulate
         own = np.arange(NEGATIVES * model.tree.item_sets) % data.items
         draw = Draw(own, None, [np.arange(len(own))], [NEGATIVES] * model.tree.item_sets, 0)
         batch = make_batch(
             _full_windows(config.model.context, data), draw, feature="item", seed=0, parts=parts
         )
-        for dense in (model.encoder, model.heads, model.score, model.gate, model.repeat_head):
-            if dense is None:
-                continue
-            for parameter in dense.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-        looked_up = model.look_up(batch)
-        with LiveBytes() as bytes_:
-            started = model.begin(batch, look_up=lambda _: looked_up)
-            for number in range(parts):
-                model(started, number)[0].backward()
-            looked_up.backward()
+        measured, started = step_bytes(built, batch)
         request = from_config(config, data, None, ranks=1, machine=MACHINES["cpu"])
         of_parts = [
-            vars(Queries.of(found, model.tree, _repeats(model, looked_up, part)))
+            vars(Queries.of(found, model.tree, _repeats(model, started.looked_up, part)))
             for found, part in zip(started.positives, batch.parts, strict=True)
         ]
     means = {name: np.mean([of_part[name] for of_part in of_parts]) for name in of_parts[0]}
-    return bytes_.peak, request.with_activations(**means).activation_bytes
+    return measured, request.with_activations(**means).activation_bytes
 
 
 @native

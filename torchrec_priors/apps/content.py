@@ -25,8 +25,8 @@ def content(
     action: Annotated[
         Action,
         Argument(
-            help="add: take vectors from --vectors. encode: make vectors of the items' texts with "
-            "a sentence model. tokenize: make tokens of the items' texts, for items.encoder = llm."
+            help="add: take vectors from --vectors. encode: make vectors of the items' texts or "
+            "images with a model. tokenize: make tokens of the items' texts, for items.encoder = llm."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH", help="Folder of the prepared data set.")],
@@ -54,19 +54,32 @@ def content(
     model: Annotated[
         Path | None,
         Option(
-            help="encode: folder of a sentence model, as transformers saves it. tokenize: folder "
-            "with the tokenizer of a language model."
+            help="encode: folder of a sentence model, or of a vision model with --images, as "
+            "transformers saves it. tokenize: folder with the tokenizer of a language model."
         ),
     ] = None,
     columns: Annotated[
-        str,
+        str | None,
         Option(
             help="encode, tokenize: columns of the catalogue, or priors of items, that make up an "
-            "item's text; separate several with commas."
+            "item's text; separate several with commas; by default title."
         ),
-    ] = "title",
+    ] = None,
+    images: Annotated[
+        str | None,
+        Option(
+            metavar="COLUMN",
+            help="encode: column of the catalogue with the paths of the items' images, which are "
+            "encoded instead of texts.",
+        ),
+    ] = None,
+    image_folder: Annotated[
+        Path | None,
+        Option(help="encode: folder that relative paths of --images start from; by default '.'."),
+    ] = None,
     batch: Annotated[
-        int, Option(min=1, max=1 << 16, help="encode: number of texts computed together.")
+        int,
+        Option(min=1, max=1 << 16, help="encode: number of texts or images computed together."),
     ] = 64,
     prompt: Annotated[
         str | None,
@@ -92,7 +105,7 @@ def content(
     """Adds vectors that describe items, or the tokens of their texts, to a prepared data set.
 
     `encode` shares the work among all ranks of a launcher (torchrun, TorchX), continues after a
-    kill, and encodes no text again that the same model has encoded before.
+    kill, and encodes no text or image again that the same model has encoded before.
     """
     check_threads(threads)
     prepared = PreparedData(data)
@@ -103,7 +116,9 @@ def content(
             "add",
             {
                 "--model": model is not None,
+                "--columns": columns is not None,
                 "--threads": threads is not None,
+                **_of_encode(images, image_folder),
                 **_of_tokenize(prompt, tokens),
             },
         )
@@ -113,7 +128,7 @@ def content(
         return
 
     if model is None:
-        what = "a sentence model" if action == Action.ENCODE else "a tokenizer"
+        what = "a model" if action == Action.ENCODE else "a tokenizer"
         raise UserError(f"content {action} needs the folder of {what}: --model FOLDER")
     _refuse(
         action,
@@ -123,15 +138,21 @@ def content(
             "--made-with": bool(made_with),
         },
     )
-    names = [column.strip() for column in columns.split(",") if column.strip()]
+    names = _names(columns)
     if action == Action.TOKENIZE:
-        _refuse("tokenize", {"--threads": threads is not None})
+        _refuse(
+            "tokenize", {"--threads": threads is not None, **_of_encode(images, image_folder)}
+        )
         _check_single("tokenize")
         _tokenize(prepared, name, model, names, prompt, tokens, overwrite)
         return
     _refuse("encode", _of_tokenize(prompt, tokens))
+    if images is not None and columns is not None:
+        raise UserError("--images and --columns: an item is encoded by its image or its text: leave one out")
+    if images is None and image_folder is not None:
+        raise UserError("--image-folder is for --images: leave it out")
     use_threads(threads)
-    _encode(prepared, name, model, names, batch, overwrite)
+    _encode(prepared, name, model, names, images, image_folder or Path(), batch, overwrite)
 
 
 def _tokenize(
@@ -160,20 +181,32 @@ def _tokenize(
 
 
 def _encode(
-    data: PreparedData, name: str, model: Path, columns: list[str], batch: int, overwrite: bool
+    data: PreparedData,
+    name: str,
+    model: Path,
+    columns: list[str],
+    images: str | None,
+    image_folder: Path,
+    batch: int,
+    overwrite: bool,
 ) -> None:
     """Runs `content encode` on all ranks."""
     # These import torch, which `content add` does not need.
     from torchrec_priors.content.encode import encode_items
+    from torchrec_priors.content.source import images_of, texts_of
     from torchrec_priors.ranks.process import join
 
     with join() as ranks:
         with stages() as report:
+            if images is None:
+                source = texts_of(data, columns)
+            else:
+                source = images_of(data, images, image_folder)
             encoded = encode_items(
                 data,
                 name,
                 model,
-                columns,
+                source,
                 ranks,
                 batch=batch,
                 overwrite=overwrite,
@@ -183,12 +216,23 @@ def _encode(
             return
 
     lines = counted(data, encoded.info)
-    new = encoded.texts - encoded.known - encoded.resumed
+    if source.missing:
+        lines.append(f"{source.missing:,} images of items do not exist")
+    unreadable = encoded.info.made_by["unreadable"]
+    if unreadable:
+        lines.append(f"{unreadable:,} {source.kind} of items cannot be read")
+    new = encoded.values - encoded.known - encoded.resumed
     lines.append(
-        f"{encoded.texts:,} distinct texts: {new:,} were encoded now, {encoded.resumed:,} before "
-        f"this command was interrupted, {encoded.known:,} earlier"
+        f"{encoded.values:,} distinct {source.kind}: {new:,} were encoded now, "
+        f"{encoded.resumed:,} before this command was interrupted, {encoded.known:,} earlier"
     )
     print("\n".join(lines))
+
+
+def _names(columns: str | None) -> list[str]:
+    """Returns the names of columns that are separated by commas."""
+    given = "title" if columns is None else columns
+    return [column.strip() for column in given.split(",") if column.strip()]
 
 
 def _check_single(action: str) -> None:
@@ -199,6 +243,11 @@ def _check_single(action: str) -> None:
             f"content {action} is a single process, but a launcher started {launch.world}: "
             "start one"
         )
+
+
+def _of_encode(images: str | None, image_folder: Path | None) -> dict[str, bool]:
+    """Returns the options that only `encode` has for images, and whether they were given."""
+    return {"--images": images is not None, "--image-folder": image_folder is not None}
 
 
 def _of_tokenize(prompt: str | None, tokens: int | None) -> dict[str, bool]:

@@ -1,15 +1,15 @@
-"""Encodes the texts of a data set's items with a sentence model, on any number of ranks.
+"""Encodes the texts or images of a data set's items with a model, on any number of ranks.
 
-    texts of items --- without repetitions, and without those that have vectors already
+    values of items --- without repetitions, and without those that have vectors already
          |
-    pieces of 1,024 texts --- each rank encodes every W-th piece, and writes it to a hidden folder
+    pieces of 1,024 values --- each rank encodes every W-th piece, and writes it to a hidden folder
          |
     content/NAME.parquet --- rank 0 puts the vectors together
 
-A piece is named by a checksum of the model and of its texts (`pieces.py`). So a killed command
-continues, on any number of ranks.
+A value is a text or an image (`source.py`). A piece is named by a checksum of the model and of its
+values (`pieces.py`). So a killed command continues, on any number of ranks.
 
-Shapes: I items, T distinct texts, M items with a text, c width of the vectors.
+Shapes: T distinct values, M items with a value, c width of the vectors.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ import torch.distributed as dist
 from torchrec_priors.common.files import check_no_link, remove_leftover
 from torchrec_priors.common.system_errors import explaining
 from torchrec_priors.content.pieces import Pieces
-from torchrec_priors.content.sentence_model import SentenceModel, checksum_of_model
+from torchrec_priors.content.sentence_model import checksum_of_model
+from torchrec_priors.content.source import Source
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.content.put import check_replaceable, folder_of, put_content
-from torchrec_priors.preparation.content.texts import item_texts
 from torchrec_priors.prepared.content import TEXT, VECTOR, matrix_of
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_files import as_numbers
 from torchrec_priors.prepared.manifest import ContentInfo
 from torchrec_priors.ranks.process import Ranks
 
-PIECE = 1 << 10  # texts
+PIECE = 1 << 10  # values
 
 Report = Callable[[str], None]
 
@@ -46,13 +46,13 @@ class Encoded:
 
     Attributes:
         info: the description of the content.
-        texts: T.
-        known: the number of texts whose vectors the data set had already.
-        resumed: the number of texts that a killed process had encoded.
+        values: T.
+        known: the number of values whose vectors the data set had already.
+        resumed: the number of values that a killed process had encoded.
     """
 
     info: ContentInfo
-    texts: int
+    values: int
     known: int
     resumed: int
 
@@ -61,51 +61,44 @@ def encode_items(
     data: PreparedData,
     name: str,
     model: Path,
-    columns: list[str],
+    source: Source,
     ranks: Ranks,
     *,
     batch: int = 64,
     overwrite: bool = False,
     report: Report = lambda _: None,
 ) -> Encoded:
-    """Encodes the texts of all items and adds the vectors as content. Every rank must call it.
+    """Encodes the values of all items and adds the vectors as content. Every rank must call it.
 
     Args:
         data: the data set.
         name: the name of the content.
-        model: the folder of the sentence model.
-        columns: where the texts come from (`item_texts`).
+        model: the folder of the model.
+        source: the values.
         ranks: the processes that share the work.
-        batch: number of texts that are computed together.
+        batch: number of values that are computed together.
         overwrite: whether content of another model or other columns may be replaced.
         report: called with a line about the progress.
 
     Raises:
-        UserError: the name is taken, a column does not exist, no item has a text, or the model
-            cannot be loaded.
+        UserError: the name is taken, the model cannot be loaded, or it can read no value.
     """
     folder = folder_of(data)
     report("reading the model")
     model_sha256 = checksum_of_model(model)
-    identity = f"model: {model_sha256} of {', '.join(columns)}"
+    identity = f"model: {model_sha256} of {source.named}"
     check_replaceable(data.manifest, name, identity, overwrite)
 
-    text_I = item_texts(data, columns)
-    has_text_I = pc.not_equal(text_I, "").to_numpy(zero_copy_only=False)
-    if not has_text_I.any():
-        raise UserError(f"--columns: no item has a text in {', '.join(columns)}")
-    item_M = np.flatnonzero(has_text_I)
-    text_M = _checksums(text_I.filter(pa.array(has_text_I)))
-    distinct_T = text_M.unique()
-
-    # Texts whose vectors are in the data set are not encoded again.
+    checksum_M = source.checksum_M
+    distinct_T = checksum_M.unique()
+    # Values whose vectors are in the data set are not encoded again.
     known = _known_vectors(data, model_sha256)
     found_T = as_numbers(pc.index_in(distinct_T, value_set=known.text))
     new = distinct_T.filter(pa.array(found_T < 0))
-    texts = text_I.take(pa.array(item_M[as_numbers(pc.index_in(new, value_set=text_M))]))
+    values = source.value_M.take(pc.index_in(new, value_set=checksum_M))
 
     work = folder.absolute().with_name(f".{folder.absolute().name}.content-{name}")
-    missing = _Work.of(work, model_sha256, new, texts)
+    missing = _Work.of(work, model_sha256, new, values, source)
     if ranks.leads:
         check_no_link(work, work.parent)
         work.mkdir(exist_ok=True)
@@ -119,21 +112,26 @@ def encode_items(
         if ranks.leads:
             report("writing the vectors")
             vector_Tc = _together(known, found_T, missing.vectors())
-            place_M = as_numbers(pc.index_in(text_M, value_set=distinct_T))
+            is_read_T = np.isfinite(vector_Tc).all(1)
+            if not is_read_T.any():
+                raise UserError(f"--model: none of {len(is_read_T):,} {source.kind} can be read")
+            place_M = as_numbers(pc.index_in(checksum_M, value_set=distinct_T))
+            is_read_M = is_read_T[place_M]
             made_by = {
                 "kind": "model",
                 "model": model.name,
                 "model_sha256": model_sha256,
-                "columns": columns,
+                "unreadable": int((~is_read_M).sum()),
+                **source.made_by,
             }
             info = put_content(
                 data,
                 name,
                 identity,
                 made_by,
-                item_M,
-                vector_Tc[place_M],
-                text_M=text_M,
+                source.item_M[is_read_M],
+                vector_Tc[place_M[is_read_M]],
+                text_M=checksum_M.filter(pa.array(is_read_M)),
                 overwrite=overwrite,
             )
             remove_leftover(work)
@@ -148,7 +146,7 @@ class _Known:
     """Vectors that the data set has.
 
     Attributes:
-        text: the checksums of their texts, distinct.
+        text: the checksums of what they were made of, distinct.
         vectors: the vectors.
     """
 
@@ -158,35 +156,45 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Work:
-    """The texts to encode, in pieces.
+    """The values to encode, in pieces.
 
     Attributes:
         pieces: where the vectors of pieces are written.
-        texts: the texts.
+        values: the values.
+        source: where they come from.
     """
 
     pieces: Pieces
-    texts: pa.Array
+    values: pa.Array
+    source: Source
 
     @classmethod
-    def of(cls, folder: Path, model_sha256: str, checksums: pa.Array, texts: pa.Array) -> "_Work":
-        """Divides texts into pieces.
+    def of(
+        cls,
+        folder: Path,
+        model_sha256: str,
+        checksums: pa.Array,
+        values: pa.Array,
+        source: Source,
+    ) -> "_Work":
+        """Divides values into pieces.
 
         Args:
             folder: where the vectors of pieces are written.
             model_sha256: the checksum of the model.
-            checksums: the checksums of the texts.
-            texts: the texts, in the same order.
+            checksums: the checksums of the values.
+            values: the values, in the same order.
+            source: where they come from.
         """
         names = []
-        for first in range(0, len(texts), PIECE):
+        for first in range(0, len(values), PIECE):
             part = checksums.slice(first, PIECE)
             content = model_sha256.encode() + b"".join(part.to_pylist())
             names.append(hashlib.sha256(content).hexdigest())
-        return cls(Pieces(folder, names), texts)
+        return cls(Pieces(folder, names), values, source)
 
     def encode(self, model: Path, ranks: Ranks, batch: int, report: Report) -> int:
-        """Encodes this rank's pieces. Returns the number of all ranks' texts that were there."""
+        """Encodes this rank's pieces. Returns the number of all ranks' values that were there."""
         there = self.pieces.there()
         missing = [number for number in range(len(self.pieces)) if number not in there]
         # Pieces are counted before any rank writes one, so that all ranks share the same pieces.
@@ -195,32 +203,26 @@ class _Work:
         own = missing[ranks.rank :: ranks.world]
         total = sum(self._size(number) for number in own)
         if own:
-            sentences = SentenceModel(model, ranks.device)
+            encoder = self.source.load(model, ranks.device)
             done = 0
             for number in own:
-                report(f"encoding: {done:,} of {total:,} texts of this process")
-                texts = self.texts.slice(number * PIECE, PIECE).to_pylist()
-                self.pieces.write(number, sentences.encode(texts, batch))
-                done += len(texts)
+                report(f"encoding: {done:,} of {total:,} {self.source.kind} of this process")
+                values = self.values.slice(number * PIECE, PIECE).to_pylist()
+                self.pieces.write(number, encoder.encode(values, batch))
+                done += len(values)
         return sum(self._size(number) for number in there)
 
     def vectors(self) -> np.ndarray | None:
-        """Returns the vectors of all texts, [texts, c]; None if there are none to encode."""
+        """Returns the vectors of all values, [values, c]; None if there are none to encode."""
         parts = [self.pieces.read(number) for number in range(len(self.pieces))]
         return np.concatenate(parts) if parts else None
 
     def _size(self, number: int) -> int:
-        return min(PIECE, len(self.texts) - number * PIECE)
-
-
-def _checksums(texts: pa.Array) -> pa.Array:
-    """Returns the SHA-256 of each text, 32 bytes."""
-    digests = [hashlib.sha256(text.encode()).digest() for text in texts.to_pylist()]
-    return pa.array(digests, pa.binary(32))
+        return min(PIECE, len(self.values) - number * PIECE)
 
 
 def _known_vectors(data: PreparedData, model_sha256: str) -> _Known:
-    """Returns the vectors that the same model has made of texts of this data set before."""
+    """Returns the vectors that the same model has made of values of this data set before."""
     text = pa.array([], pa.binary(32))
     vectors = np.zeros((0, 0), np.float32)
     for info in data.manifest.content:
@@ -229,7 +231,7 @@ def _known_vectors(data: PreparedData, model_sha256: str) -> _Known:
         table = data.content_table(info.name, [TEXT, VECTOR])
         matrix = matrix_of(table[VECTOR], info.dim)
         texts = table[TEXT].combine_chunks()
-        # The first item with a text has its vector.
+        # The first item with a value has its vector.
         first = as_numbers(pc.index_in(texts.unique(), value_set=texts))
         is_new = as_numbers(pc.index_in(texts.unique(), value_set=text)) < 0
         text = pa.concat_arrays([text, texts.unique().filter(pa.array(is_new))])
@@ -238,12 +240,12 @@ def _known_vectors(data: PreparedData, model_sha256: str) -> _Known:
 
 
 def _together(known: _Known, found_T: np.ndarray, new: np.ndarray | None) -> np.ndarray:
-    """Returns the vectors of all texts: known ones, and new ones in the order of the others.
+    """Returns the vectors of all values: known ones, and new ones in the order of the others.
 
     Args:
         known: the known vectors.
-        found_T: where the vector of each text is among the known ones; -1 for new ones.
-        new: the vectors of new texts; None if there are none.
+        found_T: where the vector of each value is among the known ones; -1 for new ones.
+        new: the vectors of new values; None if there are none.
     """
     dim = known.vectors.shape[1] if new is None else new.shape[1]
     vector_Tc = np.empty((len(found_T), dim), np.float32)

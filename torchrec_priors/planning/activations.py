@@ -31,8 +31,9 @@ peak is at one of these moments, whichever needs most memory:
     rows          gradients that are sent to the tables: 3 (X d + n d)
 
 These tensors exist during the whole step and are added: 32 M + 16 P bytes of all parts, the
-gradients of the vectors that were looked up (X d + n d), the negatives that ranks gather (n d), and
-side features (2 N d of all parts). The vectors that tables return are in `Memory.buffers`.
+gradients of the vectors that were looked up (X d + n d), the negatives that ranks gather (n d), side
+features (2 N d of all parts), and content of width c with what it is projected to ((X + n) (c + d)).
+The vectors that tables return are in `Memory.buffers`.
 
 A repeat head keeps a score for each pair of positions of a window, padded: 4 L^2 bytes for each
 window of a part (12 L^2 with a time bias), where L is the context. It also keeps 2 d numbers for
@@ -80,6 +81,7 @@ class Activations:
         repeats: whether there is a repeat head.
         repeats_in_time: whether the scores of the repeat head depend on time.
         occurrences: the average number of occurrences of a token's targets in the context.
+        content: the width of the content of items; 0 without.
     """
 
     layers: int
@@ -100,6 +102,7 @@ class Activations:
     repeats: bool = False
     repeats_in_time: bool = False
     occurrences: float = 0.0
+    content: int = 0
 
     def bytes(self, windows: int, dim: int, negatives: int, *, ranks: int, device: str) -> int:
         """Returns the bytes at the peak of a step.
@@ -117,7 +120,11 @@ class Activations:
         part = -(-windows // parts) * self.context  # tokens of the largest part
 
         # Tensors that exist during the whole step.
-        looked_up = (windows * (self.context + self.horizon) + negatives) * vector
+        items = windows * (self.context + self.horizon) + negatives
+        looked_up = items * vector
+        described = 0
+        if self.content:
+            described = items * (_FLOAT * self.content + vector)
         gathered = 0
         if ranks > 1:
             gathered = negatives * vector
@@ -138,7 +145,7 @@ class Activations:
         if self.cosine:
             fullest = max(fullest, self._normalising(part, dim, device))
             fullest += looked_up  # normalised copies for the score
-        return int(indices + looked_up + gathered + features + fullest)
+        return int(indices + looked_up + gathered + features + described + fullest)
 
     def layer_bytes(self, device: str) -> int:
         """Returns the bytes that a layer keeps per number of a token, including its input."""

@@ -7,7 +7,15 @@ numbers of a state and i numbers inside the feed-forward part:
     bf16    36 h +  8 i, and 2 for each weight of the layer, which autocast copies
 
 `tests/planning/test_language.py` compares them with what autograd keeps. With `recompute` a layer
-keeps its input only (4 h), and backward needs one layer in addition.
+keeps its input only (4 h), and backward needs one layer in addition. Positions take 8 bytes for
+each number of a head, with both.
+
+The peak is in the backward pass of the last layer, with these gradients for each token:
+
+    fp32    12 h + 12 i    (with recompute 4 h + 12 i, as the last normalisation is done)
+    bf16    12 h +  6 i    (with recompute 4 h +  6 i)
+
+`tests/planning/test_described_activations.py` compares the sum with the peak of a step.
 
 A token takes 2 operations for each weight of the layers in forward, and 2 h for each earlier token
 of its window and each layer (on average half of them; products of queries and keys, and of weights
@@ -19,6 +27,8 @@ from dataclasses import dataclass
 
 # Bytes for each number of a state, each number inside the feed-forward part, and each weight.
 _KEPT = {"fp32": (44, 16, 0), "bf16": (36, 8, 2)}
+# Bytes of gradients for each number inside the feed-forward part.
+_GRADIENTS = {"fp32": 12, "bf16": 6}
 _FLOAT = 4
 _COPIES = 4  # of a trained parameter: value, gradient, AdamW's two moments
 
@@ -35,6 +45,7 @@ class LanguageModel:
         of_layers: the number of weights of the layers, without the table of words.
         layers, width, inner: the numbers of layers, of a state (h) and inside the feed-forward
             part (i).
+        head: the width of a head.
         window: the number of tokens of a window or text.
         windows: the number of windows of a rank in a step, for each window of the batch.
         others: the number of further texts of a step, over all ranks: the negatives.
@@ -51,6 +62,7 @@ class LanguageModel:
     layers: int
     width: int
     inner: int
+    head: int
     window: int
     windows: float
     others: int = 0
@@ -95,6 +107,17 @@ class LanguageModel:
             return tokens * self.width * _FLOAT * self.layers
         return self.layer_bytes(tokens) * self.layers
 
+    def backward_bytes(self, tokens: int) -> int:
+        """Returns the bytes that backward needs at its peak, in addition to what layers keep."""
+        if not tokens:
+            return 0
+        inner = self.inner * _GRADIENTS[self.precision]
+        positions = 2 * _FLOAT * self.head
+        if self.recompute:
+            # The layer's input is among what layers keep.
+            return self.layer_bytes(tokens) + tokens * (inner + positions)
+        return tokens * (3 * _FLOAT * self.width + inner + positions)
+
     def operations(self, tokens: int) -> float:
         """Returns the number of floating-point operations of a rank in a step."""
         forward = tokens * (2.0 * self.of_layers + 2.0 * self.width * self.window * self.layers)
@@ -110,14 +133,12 @@ class LanguageModel:
 def activation_bytes(models: tuple[LanguageModel, ...], batch: int, ranks: int) -> int:
     """Returns the bytes of the language models at the peak of a step.
 
-    The item LLM keeps its results while the user LLM computes. With `recompute`, backward needs one
-    layer of one of them in addition.
+    The item LLM keeps its results while the user LLM computes.
     """
     kept = 0
-    layer = 0
+    in_backward = 0
     for model in models:
         tokens = model.tokens(batch, ranks)
         kept += model.kept_bytes(tokens)
-        if model.recompute and tokens:
-            layer = max(layer, model.layer_bytes(tokens))
-    return kept + layer
+        in_backward = max(in_backward, model.backward_bytes(tokens))
+    return kept + in_backward

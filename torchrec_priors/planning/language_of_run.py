@@ -111,6 +111,7 @@ def _described(
     """
     settings = decoder.config.to_dict()  # type: ignore[operator, union-attr]
     width = settings.get("hidden_size", settings.get("n_embd", 1))
+    heads = settings.get("num_attention_heads", settings.get("n_head", 1))
     words = decoder.get_input_embeddings()  # type: ignore[operator]
     of_words = words.weight.numel() if isinstance(words, nn.Embedding) else 0
     return LanguageModel(
@@ -122,6 +123,7 @@ def _described(
         layers=settings.get("num_hidden_layers", settings.get("n_layer", 1)),
         width=width,
         inner=settings.get("intermediate_size") or settings.get("n_inner") or 4 * width,
+        head=settings.get("head_dim") or width // heads,
         window=window,
         windows=windows,
         others=others,

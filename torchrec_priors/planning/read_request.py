@@ -159,7 +159,7 @@ def from_config(
         content=width,
         has_rows=config.embedding.ids,
         language=language,
-        activations=_activations(config, data, tree),
+        activations=_activations(config, data, tree, width),
         sharding=config.sharding,
         **rest,
     )
@@ -193,9 +193,13 @@ def _count_dense(config: RunConfig, data: PreparedData | None) -> int:
 
 
 def _activations(
-    config: RunConfig, data: PreparedData | None, tree: PriorTree | None
+    config: RunConfig, data: PreparedData | None, tree: PriorTree | None, content: int
 ) -> Activations | None:
-    """Describes the activations of a run; None if its backbone or baseline cannot be counted."""
+    """Describes the activations of a run; None if its backbone or baseline cannot be counted.
+
+    Args:
+        content: the width of the content of items; 0 without.
+    """
     model = config.model
     encoder = config.encoder
     training = config.training
@@ -226,5 +230,6 @@ def _activations(
         joint=config.loss.softmax == "joint",
         repeats=repeats,
         repeats_in_time=repeats and config.repeats.time_bias,
+        content=content,
         **vars(queries),
     )

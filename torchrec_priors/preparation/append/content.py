@@ -45,7 +45,11 @@ def _command(state: State, info: ContentInfo) -> str:
         quote(info.name),
     ]
     if action != "add":
-        words += ["--model", quote(made["model"]), "--columns", quote(",".join(made["columns"]))]
+        words += ["--model", quote(made["model"])]
+        if "images" in made:
+            words += ["--images", quote(made["images"]), "--image-folder", "FOLDER"]
+        else:
+            words += ["--columns", quote(",".join(made["columns"]))]
         if action == "tokenize":
             words += ["--prompt", quote(made["prompt"]), "--tokens", str(made["tokens"])]
     else:
