@@ -20,8 +20,11 @@ def content(
     ids: Optional[str] = None,
     made_with: str = "",
     model: Optional[str] = None,
-    columns: str = "title",
+    columns: Optional[str] = None,
+    images: Optional[str] = None,
+    image_folder: Optional[str] = None,
     batch: int = 64,
+    precision: str = "fp32",
     prompt: Optional[str] = None,
     tokens: Optional[int] = None,
     overwrite: bool = False,
@@ -39,12 +42,12 @@ def content(
     """Adds vectors that describe items, or the tokens of their texts, to a prepared data set.
 
     `encode` shares the work among all ranks of a launcher (torchrun, TorchX), continues after a
-    kill, and encodes no text again that the same model has encoded before.
+    kill, and encodes no text or image again that the same model has encoded before.
 
     Args:
-        action: add: take vectors from --vectors. encode: make vectors of the items' texts with a
-            sentence model. tokenize: make tokens of the items' texts, for items.encoder = llm. One
-            of: add, encode, tokenize.
+        action: add: take vectors from --vectors. encode: make vectors of the items' texts or images
+            with a model. tokenize: make tokens of the texts, for items.encoder = llm. One of: add,
+            encode, tokenize.
         data: Folder of the prepared data set.
         name: Name of the content, as in embedding.content or items.content.
         vectors: add: Parquet file with the columns item_id and vector (lists of numbers), or a .npy
@@ -52,11 +55,15 @@ def content(
         ids: add: item ids of the rows of a .npy file, as text or Parquet (item_id).
         made_with: add: name of the model that made the vectors. Content of this name can later be
             replaced by vectors of the same model only, unless --overwrite is given.
-        model: encode: folder of a sentence model, as transformers saves it. tokenize: folder with
-            the tokenizer of a language model.
+        model: encode: folder of a sentence model, or of a vision model with --images, as
+            transformers saves it. tokenize: folder with the tokenizer of a language model.
         columns: encode, tokenize: columns of the catalogue, or priors of items, that make up an
-            item's text; separate several with commas.
-        batch: encode: number of texts computed together.
+            item's text; separate several with commas; by default title.
+        images: encode: column of the catalogue with the paths of the items' images, which are
+            encoded instead of texts.
+        image_folder: encode: folder that relative paths of --images start from; by default '.'.
+        batch: encode: number of texts or images computed together.
+        precision: encode: precision of matrix products. One of: fp32, bf16.
         prompt: tokenize: the beginning of each text; by default 'Compress the following sentence
             into embedding: '.
         tokens: tokenize: the largest number of tokens of a text; by default 256.
@@ -81,7 +88,10 @@ def content(
         made_with=made_with,
         model=model,
         columns=columns,
+        images=images,
+        image_folder=image_folder,
         batch=batch,
+        precision=precision,
         prompt=prompt,
         tokens=tokens,
         overwrite=overwrite,

@@ -119,6 +119,20 @@ def test_unchanged_texts_are_not_encoded_again(data, model, monkeypatch):
     assert not list(data.parent.glob(".data.content-*")), "nothing is left beside the data"
 
 
+def test_vectors_in_bf16_are_others_and_almost_the_same(data, model):
+    run(data, model)
+    with pytest.raises(UserError, match="was made otherwise"):
+        run(data, model, precision="bf16")
+    encoded = run(data, model, "narrow", precision="bf16")
+    assert encoded.known == 0
+    assert encoded.info.made_by["precision"] == "bf16"
+    before, narrow = (read_content(PreparedData(data), name) for name in ("text", "narrow"))
+    cosines = [np.dot(*pair) / np.prod([np.linalg.norm(v) for v in pair])
+               for pair in zip(before.vector_Mc, narrow.vector_Mc, strict=True)]  # fmt: skip
+    assert not np.array_equal(before.vector_Mc, narrow.vector_Mc)
+    assert min(cosines) > 0.999
+
+
 def test_another_model_does_not_replace_vectors_by_accident(data, model, tmp_path):
     run(data, model)
     other = write_model(tmp_path / "other", seed=1)

@@ -8,9 +8,6 @@ import pytest
 import torch
 from edited_manifest import describe_again
 
-pytest.importorskip("transformers", reason="needs the extra `content`")
-Image = pytest.importorskip("PIL.Image", reason="needs the extra `content`")
-
 from torchrec_priors.content import encode
 from torchrec_priors.content.image_model import ImageModel
 from torchrec_priors.content.source import images_of
@@ -18,6 +15,9 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.content import read_content
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
+
+pytest.importorskip("transformers", reason="needs the extra `content`")
+Image = pytest.importorskip("PIL.Image", reason="needs the extra `content`")
 
 SIZE = 16
 ITEMS = 20  # with an image

@@ -82,5 +82,5 @@ def test_hllm_from_texts_to_the_service(data, tmp_path):
     with service("--run", run, "--state", "none:") as served:
         status, answer = call(served.port, "POST", "/v1/recommend", {"user": 1, "k": 3})
         assert status == 200
-        assert all(str(found["item"]) in said for found in answer["items"])
+        assert all(str(found["item_id"]) in said for found in answer["items"])
     assert list((run / "item_vectors").rglob("*.parquet"))

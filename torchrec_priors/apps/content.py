@@ -15,6 +15,11 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.variables import read_launch
 
 
+class Precision(StrEnum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class Action(StrEnum):
     ADD = "add"
     ENCODE = "encode"
@@ -26,7 +31,7 @@ def content(
         Action,
         Argument(
             help="add: take vectors from --vectors. encode: make vectors of the items' texts or "
-            "images with a model. tokenize: make tokens of the items' texts, for items.encoder = llm."
+            "images with a model. tokenize: make tokens of the texts, for items.encoder = llm."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH", help="Folder of the prepared data set.")],
@@ -81,6 +86,9 @@ def content(
         int,
         Option(min=1, max=1 << 16, help="encode: number of texts or images computed together."),
     ] = 64,
+    precision: Annotated[
+        Precision, Option(help="encode: precision of matrix products.")
+    ] = Precision.FP32,
     prompt: Annotated[
         str | None,
         Option(
@@ -140,19 +148,21 @@ def content(
     )
     names = _names(columns)
     if action == Action.TOKENIZE:
-        _refuse(
-            "tokenize", {"--threads": threads is not None, **_of_encode(images, image_folder)}
-        )
+        _refuse("tokenize", {"--threads": threads is not None, **_of_encode(images, image_folder)})
         _check_single("tokenize")
         _tokenize(prepared, name, model, names, prompt, tokens, overwrite)
         return
     _refuse("encode", _of_tokenize(prompt, tokens))
     if images is not None and columns is not None:
-        raise UserError("--images and --columns: an item is encoded by its image or its text: leave one out")
+        raise UserError(
+            "--images and --columns: an item is encoded by its image or its text: leave one out"
+        )
     if images is None and image_folder is not None:
         raise UserError("--image-folder is for --images: leave it out")
     use_threads(threads)
-    _encode(prepared, name, model, names, images, image_folder or Path(), batch, overwrite)
+    _encode(
+        prepared, name, model, names, images, image_folder or Path(), batch, precision, overwrite
+    )
 
 
 def _tokenize(
@@ -188,6 +198,7 @@ def _encode(
     images: str | None,
     image_folder: Path,
     batch: int,
+    precision: Precision,
     overwrite: bool,
 ) -> None:
     """Runs `content encode` on all ranks."""
@@ -209,6 +220,7 @@ def _encode(
                 source,
                 ranks,
                 batch=batch,
+                precision=precision.value,
                 overwrite=overwrite,
                 report=report if ranks.leads else lambda _: None,
             )

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 import torch.distributed as dist
 
 from torchrec_priors.common.files import check_no_link, remove_leftover
@@ -36,6 +37,7 @@ from torchrec_priors.prepared.manifest import ContentInfo
 from torchrec_priors.ranks.process import Ranks
 
 PIECE = 1 << 10  # values
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Report = Callable[[str], None]
 
@@ -65,6 +67,7 @@ def encode_items(
     ranks: Ranks,
     *,
     batch: int = 64,
+    precision: str = "fp32",
     overwrite: bool = False,
     report: Report = lambda _: None,
 ) -> Encoded:
@@ -77,6 +80,7 @@ def encode_items(
         source: the values.
         ranks: the processes that share the work.
         batch: number of values that are computed together.
+        precision: that of matrix products, a key of `PRECISION`.
         overwrite: whether content of another model or other columns may be replaced.
         report: called with a line about the progress.
 
@@ -86,6 +90,9 @@ def encode_items(
     folder = folder_of(data)
     report("reading the model")
     model_sha256 = checksum_of_model(model)
+    if precision != "fp32":
+        # Vectors of another precision are those of another model.
+        model_sha256 += f" in {precision}"
     identity = f"model: {model_sha256} of {source.named}"
     check_replaceable(data.manifest, name, identity, overwrite)
 
@@ -104,7 +111,7 @@ def encode_items(
         work.mkdir(exist_ok=True)
     dist.barrier(ranks.side)
     with explaining(f"--data: '{work}'"):
-        resumed = missing.encode(model, ranks, batch, report)
+        resumed = missing.encode(model, ranks, batch, PRECISION[precision], report)
         # All pieces are there when all ranks have passed.
         dist.barrier(ranks.side)
 
@@ -121,6 +128,7 @@ def encode_items(
                 "kind": "model",
                 "model": model.name,
                 "model_sha256": model_sha256,
+                "precision": precision,
                 "unreadable": int((~is_read_M).sum()),
                 **source.made_by,
             }
@@ -193,7 +201,9 @@ class _Work:
             names.append(hashlib.sha256(content).hexdigest())
         return cls(Pieces(folder, names), values, source)
 
-    def encode(self, model: Path, ranks: Ranks, batch: int, report: Report) -> int:
+    def encode(
+        self, model: Path, ranks: Ranks, batch: int, precision: torch.dtype, report: Report
+    ) -> int:
         """Encodes this rank's pieces. Returns the number of all ranks' values that were there."""
         there = self.pieces.there()
         missing = [number for number in range(len(self.pieces)) if number not in there]
@@ -203,7 +213,7 @@ class _Work:
         own = missing[ranks.rank :: ranks.world]
         total = sum(self._size(number) for number in own)
         if own:
-            encoder = self.source.load(model, ranks.device)
+            encoder = self.source.load(model, ranks.device, precision)
             done = 0
             for number in own:
                 report(f"encoding: {done:,} of {total:,} {self.source.kind} of this process")

@@ -25,12 +25,15 @@ class ImageModel:
         dim: c.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, precision: torch.dtype = torch.float32
+    ) -> None:
         """Loads a model. Its folder is only read: code in it is not executed.
 
         Args:
             folder: a folder that `transformers` has written, with `preprocessor_config.json`.
             device: where the model computes.
+            precision: dtype of the matrix products.
 
         Raises:
             UserError: the folder holds no model of this kind, or a library is not installed.
@@ -60,6 +63,7 @@ class ImageModel:
             ) from error
         self._model: Any = model.to(device).eval()
         self._device = device
+        self._precision = precision
 
         # This also shows that the model makes a vector of an image.
         blank = self._pixels(Image.new("RGB", (32, 32)))
@@ -104,12 +108,16 @@ class ImageModel:
     def _vectors(self, pixels: Tensor) -> Tensor:
         """Returns the vectors of images, float32 [B, c]."""
         pixels = pixels.to(self._device)
-        if hasattr(self._model, "get_image_features"):
-            found = self._model.get_image_features(pixel_values=pixels)
-        else:
-            found = self._model(pixel_values=pixels)
+        reduced = self._precision != torch.float32
+        with torch.autocast(self._device.type, self._precision, enabled=reduced):
+            if hasattr(self._model, "get_image_features"):
+                found = self._model.get_image_features(pixel_values=pixels)
+            else:
+                found = self._model(pixel_values=pixels)
         # Earlier releases of transformers return the features themselves.
         vector_Bc = found if isinstance(found, Tensor) else found.pooler_output
         if vector_Bc is None:
-            raise UserError(f"{_OPTION}: {self._model.config.model_type} makes no vector of an image")
+            raise UserError(
+                f"{_OPTION}: {self._model.config.model_type} makes no vector of an image"
+            )
         return vector_Bc.float()

@@ -61,12 +61,15 @@ class SentenceModel:
         tokens: the number of tokens of a text that are read; later ones are left out.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, precision: torch.dtype = torch.float32
+    ) -> None:
         """Loads a model. Its folder is only read: code in it is not executed.
 
         Args:
             folder: a folder that `transformers` has written.
             device: where the model computes.
+            precision: dtype of the matrix products.
 
         Raises:
             UserError: the folder holds no model of this kind, or `transformers` is not installed.
@@ -88,6 +91,7 @@ class SentenceModel:
 
         self._model: Any = model.to(device).eval()
         self._device = device
+        self._precision = precision
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         # Padding follows the text, so that its first and last tokens are found.
@@ -98,7 +102,7 @@ class SentenceModel:
         self.normalised = "Normalize" in _text(folder / "modules.json")
         self.tokens = _most_tokens(folder, self._model.config)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def encode(self, texts: list[str], batch: int) -> np.ndarray:
         """Returns the vector of each text, float32 [B, c].
 
@@ -121,7 +125,9 @@ class SentenceModel:
         tokens = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self.tokens, return_tensors="pt"
         ).to(self._device)
-        state_BLc: Tensor = self._model(**tokens).last_hidden_state
+        reduced = self._precision != torch.float32
+        with torch.autocast(self._device.type, self._precision, enabled=reduced):
+            state_BLc: Tensor = self._model(**tokens).last_hidden_state
         vector_Bc = pooled(state_BLc.float(), tokens["attention_mask"], self.pooling)
         if self.normalised:
             vector_Bc = torch.nn.functional.normalize(vector_Bc, dim=1)

@@ -50,7 +50,7 @@ class Source:
         item_M: row ids of the items with a value, ascending.
         value_M: texts, or paths of images.
         checksum_M: the SHA-256 of each text, or of each image's file.
-        load: loads the model of a folder on a device.
+        load: loads the model of a folder on a device, with a precision of matrix products.
         missing: the number of items whose image does not exist.
     """
 
@@ -60,7 +60,7 @@ class Source:
     item_M: np.ndarray
     value_M: pa.Array
     checksum_M: pa.Array
-    load: Callable[[Path, torch.device], Encoder]
+    load: Callable[[Path, torch.device, torch.dtype], Encoder]
     missing: int = 0
 
 

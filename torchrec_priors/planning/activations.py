@@ -31,9 +31,9 @@ peak is at one of these moments, whichever needs most memory:
     rows          gradients that are sent to the tables: 3 (X d + n d)
 
 These tensors exist during the whole step and are added: 32 M + 16 P bytes of all parts, the
-gradients of the vectors that were looked up (X d + n d), the negatives that ranks gather (n d), side
-features (2 N d of all parts), and content of width c with what it is projected to ((X + n) (c + d)).
-The vectors that tables return are in `Memory.buffers`.
+gradients of the vectors that were looked up (X d + n d), the negatives that ranks gather (n d),
+side features (2 N d of all parts), and content of width c with what it is projected to
+((X + n) (c + d)). The vectors that tables return are in `Memory.buffers`.
 
 A repeat head keeps a score for each pair of positions of a window, padded: 4 L^2 bytes for each
 window of a part (12 L^2 with a time bias), where L is the context. It also keeps 2 d numbers for

@@ -1,7 +1,7 @@
 """Reads vectors that describe items from `content/NAME.parquet`.
 
 The file has a row for each item with a vector: `item` (row id, ascending), `vector` (list of
-float32) and, if a sentence model made the vectors, `text_sha256` (the checksum of the item's text).
+float32) and, if a model made the vectors, `text_sha256` (the checksum of the item's text or image).
 
 Shapes: M items with a vector, c width of the vectors.
 """

@@ -50,6 +50,9 @@ def _command(state: State, info: ContentInfo) -> str:
             words += ["--images", quote(made["images"]), "--image-folder", "FOLDER"]
         else:
             words += ["--columns", quote(",".join(made["columns"]))]
+        # Earlier releases had no precision.
+        if made.get("precision", "fp32") != "fp32":
+            words += ["--precision", made["precision"]]
         if action == "tokenize":
             words += ["--prompt", quote(made["prompt"]), "--tokens", str(made["tokens"])]
     else:
