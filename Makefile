@@ -9,7 +9,7 @@
 # make check      runs formatter, linter, import layers and type checker
 # make format     runs the formatter and the linter's automatic repairs
 # make docs       builds the documentation site in site/, from README.md, docs/ and datasets/; a warning is an error
-# make docs-serve builds the site, and shows it at http://127.0.0.1:8080
+# make docs-serve builds the site, and shows it at http://127.0.0.1:8080 (PORT=8081 chooses another port)
 # make docs-keys  generates docs/keys.md from the settings
 # make components generates components/ from the options of the apps
 # make clean      removes .venv and the caches of the tools
@@ -17,6 +17,7 @@
 # All but `clean` call `make install` first if needed.
 
 RUN = .venv/bin/
+PORT = 8080
 SOURCES = torchrec_priors datasets components tests tools docs/site
 
 .PHONY: install demo test test-slow test-campaigns test-mutants test-extras check format docs docs-serve docs-keys \
@@ -62,8 +63,8 @@ docs: install
 	@echo "The site: $(CURDIR)/site/index.html"
 
 docs-serve: docs
-	@echo "Served at http://127.0.0.1:8080 (Ctrl+C ends it)"
-	@$(RUN)python -m http.server 8080 --bind 127.0.0.1 --directory site
+	@echo "Served at http://127.0.0.1:$(PORT) (Ctrl+C ends it)"
+	@$(RUN)python -m http.server $(PORT) --bind 127.0.0.1 --directory site
 
 docs-keys: install
 	$(RUN)python tools/write_keys.py
