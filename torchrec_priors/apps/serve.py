@@ -126,11 +126,12 @@ def serve(
     token = None if token_file is None else read_token(token_file)
     check_safe(host, token, is_open=open)
 
-    with command.starting():
-        from torchrec_priors.service.loading import Loading
-        from torchrec_priors.service.parts import Limits
-        from torchrec_priors.service.server import Settings
-        from torchrec_priors.service.server import serve as serve_until_ended
+    # These modules import PyTorch, which takes seconds. `command.starting` would say so in words,
+    # but the log of a service is JSON from its first line.
+    from torchrec_priors.service.loading import Loading
+    from torchrec_priors.service.parts import Limits
+    from torchrec_priors.service.server import Settings
+    from torchrec_priors.service.server import serve as serve_until_ended
 
     use_threads(threads)
     serve_until_ended(
