@@ -19,6 +19,7 @@
 namespace {
 
 constexpr int64_t CHUNK = 1024;  // queries of a task
+constexpr int64_t ITEMS = 64;    // whose gradients a thread computes at a time
 
 // The tasks that take longest come first; those of a set are equally long.
 std::vector<Task> make_tasks(const Input& in) {
