@@ -74,7 +74,7 @@ OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "not slow and not campaign" -n
 
 # `make test-slow` runs in .venv, so it skips the slow tests of language models.
 OMP_NUM_THREADS=1 $extras/bin/python -m pytest -m "slow and not campaign" -n 2 --dist worksteal --timeout 900 \
-    tests/content/test_encode.py \
+    tests/content/test_encode.py tests/content/test_images.py \
     tests/e2e/test_hllm.py \
     tests/planning/test_described_activations.py \
     tests/training/test_item_llm_runs.py \

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from e2e.command_line import app
 from edited_manifest import describe_again
 
 from torchrec_priors.content import encode
@@ -155,3 +156,18 @@ def test_mistakes_are_named(data, model, pictures, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="cannot be loaded as a model of images"):
         run(data, tmp_path, pictures)
+
+
+@pytest.mark.slow
+def test_the_command_says_what_it_left_out(data, model, pictures):
+    encode_images = ["content", "encode", "--data", data, "--name", "image", "--model", model]
+    encode_images += ["--images", "picture", "--image-folder", pictures]
+    said = app(*encode_images).stdout
+    assert f"content image: {ITEMS - 2} of 150 items have a vector of 12 numbers" in said
+    assert "1 images of items do not exist" in said
+    assert "1 images of items cannot be read" in said
+    assert f"{ITEMS - 2} distinct images: {ITEMS - 2} were encoded now" in said
+
+    both = app(*encode_images, "--columns", "title", check=False)
+    assert both.returncode == 2
+    assert "--images and --columns" in both.stderr
