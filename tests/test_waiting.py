@@ -19,14 +19,15 @@ class AtTorch:
             os._exit(0)
 sys.meta_path.insert(0, AtTorch())
 """
+# A run in a store is not looked for before torch is imported.
 _AS_COMMAND = """
 from torchrec_priors.apps.__main__ import main
-sys.argv = ["torchrec-priors", "evaluate", "--run", "nowhere", "--split", "test"]
+sys.argv = ["torchrec-priors", "evaluate", "--run", "memory://nowhere", "--split", "test"]
 main()
 """
 _AS_MODULE = """
 import runpy
-sys.argv = ["evaluate", "--run", "nowhere", "--split", "test"]
+sys.argv = ["evaluate", "--run", "memory://nowhere", "--split", "test"]
 runpy.run_module("torchrec_priors.apps.evaluate", run_name="__main__")
 """
 _AS_LIBRARY = """

@@ -39,6 +39,10 @@ def run(trained):
     return trained(parse(SETTINGS))
 
 
+# Whether there is a run in a store is not checked before other options.
+RUN = ("--run", "memory://r", "--state", "events.db")
+
+
 def _refused(capsys, *arguments):
     """What the app prints about a mistake."""
     with pytest.raises(SystemExit) as ended:
@@ -55,21 +59,21 @@ def _refused(capsys, *arguments):
     ("arguments", "says"),
     [
         ([], "give either --run"),
-        (["--run", "r", "--follow", "f"], "give either --run"),
-        (["--run", "r", "--cache-mb", "-1"], "--cache-mb must be at least 0"),
-        (["--run", "r", "--poll-s", "0"], "--poll-s must be above 0"),
+        ([*RUN, "--follow", "f"], "give either --run"),
+        ([*RUN, "--cache-mb", "-1"], "--cache-mb must be at least 0"),
+        ([*RUN, "--poll-s", "0"], "--poll-s must be above 0"),
         (["--run", "nowhere"], "nowhere"),
-        (["--run", "r", "--host", "0.0.0.0"], "--token-file FILE, or --open"),
-        (["--run", "r", "--host", "0.0.0.0", "--token-file", "nowhere"], "there is no file"),
-        (["--run", "r", "--queue", "0"], "--queue must be at least 1"),
-        (["--run", "r", "--batch", "0"], "--batch must be at least 1"),
-        (["--run", "r", "--wait-ms", "-1"], "--wait-ms must be at least 0"),
-        (["--run", "r", "--deadline-ms", "0"], "--deadline-ms must be at least 1"),
-        (["--run", "r", "--drain-s", "-1"], "--drain-s must be at least 0"),
-        (["--run", "r", "--max-body", "0"], "--max-body must be at least 1"),
-        (["--run", "r", "--threads", "0"], "--threads must be in [1, "),
-        (["--run", "r", "--cors", "shop.example"], "--cors: 'shop.example'"),
-        (["--run", "r", "--cors", "*"], "--cors: '*'"),
+        ([*RUN, "--host", "0.0.0.0"], "--token-file FILE, or --open"),
+        ([*RUN, "--host", "0.0.0.0", "--token-file", "nowhere"], "there is no file"),
+        ([*RUN, "--queue", "0"], "--queue must be at least 1"),
+        ([*RUN, "--batch", "0"], "--batch must be at least 1"),
+        ([*RUN, "--wait-ms", "-1"], "--wait-ms must be at least 0"),
+        ([*RUN, "--deadline-ms", "0"], "--deadline-ms must be at least 1"),
+        ([*RUN, "--drain-s", "-1"], "--drain-s must be at least 0"),
+        ([*RUN, "--max-body", "0"], "--max-body must be at least 1"),
+        ([*RUN, "--threads", "0"], "--threads must be in [1, "),
+        ([*RUN, "--cors", "shop.example"], "--cors: 'shop.example'"),
+        ([*RUN, "--cors", "*"], "--cors: '*'"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, says, capsys):
