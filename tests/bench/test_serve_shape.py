@@ -41,10 +41,7 @@ def test_the_table_has_a_line_for_each_measurement():
     ("arguments", "says"),
     [
         (["--shape", "serve", "--case", "mercari"], "there is no case 'mercari'"),
-        (
-            ["--shape", "serve", "--case", "merrec", "--run", "memory://r"],
-            "give either --run or --case",
-        ),
+        (["--shape", "serve", "--case", "merrec", "--run", "r"], "give either --run or --case"),
         (["--shape", "requests", "--case", "merrec"], "--run and --case belong to --shape serve"),
         (["--shape", "serve", "--seconds", "0"], "--seconds must be above 0"),
         (["--shape", "serve", "--ablations"], "cannot be combined with --only"),

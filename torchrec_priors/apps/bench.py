@@ -78,6 +78,8 @@ def bench(
     if not 0 < seconds <= _MOST_SECONDS:
         raise UserError(f"--seconds must be above 0 and at most {_MOST_SECONDS}, not {seconds}")
 
+    if run is not None and case is not None:
+        raise UserError("give either --run or --case")
     if run is not None:
         check_run(run)
     if shape in PARTS and (only or ablations or profile is not None):
@@ -170,8 +172,6 @@ def _measure_service(
     """Measures a service, and prints the figures."""
     from torchrec_priors.bench import serve
 
-    if run is not None and case is not None:
-        raise UserError("give either --run or --case")
     name = case or _CASE
     serve.check_case(name)
     warn_if_busy(_BUSY)
