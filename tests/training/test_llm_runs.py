@@ -183,12 +183,15 @@ def test_a_folder_without_weights_ends_a_run_before_its_first_step(small_data, t
 
 
 @pytest.mark.slow
-def test_the_planner_counts_weights_and_no_activations(small_data):
+def test_the_planner_counts_weights_and_no_layers_of_hstu(small_data):
     data = PreparedData(small_data)
     llm = {"config": {"model_type": "llama", **SIZES}}
     config = _config(llm, priors={"tree": []})
     request = from_config(config, data, None, ranks=2, machine=MACHINES["h200"])
-    assert request.activations is None
+    # What a language model keeps for backward is counted beside the layers of HSTU.
+    assert request.activations is not None
+    assert request.activations.layers == 0
     # Two layers (attention with grouped queries, MLP, two norms), the last norm, two projections.
     layer = 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 24 + 2 * 16
-    assert request.dense >= 2 * layer + 16 + (8 * 16 + 16) + (16 * 8 + 8)
+    (language,) = request.language
+    assert language.parameters + request.dense >= 2 * layer + 16 + (8 * 16 + 16) + (16 * 8 + 8)
