@@ -13,18 +13,6 @@ def value_of(config: RunConfig, key: str):
     return config
 
 
-def nested(flat: dict) -> dict:
-    """Nested sections from values by dotted key."""
-    values: dict = {}
-    for key, value in flat.items():
-        *sections, name = key.split(".")
-        inner = values
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[name] = value
-    return values
-
-
 def refused(call, *arguments) -> str:
     """The message of a UserError: one line."""
     with pytest.raises(UserError) as caught:

@@ -3,12 +3,13 @@
 import tomllib
 
 import pytest
-from configurations import nested, refused, value_of
+from configurations import refused, value_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.config import keys, load_config, parse
 from torchrec_priors.errors import UserError
+from torchrec_priors.experiments.search.best import nested
 from torchrec_priors.settings.run_config import RunConfig
 
 

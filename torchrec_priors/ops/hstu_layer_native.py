@@ -127,32 +127,10 @@ def _forward(
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x_Nd: Tensor,
-        weight_in_d: Tensor,
-        bias_in_d: Tensor,
-        project_in_4dd: Tensor,
-        bias_HL: Tensor,
-        bias_HC: Tensor | None,
-        weight_out_d: Tensor,
-        bias_out_d: Tensor,
-        project_out_dd: Tensor,
-        added_d: Tensor,
-        sequences: LayerSequences,
-    ) -> Tensor:
-        inputs = (
-            x_Nd,
-            weight_in_d,
-            bias_in_d,
-            project_in_4dd,
-            bias_HL,
-            bias_HC,
-            weight_out_d,
-            bias_out_d,
-            project_out_dd,
-        )
-        out_Nd, computed = _forward(*inputs, added_d, sequences)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        """Takes the arguments of `_forward`; what is added to the result is not needed later."""
+        *inputs, _, sequences = arguments
+        out_Nd, computed = _forward(*arguments)
         ctx.save_for_backward(*inputs, *computed)
         ctx.sequences = sequences
         return out_Nd

@@ -45,7 +45,7 @@ def best_toml(
     config = os.path.relpath(Path(file.config).absolute(), folder.absolute())
     values: dict[str, Any] = {"name": f"{file.name}-best", "config": config, "data": data}
     values |= {key: settings[key] for key in _COPIED}
-    values["cells"] = {cell.name: _nested(cell.changes) for cell in cells}
+    values["cells"] = {cell.name: nested(cell.changes) for cell in cells}
 
     head = f"# {file.name}, every cell with the values chosen on validation by:\n#   {command}\n"
     return head + tomli_w.dumps(values)
@@ -90,17 +90,17 @@ def _is_trained(out: Path, run: PlannedRun) -> bool:
     return summary_of(RunFolder(run_folder(out, run)), run) is not None
 
 
-def _nested(changes: dict[str, Any]) -> dict[str, Any]:
+def nested(changes: dict[str, Any]) -> dict[str, Any]:
     """Turns changes by dotted key into nested sections.
 
-    >>> _nested({"model.dim": 8, "encoder.options.width": 3})
+    >>> nested({"model.dim": 8, "encoder.options.width": 3})
     {'model': {'dim': 8}, 'encoder': {'options': {'width': 3}}}
     """
-    nested: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in changes.items():
         *sections, last = key.split(".")
-        innermost = nested
+        innermost = values
         for section in sections:
             innermost = innermost.setdefault(section, {})
         innermost[last] = value
-    return nested
+    return values
