@@ -118,6 +118,9 @@ class Checkpoints:
             # If this fails, writing fails too, and that error reaches all ranks.
             with suppress(OSError):
                 remove_leftover(writer.partial)
+        # Every rank creates this folder when it begins to write. Without a barrier, rank 0 could
+        # take a folder that another rank has just created for a leftover.
+        dist.barrier(self.ranks.side)
 
         state = state_of(parts_of(built, optimizers, progress))
         failure = Future[str | None]()
