@@ -1,7 +1,8 @@
-"""A wrong `--run` or `--data`, and help, need no PyTorch: they take less than a second instead of many."""
+"""A wrong `--run`, `--data` or `priors.tree`, and help, need no PyTorch: they take less than a second instead of many."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 NOWHERE = "nowhere"
+NO_PRIOR = "genra"
 # Every app that reads a run, and what else it needs.
 OF_RUNS = {
     "evaluate": ["--split", "test"],
@@ -79,6 +81,13 @@ def ended(trained, small_data, tmp_path_factory):
     commands.append(["bench", "--shape", "serve", "--run", NOWHERE])
     commands += OF_DATA
     commands.append(["train", "--data", str(small_data), "--run", run, "model.dim=8"])
+    not_evaluated = folder.with_name("not-evaluated")
+    not_evaluated.mkdir()
+    for file in ("config.toml", "data.json"):
+        shutil.copy(Path(run) / file, not_evaluated)
+    commands.append(["evaluate", "--run", str(not_evaluated), "--split", "test"])
+    tree = f'priors.tree=["{NO_PRIOR}"]'
+    commands.append(["train", "--data", str(small_data), "--run", "run", tree])
     results = _without_torch(folder, commands)
     assert not list(folder.iterdir())
     return {tuple(one): result for one, result in zip(commands, results, strict=True)}
@@ -93,10 +102,14 @@ def test_help_needs_no_torch(ended):
 
 def test_a_wrong_run_or_data_set_is_one_line_before_torch_is_imported(ended):
     wrong = {command: result for command, result in ended.items() if "--help" not in command}
-    assert len(wrong) == 3 * len(OF_RUNS) + len(OF_DATA) + 2
+    assert len(wrong) == 3 * len(OF_RUNS) + len(OF_DATA) + 4
     for command, (code, said) in wrong.items():
         assert code == 2, (command, said)
         assert said.startswith("error: "), (command, said)
         assert said.count("\n") == 1, (command, said)
         if NOWHERE in command:
             assert NOWHERE in said, command
+        if "not-evaluated" in " ".join(command):
+            assert "has no best checkpoint yet: train until its first evaluation" in said
+        if NO_PRIOR in command[-1]:
+            assert f"there is no prior '{NO_PRIOR}': did you mean 'genre'?" in said

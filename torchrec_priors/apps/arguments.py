@@ -72,7 +72,7 @@ def check_places(options: Mapping[str, Any]) -> None:
 
 
 def check_run(run: Path | str, data: str | None = None) -> None:
-    """Raises UserError if there is no trained run, or not the data set that it was trained on.
+    """Raises UserError if there is no run with a best checkpoint, or not the data set it records.
 
     Args:
         run: the value of `--run`.
@@ -82,7 +82,7 @@ def check_run(run: Path | str, data: str | None = None) -> None:
 
     place = place_of(run, "--run")
     if not isinstance(place, Uri):
-        recorded = RunFolder(place).check_started()
+        recorded = RunFolder(place).check_evaluated()
         _check_data(data or recorded)
 
 

@@ -12,6 +12,7 @@ from torchrec_priors.apps.completion import complete_config
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.config import load_config
 from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.specification import check_specifications
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.same_run import check_same_run
 from torchrec_priors.training.tracking.tracking import read_trackers
@@ -80,6 +81,7 @@ def train(
     settings = load_config(config, changes, trust=trust)
     trackers = read_trackers(track or ())
     prepared = PreparedData(data)
+    check_specifications(settings.priors.tree, prepared.manifest)
     check_same_run(RunFolder(run, trust), settings, prepared)
 
     with command.starting():

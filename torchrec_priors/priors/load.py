@@ -1,28 +1,17 @@
-"""Loads a prior from a specification such as "temporal:4" or "genre", and a tree from a list.
-
-A kind of prior is one file that defines `load(argument, data, horizon)`. A specification has one of
-three forms:
-
-    kind:argument             the kind is the name of a file in this folder
-    my_prior.py:argument      the kind is a user's own file
-    genre                     a prior of the prepared data set; the manifest gives its kind
-"""
+"""Loads a prior from its specification (`specification.py`), and a tree from a list of them."""
 
 import importlib
 from collections.abc import Collection
 from pathlib import Path
 
-from torchrec_priors.common.plugin import known_files, load_file, own_file
+from torchrec_priors.common.plugin import load_file, own_file
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.manifest import PriorInfo
 from torchrec_priors.priors.prior import Prior
+from torchrec_priors.priors.specification import kind_of
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.priors import PriorsConfig
-
-# Kinds that messages do not suggest as "kind:n": users name the priors of a data set without a
-# kind, and "interests" belongs to a baseline model.
-_WITHOUT_ARGUMENT = ("item", "graph", "event", "user", "interests")
 
 
 def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
@@ -41,14 +30,7 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     if file is not None:
         return _prior_of_file(file, specification, data, horizon)
 
-    kind, colon, argument = specification.partition(":")
-    kinds_of_data = {prior.name: prior.kind for prior in data.manifest.priors}
-    if not colon and specification in kinds_of_data:
-        kind = kinds_of_data[specification]
-        argument = specification
-    if kind not in known_files(Path(__file__).parent):
-        raise _unknown_prior(specification, kind, argument, kinds_of_data)
-
+    kind, argument = kind_of(specification, data.manifest)
     prior: Prior = importlib.import_module(f"{__package__}.{kind}").load(argument, data, horizon)
     return prior
 
@@ -67,29 +49,6 @@ def _prior_of_file(file: Path, specification: str, data: PreparedData, horizon: 
             f"priors.tree: `load` of '{file}' must return a prior, not {type(prior).__name__}"
         )
     return prior
-
-
-def _unknown_prior(
-    specification: str, kind: str, argument: str, kinds_of_data: dict[str, str]
-) -> UserError:
-    """Returns the error for a specification of an unknown kind, with the remedy that fits it."""
-    known = known_files(Path(__file__).parent)
-    priors_of_data = [name for name, its_kind in kinds_of_data.items() if its_kind in known]
-    with_argument = [f"{name}:n" for name in known if name not in _WITHOUT_ARGUMENT]
-    usable = [*with_argument, *priors_of_data]
-
-    if specification in kinds_of_data:
-        return UserError(
-            f"priors.tree: '{specification}' is a prior of an unknown kind, '{kind}':"
-            f" valid: {', '.join(usable)}"
-        )
-    if kind in kinds_of_data:
-        return UserError(f"priors.tree: '{kind}' takes no argument: write '{kind}'")
-    if Path(f"{kind}.py").is_file():
-        return UserError(
-            f"priors.tree: there is no prior '{kind}': for your file write '{kind}.py:{argument}'"
-        )
-    return UserError(f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}")
 
 
 def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:

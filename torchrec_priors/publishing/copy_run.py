@@ -19,9 +19,17 @@ from torchrec_priors.training.checkpoint.manifest import (
     NewerFormatError,
     read_manifest,
 )
-from torchrec_priors.training.run.folder import CHECKPOINTS, CONFIG, DATA, PATHS, SEEN, RunFolder
+from torchrec_priors.training.run.folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    DATA,
+    PATHS,
+    SEEN,
+    RunFolder,
+)
 
-_BEST = f"{CHECKPOINTS}/best.json"
+_BEST = f"{CHECKPOINTS}/{BEST}"
 # A training may replace its best checkpoint at any moment, so copying may take several attempts.
 _ATTEMPTS = 3
 
@@ -48,9 +56,7 @@ def copy_run(run: RunFolder, target: Path) -> dict[str, Checksum]:
     for _ in range(_ATTEMPTS):
         step = CheckpointFolder(run.checkpoints).best_step()
         if step is None:
-            raise UserError(
-                f"--run: '{run.path}' has no best checkpoint yet: train until its first evaluation"
-            )
+            raise run.no_best_checkpoint()
         remove_leftover(target)
         try:
             return _copy_step(run, step, target)

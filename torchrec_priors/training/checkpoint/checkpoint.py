@@ -51,6 +51,7 @@ from torchrec_priors.training.checkpoint.reader import Reader
 from torchrec_priors.training.checkpoint.row_wise_state import in_saved_form
 from torchrec_priors.training.checkpoint.staging import Staging
 from torchrec_priors.training.optimizers import Optimizers
+from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -227,12 +228,9 @@ class Checkpoints:
         Raises:
             UserError: the run has no best checkpoint yet, or its files are damaged.
         """
-        run = self.folder.path.parent
         step = self.best_step()
         if step is None:
-            raise UserError(
-                f"{option}: '{run}' has no best checkpoint yet: train until its first evaluation"
-            )
+            raise RunFolder(self.folder.path.parent).no_best_checkpoint(option)
 
         place = self.folder.place(step)
         problem = flaw(place, self.ranks)

@@ -21,10 +21,10 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.training.checkpoint.files import partial_of
 from torchrec_priors.training.checkpoint.keys import DCP_METADATA
 from torchrec_priors.training.checkpoint.manifest import read_manifest
+from torchrec_priors.training.run.folder import BEST
 
 log = logging.getLogger(__name__)
 
-BEST = "best.json"
 _METRIC = "ndcg@10"
 _CHECKSUM = "checksum"
 _REMEDY = "the train command of this run writes it again"

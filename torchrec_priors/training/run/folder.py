@@ -52,6 +52,7 @@ SHARDING = "sharding.json"
 SEEN = "seen.parquet"
 TRAINED = "trained.parquet"
 CHECKPOINTS = "checkpoints"
+BEST = "best.json"
 ITEM_VECTORS = "item_vectors"
 LOCK = ".lock"
 
@@ -189,17 +190,32 @@ class RunFolder:
             data.append({name: used.sha256 for name, used in origin.content.items()})
         return hashlib.sha256(json.dumps([decisive, data], sort_keys=True).encode()).hexdigest()
 
-    def check_started(self) -> Place | str:
-        """Checks quickly that the folder holds a run that was started, without its checkpoints.
+    def check_evaluated(self) -> Place | str:
+        """Checks quickly that the folder holds a run that can be read, without its checkpoint.
 
         Returns:
             The place of the data set that the run recorded.
 
         Raises:
-            UserError: the folder holds no run, or its records are damaged.
+            UserError: the folder holds no run, its records are damaged, or it has no best
+                checkpoint yet.
         """
-        _, origin = self._recorded("--run")
+        config, origin = self._recorded("--run")
+        # A plain baseline is fitted again, and a pushed run has its weights in another file.
+        has_checkpoints = not config.plain.name and not self.was_pushed
+        if has_checkpoints and not (self.checkpoints / BEST).is_file():
+            raise self.no_best_checkpoint()
         return self._recorded_data(origin)
+
+    def no_best_checkpoint(self, option: str = "--run") -> UserError:
+        """Returns the error for a run that was not evaluated yet.
+
+        Args:
+            option: the option that named the run.
+        """
+        return UserError(
+            f"{option}: '{self}' has no best checkpoint yet: train until its first evaluation"
+        )
 
     def open(
         self, data_path: Place | str | None = None, option: str = "--run"

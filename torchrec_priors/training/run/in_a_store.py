@@ -9,9 +9,9 @@ from torchrec_priors.remote.hub import fetch_run, is_repository
 from torchrec_priors.remote.mirror import mirror
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Place, Uri
-from torchrec_priors.training.checkpoint.folder import BEST, checkpoint_name
+from torchrec_priors.training.checkpoint.folder import checkpoint_name
 from torchrec_priors.training.run import pushed
-from torchrec_priors.training.run.folder import CHECKPOINTS, CONFIG, LOCK
+from torchrec_priors.training.run.folder import BEST, CHECKPOINTS, CONFIG, LOCK
 
 log = logging.getLogger(__name__)
 
