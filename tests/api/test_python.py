@@ -14,6 +14,7 @@ from torchrec_priors.api.config_source import config_of
 from torchrec_priors.apps import evaluate
 from torchrec_priors.common import progress
 from torchrec_priors.config import load_config
+from torchrec_priors.errors import UserError
 from torchrec_priors.settings.run_config import RunConfig
 
 VALUES = tiny.settings(priors={"tree": ["temporal:2"]})
@@ -80,13 +81,24 @@ def test_metrics_are_those_of_the_command(run):
 
 
 def test_metrics_as_a_data_frame(run):
-    metrics = run.evaluate("validation", changes={"evaluation.diversify": 0.1}, progress=False)
+    metrics = run.evaluate(
+        "validation", name="diverse", changes={"evaluation.diversify": 0.1}, progress=False
+    )
     frame = metrics.to_pandas().set_index("metric")["value"]
     assert frame["ndcg@10"] == metrics["ndcg@10"]
     assert "users" not in frame
     assert metrics["diversify"] == 0.1
     assert str(metrics).startswith(f"{run.path} on validation")
     assert len(metrics.predictions()) == metrics["users"]
+
+
+def test_other_settings_do_not_replace_an_evaluation_without_a_word(run):
+    run.evaluate("validation", name="kept", changes={"evaluation.diversify": 0.1}, progress=False)
+    before = run.evaluate("validation", progress=False)
+    with pytest.raises(UserError, match="other settings: keep it, and give this one a name"):
+        run.evaluate("validation", changes={"evaluation.diversify": 0.1}, progress=False)
+    again = run.evaluate("validation", progress=False)
+    assert again["ndcg@10"] == before["ndcg@10"]
 
 
 def test_recommendations(run):

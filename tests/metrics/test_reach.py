@@ -131,7 +131,7 @@ def test_a_head_whose_targets_were_all_met_is_named(filter_seen):
         return
     assert reach.in_words() == (
         "1 of 3 targets can be found (33.3%): 2 are items that their users had before, "
-        "which lists leave out (evaluation.filter_seen=false lets them in)"
+        "which lists leave out (with them: --name with-seen evaluation.filter_seen=false)"
     )
     assert reach.warnings() == [
         "most targets (2 of 3) are items that their users had before, and lists leave these out: "

@@ -182,6 +182,22 @@ def test_splits_and_data_sets_are_sections_of_their_own(small_data, tmp_path):
     assert "other data" in found[2].missing
 
 
+def test_lists_with_and_without_items_seen_before_are_never_compared(small_data, tmp_path):
+    """Otherwise a model would seem better because it may recommend what its users had before."""
+    run = train(tmp_path / "a", small_data, *ONE_HEAD, "evaluation.filter_seen=true")
+    evaluate(run)
+    evaluate(run, name="with-seen", overrides=["evaluation.filter_seen=false"], skill=0.9)
+    evaluate(
+        train(tmp_path / "b", small_data, *ONE_HEAD, "evaluation.filter_seen=false"), skill=0.5
+    )
+    found = sections(find([tmp_path]).results, None)
+    titles = {section.seen: section for section in found}
+    rows = {title: [row.label for row in section.rows] for title, section in titles.items()}
+    assert rows == {"new items only": ["a"], "items seen before, too": ["a with-seen", "b"]}
+    assert found[1].title.endswith(", items seen before, too")
+    assert all(section.first for section in found), "each has curves and advice of its own"
+
+
 def test_the_same_name_in_two_folders_is_two_rows_where_the_models_differ(small_data, tmp_path):
     for place, overrides in (("one", ONE_HEAD), ("two", ["model.horizon=2"])):
         evaluate(train(tmp_path / place / "model", small_data, *overrides))

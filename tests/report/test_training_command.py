@@ -47,6 +47,14 @@ def test_the_commands_give_the_settings_that_are_not_the_defaults(small_data, tm
     ]  # fmt: skip
 
 
+def test_an_evaluation_without_a_name_has_its_settings_too(small_data, tmp_path):
+    run = train(tmp_path / "a", small_data)
+    evaluate(run, overrides=["evaluation.filter_seen=false"], heads=("x",))
+    [result] = find([tmp_path]).results
+    _, evaluation = training_commands(result)
+    assert evaluation[-3:] == ["--split", "test", "evaluation.filter_seen=false"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from torchrec_priors.api.metrics import Metrics
-from torchrec_priors.common.files import write_json
+from torchrec_priors.common.files import read_json, write_json
 from torchrec_priors.common.progress import with_progress
 from torchrec_priors.config import read_override, with_changes
 from torchrec_priors.data.histories import Histories
@@ -85,7 +85,8 @@ def evaluate(
         The metrics, and whether this is the rank that prints.
 
     Raises:
-        UserError: nothing is held out, or a setting is wrong.
+        UserError: nothing is held out, a setting is wrong, or changes without a name would replace
+            an evaluation with other settings.
     """
     opened = open_run(run, data, trust=trust, plain=True)
     opened = replace(opened, config=_with_overrides(opened.config, changes))
@@ -93,6 +94,8 @@ def evaluate(
 
     # Options that are wrong are rejected before the ranks meet.
     _check_name(name)
+    if changes and name is None:
+        _check_replaced(opened.folder.evaluation(split), list(changes))
     _check_run(opened, run)
     ready()
     with opened.join_ranks() as ranks:
@@ -368,6 +371,22 @@ def _check_run(opened: OpenRun, run: Place | str) -> None:
         from torchrec_priors.training.plain_run import check_as_fitted  # SciPy takes half a second
 
         check_as_fitted(opened.folder, opened.data)
+
+
+def _check_replaced(out: Path, changes: list[str]) -> None:
+    """Raises UserError if an evaluation with other settings would be replaced without a word.
+
+    The run's own settings always replace what is there: the folder without a name is theirs.
+    """
+    try:
+        replaced = read_json(out / "metrics.json", remedy="")
+    except UserError:
+        return
+    if replaced.get("overrides", []) != changes:
+        raise UserError(
+            f"'{out}' has an evaluation with other settings: keep it, and give this one a name, "
+            "such as --name other"
+        )
 
 
 def _check_name(name: str | None) -> None:

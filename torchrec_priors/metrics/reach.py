@@ -125,7 +125,7 @@ class Reach(Metric):
 
         counts = {
             "are items that their users had before, which lists leave out "
-            "(evaluation.filter_seen=false lets them in)": "met",
+            "(with them: --name with-seen evaluation.filter_seen=false)": "met",
             "cannot be recommended, or no item of the user's history is known": "without_row",
             "are in no head": "without_head",
         }

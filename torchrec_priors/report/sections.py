@@ -1,8 +1,12 @@
-"""Sections of the page: the evaluations on one split of one data set, with a row for each label."""
+"""Sections of the page: the evaluations on one split of one data set, with a row for each label.
+
+Lists that may contain items which the user had before are easier to fill with targets than lists of
+new items. So evaluations with and without `evaluation.filter_seen` are sections of their own.
+"""
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -84,12 +88,15 @@ class Row:
 
 @dataclass
 class Section:
-    """Rows that may be compared: one split of one data set.
+    """Rows that may be compared: one split of one data set, with or without items seen before.
 
     Attributes:
         data: the data set; None if it is no longer where the runs read it.
         missing: the reason why there is no data set; "" if there is one.
-        first: whether this is the data set's first section.
+        first: whether this is the first section of these models, with which the page shows their
+            curves and the advice.
+        seen: what the title says about items that users had before; "" if all sections of the data
+            set agree.
         reference: the row that the others are compared with.
     """
 
@@ -99,6 +106,7 @@ class Section:
     rows: list[Row]
     missing: str = ""
     first: bool = True
+    seen: str = ""
     reference: Row = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,6 +126,8 @@ class Section:
         title = f"{self.name}, {self.split} split"
         if self.horizon:
             title += f", next {self.horizon} items"
+        if self.seen:
+            title += f", {self.seen}"
         return title
 
     def kind(self, row: Row) -> str:
@@ -158,29 +168,41 @@ def sections(results: Iterable[Result], reference: str | None) -> list[Section]:
         UserError: no row is called `reference`.
     """
     # Results are grouped by the content of their data: copies in several folders are the same data.
-    grouped: dict[str, dict[Split, list[Result]]] = {}
+    of_data: dict[str, list[Result]] = {}
     for result in results:
-        grouped.setdefault(result.data_sha256, {}).setdefault(result.split, []).append(result)
+        of_data.setdefault(result.data_sha256, []).append(result)
+    made = [section for of_one in of_data.values() for section in _sections_of(of_one)]
 
-    made = []
-    for by_split in grouped.values():
-        data, missing = _open(next(iter(by_split.values())))
-        first = next(iter(by_split.values()))[0]
-        name = f"data {first.data_sha256[:8]}"
-        prior_kinds: dict[str, str] = {}
-        if data:
-            name = data.manifest.name
-            prior_kinds = {prior.name: prior.kind for prior in data.manifest.priors}
+    if reference is not None:
+        _set_reference(made, reference)
+    return made
+
+
+def _sections_of(results: Sequence[Result]) -> Iterator[Section]:
+    """Makes the sections of one data set."""
+    data, missing = _open(results)
+    name = f"data {results[0].data_sha256[:8]}"
+    prior_kinds: dict[str, str] = {}
+    if data:
+        name = data.manifest.name
+        prior_kinds = {prior.name: prior.kind for prior in data.manifest.priors}
+
+    # The first key says whether items that users had before are left out of their lists.
+    grouped: dict[bool, dict[Split, list[Result]]] = {}
+    for result in results:
+        filters = bool(result.config["evaluation.filter_seen"])
+        grouped.setdefault(filters, {}).setdefault(result.split, []).append(result)
+
+    for filters, by_split in grouped.items():
+        seen = ""
+        if len(grouped) > 1:
+            seen = "new items only" if filters else "items seen before, too"
         for number, split in enumerate(sorted(by_split, key=_TEST_FIRST.index)):
             rows = [
                 Row(label, Variant.of(seeds[0].config, prior_kinds), seeds)
                 for label, seeds in _rows(by_split[split]).items()
             ]
-            made.append(Section(name, split, data, rows, missing, first=number == 0))
-
-    if reference is not None:
-        _set_reference(made, reference)
-    return made
+            yield Section(name, split, data, rows, missing, first=number == 0, seen=seen)
 
 
 def _set_reference(sections: Sequence[Section], reference: str) -> None:

@@ -36,7 +36,8 @@ def training_commands(result: Result) -> list[list[str]]:
     evaluate = ["torchrec-priors", "evaluate", "--run", run, "--split", result.split]
     name = result.folder.name[len(result.split) + 1 :]
     if name:
-        evaluate += ["--name", name, *result.metrics.get("overrides", [])]
+        evaluate += ["--name", name]
+    evaluate += result.metrics.get("overrides", [])
     return [[shlex.quote(word) for word in command] for command in (train, evaluate)]
 
 
