@@ -14,6 +14,7 @@ it also keeps a launcher from starting the ranks again, because the same error w
 import difflib
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 # The number of characters of a value that a message shows.
 _LONGEST = 60
@@ -86,6 +87,19 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"valid: {', '.join(_listed(name, names)) or 'none'}"
+
+
+def no_such_folder(folder: Path) -> str:
+    """Returns "there is no folder 'x'", with the most similar folder beside it, if there is one."""
+    if folder.exists():
+        return f"'{folder}' is not a folder"
+    try:
+        beside = [path.name for path in folder.absolute().parent.iterdir() if path.is_dir()]
+    except OSError:
+        beside = []
+    close = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.7)
+    hint = f": did you mean '{folder.with_name(close[0])}'?" if close else ""
+    return f"there is no folder '{folder}'{hint}"
 
 
 def shown(value: object) -> str:

@@ -123,5 +123,5 @@ def test_other_sizes_are_named(old, later):
 
 
 def test_a_run_without_a_checkpoint_is_no_start(small_data, tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="there is no folder"):
         RunFolder(tmp_path / "nothing").open()

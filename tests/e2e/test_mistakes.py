@@ -156,6 +156,11 @@ def test_unknown_user_item_and_run(run, tmp_path):
     _refused("recommend", "--run", run, "--history", "1,4711", "--strict", says=["no item '4711'"])
     _refused("recommend", "--run", run, "--user", "1", "--group", "F", says=["--group", "PRIOR"])
     _refused("recommend", "--run", run, says=["--user", "--history"])
+    _refused("recommend", "--run", tmp_path, "-k", "zero", says=["-k", "give a whole number"])
+    near = f"{tmp_path}x"
+    _refused(
+        "recommend", "--run", near, "--user", "1", says=["--run", f"did you mean '{tmp_path}'?"]
+    )
     _refused("recommend", "--run", tmp_path, "--user", "1", says=["holds no run"])
     _refused("evaluate", "--run", run, "--split", "tset", says=["tset"])
 

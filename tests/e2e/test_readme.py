@@ -35,8 +35,13 @@ def test_a_first_recommendation_from_a_csv_file(tmp_path):
     assert "ndcg@10" in said[2]
     assert "because of" in said[3]
 
-    (suggested,) = re.findall(r"`'(priors\.tree=[^`]+)'`", section)
-    other = [word.replace("runs/shop", "runs/categories") for word in typed[1]]
-    app(*other, suggested, "training.steps=2", cwd=tmp_path)
+    (commands,) = _blocks(_section("README.md", "What is best on your log"), "sh")
+    for line in commands.splitlines():
+        words = shlex.split(line)[1:]
+        steps = ["training.steps=2"] if words[0] == "train" and "plain.name" not in line else []
+        app(*words, *steps, cwd=tmp_path)
+    page = next((tmp_path / "page").glob("*.html")).read_text(encoding="utf8")
+    assert all(name in page for name in ("shop", "categories", "item-knn"))
+
     asked = [word.replace("runs/shop", "runs/categories") for word in typed[3]]
     assert "bikes" in app(*asked, cwd=tmp_path).stdout

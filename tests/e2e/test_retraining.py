@@ -57,4 +57,4 @@ def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(
     assert "was started from another run" in other.stderr
     nowhere = app("train", *arguments[:-1], tmp_path / "nowhere", check=False)
     assert nowhere.returncode == 2
-    assert "holds no run" in nowhere.stderr
+    assert "there is no folder" in nowhere.stderr

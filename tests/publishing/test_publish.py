@@ -213,9 +213,9 @@ def test_runs_that_cannot_be_published(runs, tmp_path):
     (run / "config.toml").write_text("seed = 1\n")
     refused("config.toml' has changed")
     shutil.rmtree(run)
-    refused("holds no run")
+    refused("there is no folder")
     run.write_text("a file")
-    refused("holds no run")
+    refused("is not a folder")
 
 
 def test_a_training_that_replaces_its_best_checkpoint_meanwhile(runs, tmp_path, monkeypatch):

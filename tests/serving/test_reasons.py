@@ -190,7 +190,7 @@ def test_the_counts_are_those_of_the_history(run):
                 assert item.reason.endswith(when)
                 assert item.head_score == item.score
         cold = loaded.recommend(user="nobody", k=5)
-        assert cold.score_name == "log-probability by popularity by the best head"
+        assert cold.score_name == "log-probability of popularity by the best head"
         for item in cold:
             assert item.reason == f"because it is popular in {item.head.split(' / ')[1]} films"
 

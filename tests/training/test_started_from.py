@@ -52,7 +52,7 @@ def test_a_run_goes_on_though_the_one_it_started_from_has_moved_or_gone(made, fo
 def test_another_run_is_not_taken_for_it(folder):
     with pytest.raises(UserError, match="was started from another run, which was in"):
         source_of(RunFolder(Path("b")), RunFolder(Path("other")))
-    with pytest.raises(UserError, match="--init-from: 'nowhere' holds no run"):
+    with pytest.raises(UserError, match="--init-from: there is no folder 'nowhere'"):
         source_of(RunFolder(Path("b")), RunFolder(Path("nowhere")))
     with pytest.raises(UserError, match="'a' was not started from another run"):
         source_of(RunFolder(Path("a")), RunFolder(Path("other")))

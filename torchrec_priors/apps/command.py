@@ -44,6 +44,16 @@ _RANK_0_REPORTS_WITHIN = 20.0
 _BETWEEN_REPORTS = 0.5
 # Seconds between two lines while libraries are imported.
 _STARTING_EVERY = 3.0
+# What the library that reads options says, and what users are told instead.
+_PLAINER = (
+    ("Value error, ", ""),
+    (
+        "Input should be a valid integer, unable to parse string as an integer",
+        "give a whole number",
+    ),
+    ("Input should be a valid number, unable to parse string as a number", "give a number"),
+    ("Input should be ", "it must be "),
+)
 # The exit code if the reader of the output has closed it, as `head` does.
 _READER_HAS_CLOSED = 128 + signal.SIGPIPE
 
@@ -170,7 +180,9 @@ def _explain(launch: Launch | UserError | None, error: Exception) -> int:
     if explained is not None:
         message = str(explained)
     elif hasattr(error, "format_message"):  # Typer's errors about the command line have this
-        said = error.format_message().replace("Value error, ", "")
+        said = error.format_message()
+        for words, plainer in _PLAINER:
+            said = said.replace(words, plainer)
         message = f"{said} (--help explains every option)"
     else:
         raise error

@@ -46,16 +46,13 @@ def recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> N
         print(json.dumps(content, ensure_ascii=False, indent=1))
         return
 
+    if answer.source == "popularity":
+        print(_why_popular(user, answer))
     _print_table(user, rows, answer, loaded.catalogue)
     if not answer:
         print(
             "no item is left to recommend: lists and levers exclude all, or the user has had all "
             "and evaluation.filter_seen leaves these out"
-        )
-    if answer.source == "popularity":
-        print(
-            "nothing is known about this user (no history, or only items that the model has not "
-            "seen): these are popular items"
         )
     if answer.source == "model" and loaded.path.explainer.lacks_labels:
         print(
@@ -63,6 +60,19 @@ def recommend_to_one(loaded: LoadedRun, request: Request, *, as_json: bool) -> N
             "prepare it with --label"
         )
     _print_unseen(loaded, loaded.unseen(rows))
+
+
+def _why_popular(user: str | None, answer: Answer) -> str:
+    """Says why popular items are recommended."""
+    if user is not None and answer.skipped.users:
+        return (
+            f"user {_escaped(user)} is not in the data set, so these are popular items (--strict "
+            "makes this an error)"
+        )
+    return (
+        "nothing is known about this user (no history, or only items that the model has not "
+        "seen), so these are popular items"
+    )
 
 
 def recommend_to_many(
@@ -115,8 +125,12 @@ def _print_table(user: str | None, rows: np.ndarray, answer: Answer, catalogue: 
     print(f"{'':>4} {'item':>8}  {'title':<{width}}  {'score':>8}  because of")
     for rank, (item, title) in enumerate(zip(answer, titles, strict=True), 1):
         item_id = _escaped(item.item_id)
-        heads = _escaped(_heads(item))
-        print(f"{rank:>4} {item_id:>8}  {title:<{width}}  {item.score:>8.3f}  {heads}")
+        line = f"{rank:>4} {item_id:>8}  {title:<{width}}  {item.score:>8.3f}"
+        # The heads have nothing to say about a user of whom nothing is known.
+        if answer.source == "popularity":
+            print(f"{line}  {_escaped(item.reason)}")
+            continue
+        print(f"{line}  {_escaped(_heads(item))}")
         print(f"{'':>15}{_escaped(item.reason)}")
 
 

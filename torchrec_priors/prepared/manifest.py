@@ -20,7 +20,7 @@ from torchrec_priors.common.files import (
     take_checksum,
     write_whole,
 )
-from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.errors import UserError, nearest, no_such_folder
 from torchrec_priors.parquet import read_footer, readable
 
 log = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ def read_manifest(folder: Path) -> Manifest:
                 f"--data: '{folder}' is a file, not a prepared data set: prepare it first, and "
                 "give the folder that prepare wrote"
             )
-        raise UserError(f"--data: there is no folder '{folder}'")
+        raise UserError(f"--data: {no_such_folder(folder)}")
     if not file.is_file():
         raise UserError(
             f"--data: '{folder}' is not a prepared data set (it has no {FILE}): run prepare first"

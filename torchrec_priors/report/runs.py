@@ -12,7 +12,7 @@ from typing import Any
 
 from torchrec_priors.common.files import read_json
 from torchrec_priors.config import read_override
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, no_such_folder
 from torchrec_priors.experiments.matrix import file_name, flat
 from torchrec_priors.report.experiments import ExperimentFolder
 from torchrec_priors.report.result import Result
@@ -94,7 +94,7 @@ def _reach(folders: Iterable[Path]) -> dict[Path, list[_RunPath]]:
     reached: dict[Path, list[_RunPath]] = {}
     for number, folder in enumerate(folders):
         if not folder.is_dir():
-            raise UserError(f"--runs: there is no folder '{folder}'")
+            raise UserError(f"--runs: {no_such_folder(folder)}")
         runs = sorted(_runs(folder))
         if not runs:
             raise UserError(

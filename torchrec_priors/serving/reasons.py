@@ -115,7 +115,7 @@ class LevelWords:
         if last == 1:
             return "as the next item"
         if first == last:
-            return f"as item {first} from now"
+            return "as the item after the next" if first == 2 else f"as item {first} from now"
         if first == 1:
             return f"within the next {last} items"
         return f"within the next {first} to {last} items"
@@ -348,4 +348,6 @@ def _labelled(label: Label | None, history: int) -> str:
         return ""
     if not label.inside:
         return f" ({label.noun}, new to you)"
+    if history == 1:
+        return f" ({label.noun}, like its only item)"
     return f" ({label.noun}, like {label.inside:,} of its {history:,} items)"

@@ -259,7 +259,8 @@ class LoadedRun:
         for kind in ("users", "items", "events", "groups"):
             count = sum(getattr(answer.skipped, kind) for answer in answers)
             if count:
-                log.warning("skipped: %s unknown %s", f"{count:,}", kind)
+                noun = kind if count > 1 else kind.removesuffix("s")
+                log.warning("skipped: %s unknown %s", f"{count:,}", noun)
         return answers
 
     def find_user(self, user: str) -> History:

@@ -27,7 +27,7 @@ def score_name(
         source: what answers: the model, or popularity, whose scores are log-probabilities.
     """
     if source == "popularity":
-        of_a_head = "log-probability by popularity"
+        of_a_head = "log-probability of popularity"
     elif calibrated and config.normaliser_rows:
         of_a_head = "estimated log-probability"
     elif calibrated:

@@ -33,6 +33,7 @@ from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.callbacks import Callbacks, Evaluation, Saved
 from torchrec_priors.training.checkpoint.checkpoint import checkpoint_name
 from torchrec_priors.training.divergence import diverged
+from torchrec_priors.training.doubtful import doubts
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.observers import Observers
 from torchrec_priors.training.pace import Pace
@@ -155,6 +156,8 @@ class _Run:
         warning = started.warning_of_leaks()
         if warning is not None:
             self.logs.warn(warning)
+        for doubt in doubts(config, self.built.model.tree):
+            self.logs.warn(f"warning: {doubt}")
         if started.resumed:
             self.logs.say(f"resuming '{folder.path}' at step {first_step}")
 

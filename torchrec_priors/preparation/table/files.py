@@ -1,6 +1,6 @@
 """Looks at the files of a table: which they are, how they are written, and their columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,13 @@ class RawTable:
         files: the files, sorted.
         columns: the types of the columns to read, by name. In CSV, all columns are text.
         delimiter: the character between values of CSV; None for Parquet.
+        unused: the names of the other columns of the first file.
     """
 
     files: list[Path]
     columns: Mapping[str, pa.DataType]
     delimiter: str | None
+    unused: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -146,13 +148,20 @@ def look_at(place: Path, option: str, wanted: Mapping[str, str]) -> RawTable:
             " keep one kind in it"
         )
     if parquet:
-        return RawTable(files, _parquet_columns(files[0], wanted), None)
+        types, names = _parquet_columns(files[0], wanted)
+        return RawTable(files, types, None, _others(names, wanted))
 
     header = read_header(files[0])
     if not header.strip():
         raise UserError(f"{option}: '{files[0]}' is empty: give a file with rows")
     delimiter = _delimiter(header, wanted, files[0])
-    return RawTable(files, dict.fromkeys(wanted, pa.string()), delimiter)
+    unused = _others(names_in(header, delimiter), wanted)
+    return RawTable(files, dict.fromkeys(wanted, pa.string()), delimiter, unused)
+
+
+def _others(names: Iterable[str], wanted: Mapping[str, str]) -> list[str]:
+    """Returns the names that are not wanted, each once."""
+    return [name for name in dict.fromkeys(names) if name and name not in wanted]
 
 
 def _is_parquet(file: Path) -> bool:
@@ -160,7 +169,10 @@ def _is_parquet(file: Path) -> bool:
         return stream.read(len(_PARQUET)) == _PARQUET
 
 
-def _parquet_columns(file: Path, wanted: Mapping[str, str]) -> dict[str, pa.DataType]:
+def _parquet_columns(
+    file: Path, wanted: Mapping[str, str]
+) -> tuple[dict[str, pa.DataType], list[str]]:
+    """Returns the types of the wanted columns by name, and the names of all columns."""
     try:
         schema = read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
@@ -171,7 +183,7 @@ def _parquet_columns(file: Path, wanted: Mapping[str, str]) -> dict[str, pa.Data
     for name, option in wanted.items():
         if name not in schema.names:
             raise _no_column(name, option, file, schema.names)
-    return {name: schema.field(name).type for name in wanted}
+    return {name: schema.field(name).type for name in wanted}, schema.names
 
 
 def _delimiter(header: bytes, wanted: Mapping[str, str], file: Path) -> str:

@@ -7,6 +7,8 @@ from torchrec_priors.preparation.table.description import Kind, Table
 from torchrec_priors.preparation.table.files import RawTable
 from torchrec_priors.preparation.table.log import Facts, Log
 
+_NAMED = 10  # columns without a use that are named
+
 
 def of_log(
     log: Log, facts: Facts, user_kind: Kind, item_kind: Kind, events: Sequence[str]
@@ -24,17 +26,18 @@ def of_log(
         lines.append(f"  {table.event}: types of events: {', '.join(events)}")
     if table.items is None:
         lines += _of_catalogue(table)
-    return lines
+    return lines + _unused(files)
 
 
 def of_items(table: Table, files: RawTable, rows: int) -> list[str]:
     """Describes the catalogue."""
-    return [_first_line(files, rows), *_of_catalogue(table)]
+    return [_first_line(files, rows), *_of_catalogue(table), *_unused(files)]
 
 
 def of_users(files: RawTable, rows: int, labels: Sequence[str]) -> list[str]:
     """Describes a file of labels of users."""
-    return [_first_line(files, rows), *(f"  {label}: labels of users" for label in labels)]
+    of_labels = [f"  {label}: labels of users" for label in labels]
+    return [_first_line(files, rows), *of_labels, *_unused(files)]
 
 
 def _of_catalogue(table: Table) -> list[str]:
@@ -49,6 +52,17 @@ def _of_catalogue(table: Table) -> list[str]:
     if not table.labels:
         lines.append("  no --label: all items are in one category")
     return lines
+
+
+def _unused(files: RawTable) -> list[str]:
+    """Names the columns that no option names: perhaps one was forgotten."""
+    if not files.unused:
+        return []
+    named = ", ".join(files.unused[:_NAMED])
+    more = len(files.unused) - _NAMED
+    if more > 0:
+        named += f" and {more:,} more"
+    return [f"  not used: {named}"]
 
 
 def _first_line(files: RawTable, rows: int) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.files import check_no_link
 from torchrec_priors.common.own_code import check_trusted
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, no_such_folder
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.settings.run_config import RunConfig
@@ -316,6 +316,8 @@ class RunFolder:
 
     def _recorded(self, option: str) -> tuple[RunConfig, Origin]:
         if not (self.path / CONFIG).is_file() and not (self.path / DATA).is_file():
+            if not self.path.is_dir():
+                raise UserError(f"{option}: {no_such_folder(self.path)}")
             raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
         if self.was_pushed:
             pushed.check(self.path)
