@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer import Option
 
+from torchrec_priors.apps import __main__ as door
 from torchrec_priors.apps import command
 from torchrec_priors.apps.streams import one_line, open_streams
 
@@ -41,6 +42,16 @@ def test_what_no_option_takes(arguments, says, capsys):
     assert said.count("\n") == 1
     assert says in said
     assert len(said) < 1000
+
+
+def test_help_has_a_line_for_each_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["torchrec-priors", "--help"])
+    with pytest.raises(SystemExit):
+        door.main()
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    does = {words[0]: words[1] for words in lines if len(words) == 2}
+    assert does["train"] == "trains a run, or resumes it"
+    assert set(door.apps()) <= set(does)
 
 
 def test_what_options_take(capsys):

@@ -142,7 +142,7 @@ def test_a_service_answers_as_the_loaded_run_until_it_is_told_to_end(run, tmp_pa
         lines = [json.loads(line) for line in started.err().splitlines()]
         assert {line["level"] for line in lines} <= {"info", "warning"}
         # Nobody is connected, so there is nobody to wait for.
-        ended = re.search(r"has ended, after ([0-9.]+) s", lines[-1]["message"])
+        ended = re.search(r"stopped after ([0-9.]+) s", lines[-1]["message"])
         assert ended is not None
         assert float(ended[1]) < 1.0
 
@@ -181,8 +181,8 @@ def test_no_call_is_cut_off_when_a_service_ends(run):
     # Every refusal says when to come back, and that the connection ends.
     assert clients.unannounced == []
     begins, ends = [text for text in messages if text.startswith("the service ")]
-    assert re.fullmatch(r"the service begins to end, with [1-9] requests in flight", begins)
-    assert re.fullmatch(r"the service has ended, after [0-9.]+ s", ends)
+    assert re.fullmatch(r"stopping: [1-9] requests in flight", begins)
+    assert re.fullmatch(r"stopped after [0-9.]+ s", ends)
 
 
 @pytest.mark.slow

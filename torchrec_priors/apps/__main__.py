@@ -24,12 +24,7 @@ def main() -> None:
 
         complete(apps())
     if name in ("-h", "--help"):
-        sys.stdout.write(
-            f"usage: torchrec-priors APP [options]\n"
-            f"apps: {', '.join(apps())}\n"
-            f"APP --help explains its options\n"
-            f"--version shows versions, --install-completion completes commands in your shell\n"
-        )
+        sys.stdout.write(_help())
         sys.exit(0)
     if name == "--version":
         sys.stdout.write(versions_in_words() + "\n")
@@ -37,7 +32,7 @@ def main() -> None:
 
     if name not in apps():
         open_streams()
-        message = f"error: there is no app '{name}': {nearest(name, apps())}"
+        message = f"error: there is no command '{name}': {nearest(name, apps())}"
         sys.stderr.write(one_line(message) + "\n")
         sys.exit(2)
 
@@ -49,9 +44,30 @@ def main() -> None:
 
 def apps() -> list[str]:
     """Returns the names of all apps: the files of this folder that define `main`."""
+    return sorted(_texts())
+
+
+def _help() -> str:
+    """Returns a line for each app, and what else the command takes."""
+    lines = ["usage: torchrec-priors COMMAND [options]", ""]
+    for name, text in sorted(_texts().items()):
+        # The first line of each file is `"""The app `name`: does something.`.
+        does = text.partition(": ")[2].partition("\n")[0].rstrip('".')
+        lines.append(f"  {name:<12}{does}")
+    lines += [
+        "",
+        "COMMAND --help explains its options",
+        "--version shows versions, --install-completion completes commands in your shell",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _texts() -> dict[str, str]:
+    """Returns the text of each app's file, by the name of the app."""
     # The files are read as text, because importing all apps would take seconds.
     files = Path(__file__).parent.glob("[a-z]*.py")
-    return sorted(file.stem for file in files if "\ndef main(" in file.read_text(encoding="utf8"))
+    texts = {file.stem: file.read_text(encoding="utf8") for file in files}
+    return {name: text for name, text in texts.items() if "\ndef main(" in text}
 
 
 if __name__ == "__main__":

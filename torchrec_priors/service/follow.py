@@ -251,7 +251,7 @@ class Follower:
                 return True
 
         self._make_room(manifest)
-        log.info("version '%s' is being loaded", name)
+        log.info("loading version '%s'", name)
         started = time.monotonic()
         served = self._loaded(folder)
         with self._swapping:

@@ -104,7 +104,7 @@ class Source:
         assert self._run is not None
         manifest = self._run.data.manifest
         log.info(
-            "'%s' is being loaded: data set '%s' with %s items and %s users",
+            "loading '%s': data set '%s' with %s items and %s users",
             self._run.folder,
             manifest.name,
             f"{manifest.counts['items']:,}",

@@ -180,7 +180,7 @@ class _Service:
         if self._parts.store is not None:
             self._parts.store.close()
         if self._ends_since is not None:
-            log.info("the service has ended, after %.1f s", time.monotonic() - self._ends_since)
+            log.info("stopped after %.1f s", time.monotonic() - self._ends_since)
         if self._error is not None:
             raise self._error
 
@@ -227,7 +227,7 @@ class _Service:
     def _begin_to_end(self, in_flight: int) -> None:
         self._parts.draining = True
         self._ends_since = time.monotonic()
-        log.info("the service begins to end, with %d requests in flight", in_flight)
+        log.info("stopping: %d requests in flight", in_flight)
         self._source.stop(0.0)
 
     def _lost(self, error: OutsideError) -> None:
