@@ -180,7 +180,7 @@ def test_no_call_is_cut_off_when_a_service_ends(run):
     assert clients.refused == 8
     # Every refusal says when to come back, and that the connection ends.
     assert clients.unannounced == []
-    begins, ends = [text for text in messages if text.startswith("the service ")]
+    begins, ends = [text for text in messages if text.startswith("stop")]
     assert re.fullmatch(r"stopping: [1-9] requests in flight", begins)
     assert re.fullmatch(r"stopped after [0-9.]+ s", ends)
 
