@@ -1,7 +1,8 @@
 """Processes that are forked from a server which has imported the apps once: importing them takes seconds."""
 
 import multiprocessing
-import socket
+
+from ports import free_port
 
 from torchrec_priors.apps.__main__ import apps
 
@@ -22,8 +23,6 @@ HEAVY = [
 FORKS.set_forkserver_preload([*HEAVY, *(f"torchrec_priors.apps.{name}" for name in apps())])
 
 
-def free_port() -> str:
+def meeting_port() -> str:
     """Where ranks can meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    return str(free_port())

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 
 class RedisServer:
@@ -22,9 +23,7 @@ class RedisServer:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._options = [*options, "--appendonly", "yes" if durable else "no"]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

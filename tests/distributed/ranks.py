@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as multiprocessing
-from forks import METHOD, free_port
+from forks import METHOD, meeting_port
 
 
 def _one(rank, world, port_file, function, arguments, answers):
@@ -34,7 +34,7 @@ def run_on_ranks(world, function, *arguments, fresh=False):
         finally:
             torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as answers:
-        given = (world, free_port(), function, arguments, answers)
+        given = (world, meeting_port(), function, arguments, answers)
         multiprocessing.start_processes(
             _one, given, nprocs=world, start_method="spawn" if fresh else METHOD
         )

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 import tiny
 from few_items import prepare_few_items
-from forks import free_port
+from forks import meeting_port
 from ranks import run_on_ranks
 
 from torchrec_priors.apps import evaluate
@@ -35,7 +35,7 @@ def told(monkeypatch):
             "RANK": 0,
             "WORLD_SIZE": 2,
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": free_port(),
+            "MASTER_PORT": meeting_port(),
             **variables,
         }
         for name, value in values.items():

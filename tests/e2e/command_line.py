@@ -12,7 +12,7 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from forks import FORKS, free_port
+from forks import FORKS, meeting_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -91,7 +91,7 @@ def _launched(ranks):
     """What a launcher tells each of them; nothing where one runs alone."""
     if ranks == 1:
         return [{}]
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": meeting_port()}
     world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), **meet}
     return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **world} for rank in range(ranks)]
 

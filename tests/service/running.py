@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from forks import FORKS, free_port
+from forks import FORKS, meeting_port
 
 from torchrec_priors.apps import command, serve
 
@@ -30,7 +30,7 @@ class Service:
         self._folder = folder
         launched: list[dict[str, str]] = [{}]
         if ranks > 1:
-            meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+            meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": meeting_port()}
             world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), **meet}
             launched = [{"RANK": str(n), "LOCAL_RANK": str(n), **world} for n in range(ranks)]
         self.processes = [

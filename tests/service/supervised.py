@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from forks import free_port
+from ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 _START = 300  # seconds
@@ -28,7 +28,7 @@ class Supervised:
             folder: for what its processes print.
             arguments: of `serve`, except the port.
         """
-        self.port = int(free_port())
+        self.port = free_port()
         self.kills = 0
         command = [sys.executable, "-m", "torchrec_priors.apps", "serve", "--port", self.port]
         self._command = [str(part) for part in [*command, *arguments]]
