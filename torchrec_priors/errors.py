@@ -13,13 +13,15 @@ it also keeps a launcher from starting the ranks again, because the same error w
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # The number of characters of a value that a message shows.
 _LONGEST = 60
 # The number of names that a hint lists.
 _MANY = 40
+# The number of names from a file that a message lists.
+_NAMES = 20
 
 
 class UserError(ValueError):
@@ -112,6 +114,16 @@ def shown(value: object) -> str:
     if len(text) > _LONGEST:
         text = text[: _LONGEST - 3] + "..."
     return repr(text)
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Returns names from a file in the form that messages show: the first ones of many.
+
+    >>> shown_names(["a", "b"])
+    "'a', 'b'"
+    """
+    listed = ", ".join(shown(name) for name in names[:_NAMES])
+    return listed if len(names) <= _NAMES else f"{listed} and {len(names) - _NAMES:,} more"
 
 
 def _listed(name: str, names: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -130,6 +131,15 @@ def test_the_open_loop_sends_what_was_planned_and_sorts_latencies():
     assert measured.p50 < 0.1
     assert 0.15 <= measured.p95 <= measured.p99 <= measured.longest
     assert server.connections < len(planned), "connections stay open"
+
+
+def test_the_p99_of_a_median_second_leaves_out_a_slow_second():
+    # In the first of three seconds, every request is slow.
+    began = time.monotonic()
+    with serving(delay=lambda number: 0.3 if time.monotonic() < began + 0.9 else 0.0) as server:
+        measured = send_load(Load(server.port, "/", seconds=3.0, rate=60, clients=64), [b"{}"])
+    assert measured.p99 >= 0.3
+    assert measured.p99_second < 0.3
 
 
 def test_a_request_that_waits_for_a_connection_waits_from_its_planned_moment():

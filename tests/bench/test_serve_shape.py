@@ -98,6 +98,7 @@ def test_a_service_is_measured_from_its_start_to_its_end(monkeypatch, capsys):
         assert row["ratio"] == pytest.approx(row["per_second"] / alone["per_second"])
         if row["variant"].startswith("HTTP"):
             assert 0 < row["p50"] <= row["p95"] <= row["p99"]
+            assert row["p50"] / 2 < row["p99_second"]
             assert 0 < row["load_cpu"] < 1
             # The libraries of a process alone take more.
             assert row["peak_bytes"] > 1e8

@@ -133,7 +133,9 @@ def _load(options: TableOptions, engine, policy="refuse"):
 
 def test_columns_that_no_option_names_are_said(start, tmp_path):
     content = b"user_id,kind,item_id,ts,price\n1,view,7,1700000000,2.5\n"
-    assert "  not used: kind, price" in _load(_options(tmp_path, content), start())[1].understood
+    assert (
+        "  not used: 'kind', 'price'" in _load(_options(tmp_path, content), start())[1].understood
+    )
     every = _options(tmp_path, content, event="kind", label=["price"])
     assert "not used" not in "\n".join(_load(every, start())[1].understood)
 

@@ -10,7 +10,7 @@ from torchrec_priors.apps.command import RUN, TRUST
 from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.files import check_file, check_replaceable
 from torchrec_priors.common.limits import MOST_SHARES
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, no_such_folder
 
 _EVERYONE = "all"
 
@@ -243,7 +243,7 @@ def _check_options(
             "or --history"
         )
     if not out.absolute().parent.is_dir():
-        raise UserError(f"--out: there is no folder '{out.parent}'")
+        raise UserError(f"--out: {no_such_folder(out.parent)}")
     if out.is_dir():
         raise UserError(f"--out: '{out}' is a folder: name a file in it")
     check_replaceable(out)

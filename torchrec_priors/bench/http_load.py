@@ -72,6 +72,8 @@ class Measured:
         lost: requests without an answer: a connection broke, or the answer took too long.
         seconds: the seconds in which the requests arrived or, in the closed loop, were answered.
         p50, p95, p99, longest: latencies of answers with status 200, in seconds; 0 without any.
+        p99_second: the median over seconds of the p99 of the requests of each second. It leaves out
+            the seconds in which the machine itself stood still, which the p99 has in it.
         cpu_share: the CPU time of this process, as a share of one core.
     """
 
@@ -83,6 +85,7 @@ class Measured:
     p95: float = 0.0
     p99: float = 0.0
     longest: float = 0.0
+    p99_second: float = 0.0
     cpu_share: float = 0.0
 
     @property
@@ -113,6 +116,22 @@ def percentile(ascending: Sequence[float], share: float) -> float:
     return ascending[max(rank, 1) - 1]
 
 
+def median_second(latencies: Sequence[tuple[int, float]], share: float) -> float:
+    """Returns the median over seconds of a percentile of the requests of each second.
+
+    Args:
+        latencies: of each request its second, and its latency.
+        share: see `percentile`.
+
+    >>> median_second([(0, 1.0), (0, 2.0), (1, 50.0), (2, 3.0)], 0.99)
+    3.0
+    """
+    seconds: dict[int, list[float]] = {}
+    for second, latency in latencies:
+        seconds.setdefault(second, []).append(latency)
+    return percentile(sorted(percentile(sorted(each), share) for each in seconds.values()), 0.5)
+
+
 class _Client:
     """Connections to the service, and what came back over them."""
 
@@ -123,7 +142,8 @@ class _Client:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._free = asyncio.Semaphore(load.clients)
-        self.latencies: list[float] = []
+        # Of each answer, the second in which its request was planned or sent, and its latency.
+        self.latencies: list[tuple[int, float]] = []
         self.measured = Measured(seconds=load.seconds)
 
     async def send(self) -> int | None:
@@ -138,15 +158,21 @@ class _Client:
             self._idle.append(connection)
             return status
 
-    def record(self, status: int | None, latency: float) -> None:
-        """Counts an answer."""
+    def record(self, status: int | None, second: int, latency: float) -> None:
+        """Counts an answer.
+
+        Args:
+            status: of the answer; None if the request was lost.
+            second: the second in which the request was planned or sent.
+            latency: in seconds.
+        """
         if status is None:
             self.measured.lost += 1
             return
         name = str(status)
         self.measured.statuses[name] = self.measured.statuses.get(name, 0) + 1
         if status == 200:
-            self.latencies.append(latency)
+            self.latencies.append((second, latency))
 
     def close(self) -> None:
         """Closes all connections."""
@@ -183,7 +209,7 @@ async def _open_loop(load: Load, client: _Client) -> None:
     async def one(planned: float, *, counts: bool) -> None:
         status = await client.send()
         if counts:
-            client.record(status, time.perf_counter() - planned)
+            client.record(status, int(planned - started), time.perf_counter() - planned)
 
     for moment in arrivals(load.rate, load.warm_up + load.seconds, load.seed):
         planned = started + moment
@@ -211,7 +237,7 @@ async def _closed_loop(load: Load, client: _Client) -> None:
             status = await client.send()
             now = time.perf_counter()
             if measured_from <= now < ends:
-                client.record(status, now - sent)
+                client.record(status, int(sent - measured_from + load.warm_up), now - sent)
             # Without a service, nothing else would slow the loop down.
             if status is None:
                 await asyncio.sleep(_PAUSE)
@@ -240,11 +266,12 @@ async def _send_all(load: Load, bodies: Sequence[bytes]) -> Measured:
     measured.cpu_share = (time.process_time() - cpu) / (time.perf_counter() - began)
     measured.answered = len(client.latencies)
     if client.latencies:
-        ascending = sorted(client.latencies)
+        ascending = sorted(latency for _, latency in client.latencies)
         measured.p50 = percentile(ascending, 0.5)
         measured.p95 = percentile(ascending, 0.95)
         measured.p99 = percentile(ascending, 0.99)
         measured.longest = ascending[-1]
+        measured.p99_second = median_second(client.latencies, 0.99)
     return measured
 
 

@@ -10,8 +10,9 @@ with one call at a time: `LoadedRun.answer` with one request, on one thread, wit
     HTTP, 25 % ...       random arrivals at a share of the capacity, which measure latencies
 
 Latencies are measured without the cache, as if every request came from another user, and with it
-at half of the capacity with the cache. A service shares its cores with the process that sends the
-requests; the table has the CPU time of that.
+at half of the capacity with the cache. The p99 of a median second is what most seconds have: where
+a virtual machine stands still now and then, the p99 over all seconds measures that. A service
+shares its cores with the process that sends the requests; the table has the CPU time of that.
 """
 
 import json
@@ -64,6 +65,7 @@ class Served:
         per_second: answers per second.
         ratio: the same, relative to one call at a time.
         p50, p95, p99: latencies in seconds; None if they were not measured.
+        p99_second: the p99 of a median second, in seconds; None if it was not measured.
         failed: the share of requests without an answer of status 200.
         peak_bytes: the peak memory of the process so far; None if it was not measured.
         load_cpu: the CPU time of the process that sends the requests, as a share of one core.
@@ -75,6 +77,7 @@ class Served:
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
+    p99_second: float | None = None
     failed: float = 0.0
     peak_bytes: int | None = None
     load_cpu: float | None = None
@@ -195,6 +198,7 @@ class _Measuring:
             p50=measured.p50,
             p95=measured.p95,
             p99=measured.p99,
+            p99_second=measured.p99_second,
             failed=1 - measured.answered / sent if sent else 0.0,
             peak_bytes=self._service.peak_bytes(),
             load_cpu=measured.cpu_share,
@@ -223,6 +227,7 @@ def table(measured: ServiceBench) -> str:
         "p50",
         "p95",
         "p99",
+        "p99, median second",
         "not answered",
         "peak memory",
         "CPU of the load",
@@ -242,7 +247,8 @@ def as_json(measured: ServiceBench, machine: dict[str, Any]) -> str:
 def _cells(row: Served) -> list[str]:
     """Writes the cells of a line."""
     latencies = [
-        "" if value is None else f"{value * 1e3:.1f} ms" for value in (row.p50, row.p95, row.p99)
+        "" if value is None else f"{value * 1e3:.1f} ms"
+        for value in (row.p50, row.p95, row.p99, row.p99_second)
     ]
     return [
         row.variant,

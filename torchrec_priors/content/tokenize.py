@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, no_such_folder
 from torchrec_priors.parquet import write_table
 from torchrec_priors.preparation.content.put import check_replaceable, folder_of, put_file
 from torchrec_priors.preparation.content.texts import item_texts
@@ -95,7 +95,7 @@ def tokenize_items(
 def _load(folder: Path) -> Any:
     """Loads the tokenizer of a folder. Code in the folder is not executed."""
     if not folder.is_dir():
-        raise UserError(f"{_OPTION}: there is no folder '{folder}'")
+        raise UserError(f"{_OPTION}: {no_such_folder(folder)}")
     try:
         from transformers import AutoTokenizer  # seconds, and an optional library
     except ImportError as error:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchrec_priors.common.files import check_replaceable, new_file
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, no_such_folder
 from torchrec_priors.planning.counts import short
 from torchrec_priors.planning.sweep import Point
 
@@ -16,7 +16,7 @@ def check_plot(file: Path) -> None:
     if file.suffix not in _FORMATS:
         raise UserError(f"--plot: '{file}' must end in {', '.join(_FORMATS)}")
     if not file.parent.is_dir():
-        raise UserError(f"--plot: there is no folder '{file.parent}'")
+        raise UserError(f"--plot: {no_such_folder(file.parent)}")
     check_replaceable(file)
 
 

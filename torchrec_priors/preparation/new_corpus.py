@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from torchrec_priors.common.files import write_whole
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, no_such_folder
 
 # The file that is copied. It is tested like a corpus.
 _TEMPLATE = Path(__file__).with_name("corpus_template.py")
@@ -24,5 +24,5 @@ def write_new_corpus(file: Path) -> None:
     if file.exists():
         raise UserError(f"--new: '{file}' exists: give another name, or move it away")
     if not file.absolute().parent.is_dir():
-        raise UserError(f"--new: there is no folder '{file.parent}': make it first")
+        raise UserError(f"--new: {no_such_folder(file.parent)}: make it first")
     write_whole(file, _TEMPLATE.read_text(encoding="utf8"))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchrec_priors.common.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.service.follow import Follower
 from torchrec_priors.service.versions import Served, Versions
@@ -99,6 +100,8 @@ class Source:
         began = time.monotonic()
         if self.follower is not None:
             self.follower.load_first()
+            give_back_freed_memory()
+            keep_freed_memory()
             self.follower.start()
             return
         assert self._run is not None
@@ -111,6 +114,8 @@ class Source:
             f"{self._run.data.users:,}",
         )
         run = self._loading.load(self._run)
+        give_back_freed_memory()
+        keep_freed_memory()
         run.warm_up()
         # Nothing replaces this run. A version that is followed may be replaced, and what was frozen
         # would stay in memory.

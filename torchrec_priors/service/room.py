@@ -3,13 +3,13 @@
 The system ends a process that uses too much memory. So a service looks before it loads a version.
 """
 
-import ctypes
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from torchrec_priors.common.machine import total_memory
+from torchrec_priors.common.memory import give_back_freed_memory
 
 _SPARE = 0.1  # the part of the memory that stays free for requests and caches
 _MARGIN = 1.1  # a version may need more than in proportion to its files
@@ -58,6 +58,7 @@ class Room:
         """
         before = self._used()
         yield
+        give_back_freed_memory()
         ratio = (self._used() - before) / max(length, 1)
         # Memory that another version has left may be used again, and does not count then.
         self._ratio = max(ratio, self._ratio or 0.0)
@@ -68,10 +69,7 @@ def give_back() -> None:
     # This stops all threads, but not for long: the service has frozen what it imported, so only
     # what it loaded is looked at.
     gc.collect()
-    # Only glibc has this function.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    give_back_freed_memory()
 
 
 def _used() -> int:

@@ -9,6 +9,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
 from torchrec_priors.baselines.baseline import check_fusion, load_baseline
+from torchrec_priors.common.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.content import ItemContent
 from torchrec_priors.embedding.distribute import distribute
@@ -31,7 +32,6 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.settings.run_config import RunConfig
 from torchrec_priors.training.built import ITEM_LLM, Built
 from torchrec_priors.training.divided_llms import divide_language_models
-from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.training.model_parts import ModelParts, prepare_parts
 from torchrec_priors.training.run.folder import TrainedOn
 

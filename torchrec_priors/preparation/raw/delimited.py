@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.errors import UserError, shown
+from torchrec_priors.errors import UserError, no_such_folder, shown
 from torchrec_priors.preparation.raw.bad_rows import BadRows
 from torchrec_priors.preparation.raw.lines import lines_of
 from torchrec_priors.preparation.raw.typed import LINE, is_text, require_readable, typed
@@ -23,7 +23,7 @@ _LISTED = 5
 def require_files(folder: Path, names: Sequence[str]) -> None:
     """Raises UserError if the folder or a file is missing. The message lists the existing files."""
     if not folder.is_dir():
-        raise UserError(f"--raw: there is no folder '{folder}'")
+        raise UserError(f"--raw: {no_such_folder(folder)}")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(f"--raw: '{folder}' lacks {', '.join(missing)} ({found_in(folder)})")

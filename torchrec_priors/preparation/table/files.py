@@ -8,7 +8,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from torchrec_priors.common.system_errors import blame_the_system
-from torchrec_priors.errors import UserError, shown
+from torchrec_priors.errors import UserError, shown, shown_names
 from torchrec_priors.parquet import ParquetReader, read_schema
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.source import plain
@@ -22,8 +22,6 @@ _PARQUET = b"PAR1"
 # These delimiters are tried first. Any other character that separates the names is found, too.
 _USUAL = (",", ";", "\t", "|")
 _NEVER = set("\"'_-.\r\n")
-# The names of columns that a message lists.
-_LISTED = 20
 # The number of bytes of a CSV file, and of rows of a Parquet file, that show how times are written.
 _SAMPLE_BYTES = 1 << 18
 _SAMPLE_ROWS = 2_000
@@ -211,13 +209,12 @@ def _is_in_names(character: str) -> bool:
 
 
 def _no_column(name: str, option: str, file: Path, names: Sequence[str]) -> UserError:
-    listed = ", ".join(shown(one) for one in names[:_LISTED])
     if any(one.strip().lstrip("-").replace(".", "", 1).isdigit() for one in names):
         return UserError(
-            f"{option}: '{file}' begins with {listed} where the names of its columns are expected:"
-            f" put a first line with names into it, such as '{name}'"
+            f"{option}: '{file}' begins with {shown_names(names)} where the names of its columns"
+            f" are expected: put a first line with names into it, such as '{name}'"
         )
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return UserError(
-        f"{option}: '{file}' has no column {shown(name)}; it has {listed}{more}: give one of these"
+        f"{option}: '{file}' has no column {shown(name)}; it has {shown_names(names)}:"
+        " give one of these"
     )

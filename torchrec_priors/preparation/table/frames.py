@@ -10,12 +10,9 @@ from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from torchrec_priors.errors import UserError, shown
+from torchrec_priors.errors import UserError, shown, shown_names
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.preparation.engine.source import plain
-
-# The columns that a message lists.
-_LISTED = 20
 
 
 @runtime_checkable
@@ -47,8 +44,7 @@ def write_frame(frame: Frame, columns: Sequence[str], file: Path, name: str) -> 
     names = reader.schema.names
     for column in columns:
         if column not in names:
-            listed = ", ".join(shown(one) for one in names[:_LISTED])
-            raise UserError(f"{name} has no column {shown(column)}: it has {listed}")
+            raise UserError(f"{name} has no column {shown(column)}: it has {shown_names(names)}")
 
     schema = pa.schema([(column, plain(reader.schema.field(column).type)) for column in columns])
     with ParquetWriter(file, schema) as writer:

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-from torchrec_priors.errors import shown
+from torchrec_priors.errors import shown, shown_names
 from torchrec_priors.preparation.table.description import Kind, Table
 from torchrec_priors.preparation.table.files import RawTable
 from torchrec_priors.preparation.table.log import Facts, Log
-
-_NAMED = 10  # columns without a use that are named
 
 
 def of_log(
@@ -58,11 +56,7 @@ def _unused(files: RawTable) -> list[str]:
     """Names the columns that no option names: perhaps one was forgotten."""
     if not files.unused:
         return []
-    named = ", ".join(files.unused[:_NAMED])
-    more = len(files.unused) - _NAMED
-    if more > 0:
-        named += f" and {more:,} more"
-    return [f"  not used: {named}"]
+    return [f"  not used: {shown_names(files.unused)}"]
 
 
 def _first_line(files: RawTable, rows: int) -> str:

@@ -1,8 +1,9 @@
-"""Decides when freed memory goes back to the system: during training it is kept for later steps.
+"""Decides when freed memory goes back to the system.
 
 glibc returns large blocks to the system as soon as they are free. A training step creates hundreds
-of tensors of a few megabytes, so the system would have to provide every page again in each step.
-That takes as long as computing the values that are written to the pages.
+of tensors of a few megabytes, and a batch of requests dozens, so the system would have to provide
+every page again each time. That takes as long as computing the values that are written to the
+pages. So training and the service keep freed memory.
 
 The columns of a large catalogue, on the other hand, are read only once. If their memory were kept,
 it would be occupied for the whole run, in addition to the table.

@@ -9,7 +9,7 @@ import pytest
 
 _FAULTS = """
 import resource, sys, torch
-from torchrec_priors.training.memory import keep_freed_memory
+from torchrec_priors.common.memory import keep_freed_memory
 if sys.argv[1] == "kept" and not keep_freed_memory():
     sys.exit(3)
 def step():
