@@ -132,7 +132,7 @@ def test_mistakes_in_python(loaded, call, says):
         (["--users", "ids", "--out", "out", "--json"], ["--json cannot be combined with --users"]),
         (["--users", "ids", "--out", "none/out"], ["--out: there is no folder 'none'"]),
         (["--users", "ids", "--out", "."], ["--out", "is a folder"]),
-        (["--users", "ids", "--out", "taken/out"], ["--out: there is no folder 'taken'"]),
+        (["--users", "ids", "--out", "taken/out"], ["--out: 'taken' is not a folder"]),
         (["--users", "ids", "--out", "ids"], ["--out: 'ids' is also the file given to --users"]),
         (["--users", "none", "--out", "out"], ["--users: there is no file 'none'"]),
         (["--users", "empty", "--out", "out"], ["--users: 'empty' holds no ids"]),
