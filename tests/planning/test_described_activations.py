@@ -116,14 +116,21 @@ def test_a_step_with_content(data, settings):
     assert counted == pytest.approx(measured, rel=WITHIN)
 
 
+@pytest.mark.parametrize("inner", [96, 352])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "settings",
-    [{"tuning": "frozen"}, {"tuning": "whole"}, {"tuning": "whole", "recompute": True}],
+    [
+        {"tuning": "frozen"},
+        {"tuning": "lora", "lora_rank": 8},
+        {"tuning": "lora", "lora_rank": 8, "recompute": True},
+        {"tuning": "whole"},
+        {"tuning": "whole", "recompute": True},
+    ],
     ids=str,
 )
-def test_a_step_with_an_item_llm(texts, settings, precision):
-    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 96}
+def test_a_step_with_an_item_llm(texts, settings, precision, inner):
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": inner}
     llm = {"config": {"model_type": "llama", **sizes}}
     items = {"encoder": "llm", "content": "tokens", "llm": llm, **settings}
     embedding = {"unseen": "content", "ids": False}

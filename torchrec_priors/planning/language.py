@@ -10,10 +10,15 @@ numbers of a state and i numbers inside the feed-forward part:
 keeps its input only (4 h), and backward needs one layer in addition. Positions take 8 bytes for
 each number of a head, with both.
 
-The peak is in the backward pass of the last layer, with these gradients for each token:
+The peak is in the backward pass of the last layer, either in its feed-forward part or in its
+attention. Gradients and copies of states then take these bytes for each token, of the whole model
+or of LoRA, whose matrices are fp32 and whose model has no gradients of its own weights:
 
-    fp32    12 h + 12 i    (with recompute 4 h + 12 i, as the last normalisation is done)
-    bf16    12 h +  6 i    (with recompute 4 h +  6 i)
+                       whole                  LoRA
+    fp32               12 h + 8 i  or 32 h    3 h + 8 i  or 23 h
+    bf16                8 h + 4 i  or 28 h   10 h + 4 i
+    fp32, recompute     8 h + 8 i             7 h + 8 i
+    bf16, recompute     6 h + 4 i            14 h + 6 i
 
 `tests/planning/test_described_activations.py` compares the sum with the peak of a step.
 
@@ -27,8 +32,18 @@ from dataclasses import dataclass
 
 # Bytes for each number of a state, each number inside the feed-forward part, and each weight.
 _KEPT = {"fp32": (44, 16, 0), "bf16": (36, 8, 2)}
-# Bytes of gradients for each number inside the feed-forward part.
-_GRADIENTS = {"fp32": 12, "bf16": 6}
+# Bytes of gradients and copies at the peak, by precision, recompute and LoRA: for each number of a
+# state and each number inside the feed-forward part. The larger sum counts.
+_GRADIENTS: dict[tuple[str, bool, bool], tuple[tuple[int, int], ...]] = {
+    ("fp32", False, False): ((12, 8), (32, 0)),
+    ("fp32", False, True): ((3, 8), (23, 0)),
+    ("fp32", True, False): ((8, 8),),
+    ("fp32", True, True): ((7, 8),),
+    ("bf16", False, False): ((8, 4), (28, 0)),
+    ("bf16", False, True): ((10, 4),),
+    ("bf16", True, False): ((6, 4),),
+    ("bf16", True, True): ((14, 6),),
+}
 _FLOAT = 4
 _COPIES = 4  # of a trained parameter: value, gradient, AdamW's two moments
 
@@ -75,6 +90,11 @@ class LanguageModel:
         """The bytes of all parameters, and of the gradients and optimizer state of trained ones."""
         return (self.parameters + (_COPIES - 1) * self.trained) * _FLOAT
 
+    @property
+    def has_lora(self) -> bool:
+        """Whether LoRA is trained, and not the model's own weights."""
+        return 0 < self.trained <= self.parameters // 2
+
     def tokens(self, batch: int, ranks: int) -> int:
         """Returns the number of tokens of a rank in a step.
 
@@ -111,12 +131,14 @@ class LanguageModel:
         """Returns the bytes that backward needs at its peak, in addition to what layers keep."""
         if not tokens:
             return 0
-        inner = self.inner * _GRADIENTS[self.precision]
+        moments = _GRADIENTS[self.precision, self.recompute, self.has_lora]
+        gradients = max(of_h * self.width + of_i * self.inner for of_h, of_i in moments)
         positions = 2 * _FLOAT * self.head
+        needed = tokens * (gradients + positions)
         if self.recompute:
             # The layer's input is among what layers keep.
-            return self.layer_bytes(tokens) + tokens * (inner + positions)
-        return tokens * (3 * _FLOAT * self.width + inner + positions)
+            needed += self.layer_bytes(tokens)
+        return needed
 
     def operations(self, tokens: int) -> float:
         """Returns the number of floating-point operations of a rank in a step."""
@@ -124,7 +146,7 @@ class LanguageModel:
         times = 1.0
         if self.trained:
             # Gradients of the inputs, and of the weights.
-            times += 2.0 if self.trained > self.parameters // 2 else 1.0
+            times += 1.0 if self.has_lora else 2.0
         if self.recompute:
             times += 1.0
         return forward * times
