@@ -224,17 +224,44 @@ def test_random_priors_of_one_seed_keep_how_groups_of_several_priors_overlap(dat
     assert sorted(zip(*dealt, strict=True)) == sorted(zip(*real, strict=True))
 
 
-def test_random_segments_of_time_have_as_many_offsets_each(data):
-    prior = load_prior("random:temporal:2", data, 8)
+def _segments(specification, data, horizon):
+    """The offsets of each segment."""
+    prior = load_prior(specification, data, horizon)
+    offset_M = list(range(1, horizon + 1))
+    index, group = prior.members(_targets(item_M=[0] * horizon, offset_M=offset_M))
+    assert index.tolist() == list(range(horizon))
+    return [sorted((np.flatnonzero(group == one) + 1).tolist()) for one in range(len(prior.groups))]
+
+
+@pytest.mark.parametrize(
+    ("segments", "horizon"), [(2, 4), (4, 8), (2, 8), (4, 16), (3, 24), (8, 32)]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_random_segments_of_time_are_equally_soon(data, segments, horizon, seed):
+    dealt = _segments(f"random:temporal:{segments}:{seed}", data, horizon)
+    assert [len(one) for one in dealt] == [horizon // segments] * segments
+    assert sorted(sum(dealt, [])) == list(range(1, horizon + 1))
+    assert {np.mean(one) for one in dealt} == {(horizon + 1) / 2}
+
+
+@pytest.mark.parametrize(("segments", "horizon"), [(2, 6), (3, 9), (4, 20)])
+def test_random_segments_of_odd_length_differ_by_a_middle_offset(data, segments, horizon):
+    dealt = _segments(f"random:temporal:{segments}", data, horizon)
+    assert [len(one) for one in dealt] == [horizon // segments] * segments
+    sums = [sum(one) for one in dealt]
+    assert max(sums) - min(sums) == segments - 1
+
+
+def test_random_segments_of_time_depend_on_the_seed(data):
+    prior = load_prior("random:temporal:2", data, 16)
     assert (prior.groups, prior.restricts_items) == (["random 1", "random 2"], False)
-    index, group = prior.members(_targets(item_M=[0] * 8, offset_M=list(range(1, 9))))
-    assert index.tolist() == list(range(8))
-    assert np.bincount(group).tolist() == [4, 4]
-    assert group.tolist() != [0] * 4 + [1] * 4
-    other = load_prior("random:temporal:2:7", data, 8).members(
-        _targets(item_M=[0] * 8, offset_M=list(range(1, 9)))
-    )
-    assert other[1].tolist() != group.tolist()
+    seeds = [_segments(f"random:temporal:2{seed}", data, 16) for seed in ("", ":0", ":7")]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_random_segments_of_one_offset_are_no_control(data):
+    with pytest.raises(UserError, match="would be the prior that it controls"):
+        load_prior("random:temporal:8", data, 8)
     with pytest.raises(UserError, match="'temporal:3' does not divide"):
         load_prior("random:temporal:3", data, 8)
 

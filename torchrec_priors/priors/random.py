@@ -3,7 +3,7 @@
 The control is one of these:
 
     random:genre         the labels of a prior of the data set, permuted among its items or users
-    random:temporal:4    the segments of a temporal prior, permuted among the offsets
+    random:temporal:4    as many segments of the horizon, all of which are equally soon on average
     random:8             eight groups of items; the group of each item is drawn uniformly
 
 A permutation keeps the sizes of groups, and the number of items with two labels, three labels and
@@ -14,6 +14,7 @@ keep their overlaps.
 import itertools
 
 import numpy as np
+import torch
 
 from torchrec_priors.common.limits import MOST_GROUPS, check_most, whole_number
 from torchrec_priors.common.splitmix import GOLDEN, mix, unit
@@ -50,7 +51,7 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
     name = f"random:{argument}"
     if temporal:
         prior = load_temporal(like, data, horizon)
-        return _permuted_offsets(name, prior, horizon, seed_number)
+        return _dealt_offsets(name, prior, horizon, seed_number)
 
     groups = how_many("random", like, data)
     names = [f"random {number + 1}" for number in range(groups)]
@@ -148,13 +149,32 @@ def _bits(rows: np.ndarray, seed: int) -> np.ndarray:
     return state
 
 
-def _permuted_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) -> TemporalPrior:
-    """Permutes the segments among the offsets, so a segment's offsets are spread over the horizon.
+def _dealt_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) -> TemporalPrior:
+    """Deals the offsets to segments, so that a segment says nothing about how soon a target is.
 
-    Every segment keeps its number of offsets.
+    A random permutation would not do: of eight offsets it often leaves most segments as they were.
+    So offsets are dealt in pairs, the first with the last, the second with the last but one. Then
+    all segments have the same mean. Segments of odd length also get one of the middle offsets each.
+
+    Raises:
+        UserError: each segment has one offset, so the control would be the prior itself.
     """
+    segments = len(prior.groups)
+    if prior.length == 1:
+        raise UserError(
+            f"priors.tree: '{name}' has one offset in each segment, and so would be the prior that "
+            "it controls: give it fewer segments, or a longer model.horizon"
+        )
     prior.name = name
     prior.kind = "random"
-    prior.groups = [f"random {number + 1}" for number in range(len(prior.groups))]
-    prior.segment_t = prior.segment_t[deal([horizon], seed)]
+    prior.groups = [f"random {number + 1}" for number in range(segments)]
+
+    each = prior.length // 2
+    pairs = segments * each
+    segment_t = np.empty(horizon, np.int64)
+    segment_t[:pairs] = deal([pairs], seed) // each
+    segment_t[horizon - pairs :] = segment_t[:pairs][::-1]
+    if prior.length % 2:
+        segment_t[pairs : horizon - pairs] = deal([segments], seed)
+    prior.segment_t = torch.from_numpy(segment_t)
     return prior
