@@ -18,18 +18,19 @@ one head.
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
+from ranked_users import Look, rank_users
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.evaluate import Split
-from torchrec_priors.data.histories import history_batches, users_of
+from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.inside_groups import InsideGroups
+from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.find import Finder
-from torchrec_priors.training.open_run import open_run
+from torchrec_priors.retrieval.search_types import Queries
+from torchrec_priors.training.open_run import OpenRun
 
 TITLES = ("bits", "between", "inside", "group@1", "recall@10", "inside@10")
 
@@ -58,37 +59,16 @@ def inside_groups(
     print(f"{sums.targets:,} targets of {sums.users:,} users")
 
 
-@torch.no_grad()
 def _sums(run: Path, prior: str, split: Split, users: int) -> InsideGroups:
     """Ranks the whole catalogue for some users of a run."""
-    opened = open_run(run)
-    is_joint = opened.config.loss.softmax == "joint"
-    data = opened.data
-    sums = InsideGroups.of(Categories.of_prior(data, prior))
+    found = []
 
-    # The same users for every run: spread evenly over the file.
-    candidates = np.flatnonzero(users_of(data, split.value))
-    chosen_U = np.zeros(data.users, bool)
-    spread = np.linspace(0, len(candidates) - 1, min(users, len(candidates)))
-    chosen_U[candidates[spread.round().astype(np.int64)]] = True
+    def look(opened: OpenRun, _: PriorTree) -> Look:
+        is_joint = opened.config.loss.softmax == "joint"
+        sums = InsideGroups.of(Categories.of_prior(opened.data, prior))
+        found.append(sums)
 
-    with opened.join_ranks() as ranks:
-        built = opened.build(ranks)
-        opened.load_best(built)
-        built.model.eval()
-        finder = Finder.of(
-            built.model, built.fetch_index(), opened.config.evaluation, data, ranks.device
-        )
-        for batch in history_batches(
-            data,
-            split.value,
-            context=finder.context,
-            batch=opened.config.evaluation.batch,
-            columns=built.columns,
-            chosen=chosen_U,
-        ):
-            context = finder.contexts(batch)
-            queries = finder.queries(context, finder.ask(context))
+        def add(finder: Finder, context: Histories, queries: Queries) -> None:
             open_B = queries.bias_BK.isfinite().sum(1)
             if not (finder.calibrated or is_joint) and int(open_B.max()) > 1:
                 raise UserError(
@@ -96,8 +76,12 @@ def _sums(run: Path, prior: str, split: Split, users: int) -> InsideGroups:
                     "calibrated: train with loss.gate and evaluation.calibrated, or with "
                     "loss.softmax=joint"
                 )
-            sums.update(context, finder.find(context, queries, data.items))
-    return sums
+            sums.update(context, finder.find(context, queries, opened.data.items))
+
+        return add
+
+    rank_users(run, split.value, users, look)
+    return found[0]
 
 
 if __name__ == "__main__":

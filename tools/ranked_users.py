@@ -1,0 +1,56 @@
+"""Ranks items for some users of a trained run, for tools that look into models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torchrec_priors.data.histories import Histories, history_batches, users_of
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval.find import Finder
+from torchrec_priors.retrieval.search_types import Queries
+from torchrec_priors.training.open_run import OpenRun, open_run
+
+Look = Callable[[Finder, Histories, Queries], None]
+
+
+@torch.no_grad()
+def rank_users(
+    run: Path, split: str, users: int, look: Callable[[OpenRun, PriorTree], Look]
+) -> None:
+    """Calls a function with the queries of each batch of users.
+
+    The users are the same for every run of a data set: they are spread evenly over those of the split.
+
+    Args:
+        run: the folder of the run.
+        split: the split with the targets.
+        users: the most users.
+        look: gets the run and its tree of heads, and returns what is called with the search, a batch
+            of users with their targets, and the users' queries.
+    """
+    opened = open_run(run)
+    data = opened.data
+    candidates = np.flatnonzero(users_of(data, split))
+    chosen_U = np.zeros(data.users, bool)
+    spread = np.linspace(0, len(candidates) - 1, min(users, len(candidates)))
+    chosen_U[candidates[spread.round().astype(np.int64)]] = True
+
+    with opened.join_ranks() as ranks:
+        built = opened.build(ranks)
+        opened.load_best(built)
+        built.model.eval()
+        look_at = look(opened, built.model.tree)
+        settings = opened.config.evaluation
+        finder = Finder.of(built.model, built.fetch_index(), settings, data, ranks.device)
+        for batch in history_batches(
+            data,
+            split,
+            context=finder.context,
+            batch=settings.batch,
+            columns=built.columns,
+            chosen=chosen_U,
+        ):
+            context = finder.contexts(batch)
+            look_at(finder, context, finder.queries(context, finder.ask(context)))
