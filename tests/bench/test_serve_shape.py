@@ -25,15 +25,15 @@ SMALL = {
 def test_the_table_has_a_line_for_each_measurement():
     rows = [
         Served("one call at a time", 100.0, 1.0, 0.01, 0.02, 0.03, peak_bytes=2 * 10**9),
-        Served("HTTP, 50 %", 40.0, 0.4, 0.0123, 0.02, 0.03, 0.25, 10**9, 0.08),
+        Served("HTTP, 50 %", 40.0, 0.4, 0.0123, 0.02, 0.03, 0.025, 0.25, 10**9, 0.08),
     ]
     lines = table(ServiceBench("ml-100k", 1_682, 4, 64, rows)).splitlines()
     assert lines[0] == "# serve: ml-100k (1,682 items, 4 heads, 64 users)"
     assert lines[4] == (
-        "| one call at a time | 100.0 | 1.00 | 10.0 ms | 20.0 ms | 30.0 ms | 0.0% | 2.00 GB |  |"
+        "| one call at a time | 100.0 | 1.00 | 10.0 ms | 20.0 ms | 30.0 ms |  | 0.0% | 2.00 GB |  |"
     )
     assert lines[5] == (
-        "| HTTP, 50 % | 40.0 | 0.40 | 12.3 ms | 20.0 ms | 30.0 ms | 25.0% | 1.00 GB | 8% |"
+        "| HTTP, 50 % | 40.0 | 0.40 | 12.3 ms | 20.0 ms | 30.0 ms | 25.0 ms | 25.0% | 1.00 GB | 8% |"
     )
 
 
