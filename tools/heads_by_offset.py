@@ -11,16 +11,12 @@ from typing import Annotated
 
 import torch
 import typer
-from ranked_users import Look, rank_users
+from ranked_users import queries_of
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.evaluate import Split
-from torchrec_priors.data.histories import Histories
 from torchrec_priors.metrics.by_offset import ByOffset
-from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.retrieval.find import Finder
-from torchrec_priors.retrieval.search_types import Queries
-from torchrec_priors.training.open_run import OpenRun
+from torchrec_priors.training.open_run import open_run
 
 ALL = "all heads"
 
@@ -39,27 +35,22 @@ def heads_by_offset(
             print(f"  {name:<30}{recalls}", flush=True)
 
 
+@torch.no_grad()
 def _sums(run: Path, k: int, split: Split, users: int) -> dict[str, ByOffset]:
     """Returns the sums of all heads together and, if there are several, of each of them alone."""
-    found = {ALL: ByOffset(k)}
+    sums = {ALL: ByOffset(k)}
+    for finder, context, queries in queries_of(open_run(run), split.value, users):
+        sums[ALL].update(context, finder.find(context, queries, k))
 
-    def look(_: OpenRun, tree: PriorTree) -> Look:
-        names = [path.name for path in tree.paths]
-        if len(names) > 1:
-            found.update({name: ByOffset(k) for name in names})
-
-        def add(finder: Finder, context: Histories, queries: Queries) -> None:
-            found[ALL].update(context, finder.find(context, queries, k))
-            if len(names) > 1:
-                for number, name in enumerate(names):
-                    open_BK = torch.zeros_like(queries.bias_BK, dtype=torch.bool)
-                    open_BK[:, number] = True
-                    found[name].update(context, finder.find(context, queries.within(open_BK), k))
-
-        return add
-
-    rank_users(run, split.value, users, look)
-    return found
+        paths = finder.model.tree.paths
+        if len(paths) == 1:
+            continue
+        for number, path in enumerate(paths):
+            open_BK = torch.zeros_like(queries.bias_BK, dtype=torch.bool)
+            open_BK[:, number] = True
+            alone = sums.setdefault(path.name, ByOffset(k))
+            alone.update(context, finder.find(context, queries.within(open_BK), k))
+    return sums
 
 
 if __name__ == "__main__":

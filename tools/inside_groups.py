@@ -18,19 +18,16 @@ one head.
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
-from ranked_users import Look, rank_users
+from ranked_users import queries_of
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.evaluate import Split
-from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.inside_groups import InsideGroups
-from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.retrieval.find import Finder
-from torchrec_priors.retrieval.search_types import Queries
-from torchrec_priors.training.open_run import OpenRun
+from torchrec_priors.training.open_run import open_run
 
 TITLES = ("bits", "between", "inside", "group@1", "recall@10", "inside@10")
 
@@ -59,29 +56,22 @@ def inside_groups(
     print(f"{sums.targets:,} targets of {sums.users:,} users")
 
 
+@torch.no_grad()
 def _sums(run: Path, prior: str, split: Split, users: int) -> InsideGroups:
     """Ranks the whole catalogue for some users of a run."""
-    found = []
-
-    def look(opened: OpenRun, _: PriorTree) -> Look:
-        is_joint = opened.config.loss.softmax == "joint"
-        sums = InsideGroups.of(Categories.of_prior(opened.data, prior))
-        found.append(sums)
-
-        def add(finder: Finder, context: Histories, queries: Queries) -> None:
-            open_B = queries.bias_BK.isfinite().sum(1)
-            if not (finder.calibrated or is_joint) and int(open_B.max()) > 1:
-                raise UserError(
-                    f"'{run}': scores of several heads are not probabilities unless they are "
-                    "calibrated: train with loss.gate and evaluation.calibrated, or with "
-                    "loss.softmax=joint"
-                )
-            sums.update(context, finder.find(context, queries, opened.data.items))
-
-        return add
-
-    rank_users(run, split.value, users, look)
-    return found[0]
+    opened = open_run(run)
+    is_joint = opened.config.loss.softmax == "joint"
+    sums = InsideGroups.of(Categories.of_prior(opened.data, prior))
+    for finder, context, queries in queries_of(opened, split.value, users):
+        open_B = queries.bias_BK.isfinite().sum(1)
+        if not (finder.calibrated or is_joint) and int(open_B.max()) > 1:
+            raise UserError(
+                f"'{run}': scores of several heads are not probabilities unless they are "
+                "calibrated: train with loss.gate and evaluation.calibrated, or with "
+                "loss.softmax=joint"
+            )
+        sums.update(context, finder.find(context, queries, opened.data.items))
+    return sums
 
 
 if __name__ == "__main__":

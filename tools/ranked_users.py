@@ -1,36 +1,27 @@
-"""Ranks items for some users of a trained run, for tools that look into models."""
+"""Searches for some users of a trained run, for tools that look into models."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from torchrec_priors.data.histories import Histories, history_batches, users_of
-from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.search_types import Queries
-from torchrec_priors.training.open_run import OpenRun, open_run
-
-Look = Callable[[Finder, Histories, Queries], None]
+from torchrec_priors.training.open_run import OpenRun
 
 
-@torch.no_grad()
-def rank_users(
-    run: Path, split: str, users: int, look: Callable[[OpenRun, PriorTree], Look]
-) -> None:
-    """Calls a function with the queries of each batch of users.
+def queries_of(
+    opened: OpenRun, split: str, users: int
+) -> Iterator[tuple[Finder, Histories, Queries]]:
+    """Yields the search of a run, and the targets and queries of each batch of users.
 
     The users are the same for every run of a data set: they are spread evenly over those of the split.
 
     Args:
-        run: the folder of the run.
+        opened: the run.
         split: the split with the targets.
         users: the most users.
-        look: gets the run and its tree of heads, and returns what is called with the search, a batch
-            of users with their targets, and the users' queries.
     """
-    opened = open_run(run)
     data = opened.data
     candidates = np.flatnonzero(users_of(data, split))
     chosen_U = np.zeros(data.users, bool)
@@ -41,9 +32,9 @@ def rank_users(
         built = opened.build(ranks)
         opened.load_best(built)
         built.model.eval()
-        look_at = look(opened, built.model.tree)
         settings = opened.config.evaluation
         finder = Finder.of(built.model, built.fetch_index(), settings, data, ranks.device)
+
         for batch in history_batches(
             data,
             split,
@@ -53,4 +44,4 @@ def rank_users(
             chosen=chosen_U,
         ):
             context = finder.contexts(batch)
-            look_at(finder, context, finder.queries(context, finder.ask(context)))
+            yield finder, context, finder.queries(context, finder.ask(context))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from users_with_targets import users_with_targets
 
-from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.inside_groups import InsideGroups
@@ -19,14 +19,6 @@ def _categories(group_I, entity="item"):
     return Categories.from_pairs(
         "section", ["a", "b", "c"], np.arange(len(group_I)), group_I, len(group_I), entity
     )
-
-
-def _users(targets):
-    lengths = np.array([len(of_user) for of_user in targets])
-    none = np.zeros(0, np.int64)
-    zeros = np.zeros(len(targets), np.int64)
-    flat = np.concatenate([np.array(of_user, np.int64) for of_user in targets])
-    return Histories(None, none, zeros, none, zeros, flat, lengths, np.arange(len(targets)))
 
 
 def _found(score_BI):
@@ -48,7 +40,7 @@ def test_equals_sums_over_single_items(seed, users):
     targets = [random.integers(ITEMS, size=random.integers(1, 5)).tolist() for _ in range(users)]
 
     sums = InsideGroups.of(_categories(group_I))
-    sums.update(_users(targets), _found(score_BI))
+    sums.update(users_with_targets(targets), _found(score_BI))
 
     p_BI = np.exp(score_BI) / np.exp(score_BI).sum(1, keepdims=True)
     pairs = [(user, item) for user, of_user in enumerate(targets) for item in of_user]

@@ -76,6 +76,7 @@ def peaks(data, **sections):
         "training": {"batch": WINDOWS},
     }
     config = parse(settings | sections)
+
     prepared = PreparedData(data)
     items = np.random.default_rng(0).permutation(prepared.items)
     extended = CONTEXT + HORIZON
@@ -87,6 +88,7 @@ def peaks(data, **sections):
         numbers=np.arange(WINDOWS),
         users=np.arange(WINDOWS),
     )
+
     with join() as ranks:
         built = build_model(config, prepared, ranks)
         to_ids = built.model.item_rows.to_ids

@@ -229,7 +229,8 @@ async def _open_loop(load: Load, client: _Client) -> None:
 
 async def _closed_loop(load: Load, client: _Client) -> None:
     """Lets clients send one request after another; counts the answers that come in time."""
-    measured_from = time.perf_counter() + load.warm_up
+    started = time.perf_counter()
+    measured_from = started + load.warm_up
     ends = measured_from + load.seconds
 
     async def one_after_another() -> None:
@@ -237,7 +238,7 @@ async def _closed_loop(load: Load, client: _Client) -> None:
             status = await client.send()
             now = time.perf_counter()
             if measured_from <= now < ends:
-                client.record(status, int(sent - measured_from + load.warm_up), now - sent)
+                client.record(status, int(sent - started), now - sent)
             # Without a service, nothing else would slow the loop down.
             if status is None:
                 await asyncio.sleep(_PAUSE)

@@ -24,5 +24,5 @@ def write_new_corpus(file: Path) -> None:
     if file.exists():
         raise UserError(f"--new: '{file}' exists: give another name, or move it away")
     if not file.absolute().parent.is_dir():
-        raise UserError(f"--new: {no_such_folder(file.parent)}: make it first")
+        raise UserError(f"--new: {no_such_folder(file.parent)}")
     write_whole(file, _TEMPLATE.read_text(encoding="utf8"))

@@ -55,6 +55,10 @@ class Loading:
         if self.threads is not None:
             loaded.path.threads = self.threads
         loaded.keep_queries(self.cache_bytes)
+
+        # What only loading needed goes back; what a batch frees is there for the next one.
+        give_back_freed_memory()
+        keep_freed_memory()
         return loaded
 
 
@@ -100,10 +104,9 @@ class Source:
         began = time.monotonic()
         if self.follower is not None:
             self.follower.load_first()
-            give_back_freed_memory()
-            keep_freed_memory()
             self.follower.start()
             return
+
         assert self._run is not None
         manifest = self._run.data.manifest
         log.info(
@@ -114,9 +117,8 @@ class Source:
             f"{self._run.data.users:,}",
         )
         run = self._loading.load(self._run)
-        give_back_freed_memory()
-        keep_freed_memory()
         run.warm_up()
+
         # Nothing replaces this run. A version that is followed may be replaced, and what was frozen
         # would stay in memory.
         _freeze()

@@ -58,7 +58,6 @@ class Room:
         """
         before = self._used()
         yield
-        give_back_freed_memory()
         ratio = (self._used() - before) / max(length, 1)
         # Memory that another version has left may be used again, and does not count then.
         self._ratio = max(ratio, self._ratio or 0.0)

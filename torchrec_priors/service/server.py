@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
-from torchrec_priors.common.memory import keep_freed_memory
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.ranks.variables import read_launch
 from torchrec_priors.remote.uri import Place
@@ -93,7 +92,6 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     if launch is not None and launch.rank:
         assert opened is not None
         with settings.loading.load(opened) as run:
-            keep_freed_memory()
             run.warm_up()
             follow(run)
         return
