@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from torchrec_priors.bench import (
     ablations,
@@ -18,9 +19,13 @@ from torchrec_priors.bench.drawn_log import context_lengths
 from torchrec_priors.bench.markdown import table
 from torchrec_priors.bench.rows import Row, Variant, as_json, measure, variants_of
 from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
-from torchrec_priors.bench.timed import in_a_process, on_ranks
+from torchrec_priors.bench.timed import Timed, in_a_process, on_ranks, repeat_beside
 from torchrec_priors.bench.workload import make_workload
 from torchrec_priors.errors import UserError
+from torchrec_priors.ops.in_group_sets import NegativeSets
+from torchrec_priors.ops.in_group_softmax_native import SOURCE, has_native_softmax
+from torchrec_priors.ops.native import available
+from torchrec_priors.ops.products import PIECES, chosen_pieces, products
 from torchrec_priors.settings.sharding import ShardingConfig
 
 SMALL = {
@@ -34,14 +39,16 @@ SMALL = {
 }
 
 
+NONE = NegativeSets(torch.empty(0, 32), torch.empty(0), [0])
+
+
 def _small(name: str) -> Shape:
     return replace(SHAPES[name], **SMALL)
 
 
 @pytest.fixture(autouse=True)
 def _short_measurements(monkeypatch):
-    for kind in (training, retrieval):
-        monkeypatch.setattr(kind, "matmul_rate", lambda: limits.matmul_rate(2))
+    monkeypatch.setattr(limits, "_SIDE", 64)
 
 
 @pytest.fixture(scope="module", params=["merrec", "pixel8m", "ebnerd"])
@@ -60,7 +67,7 @@ def test_the_reference_has_our_loss(workload):
     assert ours.results[1] != ours.results[0]
     assert ours.tokens == reference.tokens == context_lengths(shape).sum()
     assert ours.flops > 6 * 5 * 16**2 * 2 * ours.tokens
-    assert min(ours.rate, ours.peak_bytes, *ours.seconds) > 0
+    assert min(ours.peak_bytes, *ours.rates, *ours.seconds) > 0
 
 
 @pytest.mark.slow
@@ -70,6 +77,27 @@ def test_without_an_optimisation_the_loss_is_the_same(workload, name):
     with ablations.without(name):
         plain = training.time_ours(shape, folder, 1, {})
     assert plain.results == pytest.approx(ours.results, rel=1e-4)
+
+
+def test_a_step_has_the_loss_of_float32_with_all_kinds_of_products(tmp_path):
+    shape = replace(_small("pixel8m"), dim=32)
+    make_workload(shape, tmp_path / "data")
+
+    losses = {}
+    for kind in PIECES:
+        changes = {"training.products": kind}
+        losses[kind] = training.time_ours(shape, tmp_path / "data", 3, changes).results
+
+    assert losses["bf16x3"] == pytest.approx(losses["fp32"], rel=2e-6)
+    assert losses["bf16x2"] == pytest.approx(losses["fp32"], rel=2e-5)
+    assert losses["bf16x1"] == pytest.approx(losses["fp32"], rel=1e-3)
+    if has_native_softmax(torch.empty(0, 32), NONE) and _has_amx():
+        assert losses["bf16x1"] != losses["fp32"]
+
+
+def _has_amx():
+    with products("bf16x1"):
+        return chosen_pieces(available(SOURCE)) > 0
 
 
 def test_retrieval_finds_what_all_scores_at_once_give(tmp_path):
@@ -103,7 +131,7 @@ def test_rows_compare_with_the_reference_and_print(monkeypatch):
     assert isinstance(ours, Row)
     assert ours.speedup == pytest.approx(reference.median_s / ours.median_s)
     assert ours.memory_ratio == pytest.approx(ours.peak_bytes / reference.peak_bytes)
-    assert ours.limit_share == pytest.approx(ours.flops / ours.matmul_flops_per_s / ours.median_s)
+    assert ours.limit_share > 0
     assert "| ours |" in table(rows)
     fields = {
         "shape",
@@ -117,6 +145,21 @@ def test_rows_compare_with_the_reference_and_print(monkeypatch):
     }
     assert fields | {"flops"} <= json.loads(as_json(rows, {}))["rows"][0].keys()
     assert said[0] == "merrec: ours"
+
+
+def test_a_limit_share_has_the_rate_beside_each_repeat():
+    timed = Timed([1.0, 2.0, 4.0], [0.5] * 4, 1, 1, flops=12.0, rates=[12.0, 10.0, 3.0])
+    row = Row.of("merrec", "ours", timed)
+    assert row.limit_share == pytest.approx(1.0)  # the median of 1, 0.6 and 1
+    assert row.matmul_flops_per_s == 10.0
+
+
+def test_rates_are_measured_before_and_after_each_repeat():
+    rates = iter([1.0, 3.0, 5.0])
+    seconds, results, beside = repeat_beside(float, 2, lambda: next(rates))
+    assert len(seconds) == 2
+    assert results == [0.0, 1.0, 2.0]
+    assert beside == [2.0, 4.0]
 
 
 @pytest.mark.slow
@@ -164,6 +207,9 @@ def test_ebnerd_has_a_row_for_one_head_and_merrec_one_for_a_larger_catalogue():
     assert [each.name for each in variants_of(SHAPES["ebnerd"], ())] == [
         "ours",
         "reference",
+        "bf16x3",
+        "bf16x2",
+        "bf16x1",
         "one head",
     ]
     assert variants_of(SHAPES["merrec"], ())[-1] == Variant(

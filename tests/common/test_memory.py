@@ -10,10 +10,11 @@ import pytest
 _FAULTS = """
 import resource, sys, torch
 from torchrec_priors.common.memory import keep_freed_memory
-if sys.argv[1] == "kept" and not keep_freed_memory():
+how, size = sys.argv[1], int(sys.argv[2])
+if how != "given back" and not keep_freed_memory(of_any_size=how == "kept, of any size"):
     sys.exit(3)
 def step():
-    return len([torch.ones(4 << 20) for _ in range(4)])  # all at the same time
+    return len([torch.ones(size) for _ in range(4)])  # all at the same time
 for _ in range(10):  # the heap finds its size within a few: blocks between others leave gaps at first
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,8 +24,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def _faults(how):
-    command = [sys.executable, "-c", _FAULTS, how]
+def _faults(how, size):
+    """Returns the page faults of 5 steps, each with 4 tensors of `size` numbers."""
+    command = [sys.executable, "-c", _FAULTS, how, str(size)]
     fixed = {
         name: str(1 << 17) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
     }  # where glibc begins
@@ -36,8 +38,19 @@ def _faults(how):
     return int(ended.stdout)
 
 
+def _pages(size):
+    return 5 * 4 * 4 * size // resource.getpagesize()
+
+
 @pytest.mark.slow
 def test_steps_ask_for_no_pages_again():
-    pages = 5 * 4 * (16 << 20) // resource.getpagesize()
-    assert _faults("kept") < pages / 10
-    assert _faults("given back") > pages / 2, "the test sees too little"
+    size = 4 << 20
+    assert _faults("kept", size) < _pages(size) / 10
+    assert _faults("given back", size) > _pages(size) / 2, "the test sees too little"
+
+
+@pytest.mark.slow
+def test_blocks_of_more_than_32_mb_are_kept_in_training():
+    size = 9 << 20
+    assert _faults("kept, of any size", size) < _pages(size) / 10
+    assert _faults("kept", size) > _pages(size) / 2, "a service gives its catalogue back"

@@ -12,7 +12,9 @@ from torchrec_priors.ops import in_group_softmax, softmax_blocks
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss, in_group_loss_reference
-from torchrec_priors.ops.in_group_softmax_native import has_native_softmax
+from torchrec_priors.ops.in_group_softmax_native import SOURCE, has_native_softmax
+from torchrec_priors.ops.native import available
+from torchrec_priors.ops.products import PIECES, chosen_pieces, products
 
 IDS = 40
 needs_compiler = pytest.mark.skipif(
@@ -21,6 +23,12 @@ needs_compiler = pytest.mark.skipif(
     ),
     reason="no C++ compiler here",
 )
+
+
+def _skip_without_amx():
+    with products("bf16x1"):
+        if not chosen_pieces(available(SOURCE)):
+            pytest.skip("this processor has no AMX")
 
 
 def _case(queries, negatives, shared, dim, shifted, seed, scale=0.3, positives=None):
@@ -72,9 +80,10 @@ def _results(case, queries, negatives, shared, loss, dtype, lengths=()):
     shifted=st.booleans(),
     lengths=st.lists(st.integers(1, 20), max_size=3),
     seed=st.integers(0, 99),
+    kind=st.sampled_from(["fp32", "bf16x3"]),
 )
 def test_equals_blocks_of_float64_forward_and_gradient(
-    sets, shared, dim, heavy, safe, shifted, lengths, seed
+    sets, shared, dim, heavy, safe, shifted, lengths, seed, kind
 ):
     """Those are compared with the definition in `test_in_group_softmax.py`."""
     queries, negatives = [q for q, _ in sets], [n for _, n in sets]
@@ -83,7 +92,8 @@ def test_equals_blocks_of_float64_forward_and_gradient(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(in_group_softmax, "HEAVY", heavy)
         patch.setattr(softmax_blocks, "_SAFE", safe)
-        fast = _results(case, *sizes, in_group_loss, torch.float32, lengths)
+        with products(kind):
+            fast = _results(case, *sizes, in_group_loss, torch.float32, lengths)
         slow = _results(case, *sizes, in_group_loss, torch.float64, lengths)
     for one, other in zip(fast, slow, strict=True):
         scale = 1.0 + float(other.detach().abs().max()) if other.numel() else 1.0
@@ -101,7 +111,8 @@ def test_equals_the_definition():
 
 
 @needs_compiler
-def test_tasks_blocks_and_threads_change_no_bit(monkeypatch):
+@pytest.mark.parametrize("kind", PIECES)
+def test_tasks_blocks_and_threads_change_no_bit(kind, monkeypatch):
     """More queries than a task and a block have, on one thread and on three, twice."""
     monkeypatch.setattr("torchrec_priors.ops.in_group_softmax_native.ENOUGH", 1)
     sizes = ([1500, 40, 1100], [90, 300, 0], 70)
@@ -109,9 +120,12 @@ def test_tasks_blocks_and_threads_change_no_bit(monkeypatch):
     results = []
     for threads in (1, 3, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        results.append(_results(case, *sizes, in_group_loss, torch.float32))
+        with products(kind):
+            results.append(_results(case, *sizes, in_group_loss, torch.float32))
     for others in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
+    if kind not in ("fp32", "bf16x3"):
+        return
     slow = _results(case, *sizes, in_group_loss, torch.float64)
     for one, other in zip(results[0], slow, strict=True):
         scale = 1.0 + float(other.detach().abs().max())
@@ -119,11 +133,36 @@ def test_tasks_blocks_and_threads_change_no_bit(monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.parametrize("safe", [0.0, 60.0])
+def test_more_pieces_are_more_exact(safe, monkeypatch):
+    """Typical errors as shares of typical values. Three pieces are as exact as float32."""
+    _skip_without_amx()
+    monkeypatch.setattr(softmax_blocks, "_SAFE", safe)
+    sizes = ([300, 70], [500, 64], 33)
+    case = _case(*sizes, 128, shifted=True, seed=5)
+    exact = _results(case, *sizes, in_group_loss, torch.float64)
+    errors = {}
+    for kind in PIECES:
+        with products(kind):
+            results = _results(case, *sizes, in_group_loss, torch.float32)
+        errors[kind] = [
+            float((one - other).norm() / other.norm())
+            for one, other in zip(results[1:], exact[1:], strict=True)
+        ]
+    for fp32, three, two, one in zip(*errors.values(), strict=True):
+        assert three < 1.5 * fp32
+        assert fp32 < two < 1e-4
+        assert two < one < 3e-2
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["fp32", "bf16x3"])
 @pytest.mark.parametrize("scale", [30.0, 300.0])
-def test_large_logits_stay_finite_and_right(scale):
+def test_large_logits_stay_finite_and_right(scale, kind):
     sizes = ([20], [100], 0)
     case = _case(*sizes, 32, shifted=False, seed=3, scale=scale)
-    fast = _results(case, *sizes, in_group_loss, torch.float32)
+    with products(kind):
+        fast = _results(case, *sizes, in_group_loss, torch.float32)
     slow = _results(case, *sizes, in_group_loss, torch.float64)
     for one, other in zip(fast, slow, strict=True):
         assert torch.isfinite(one).all()
@@ -134,7 +173,8 @@ def test_large_logits_stay_finite_and_right(scale):
 @needs_compiler
 @pytest.mark.parametrize("safe", [0.0, 60.0])
 @pytest.mark.parametrize("spoilt", ["query", "negative"])
-def test_a_nan_gives_a_nan_where_blocks_give_one(spoilt, safe, monkeypatch):
+@pytest.mark.parametrize("kind", PIECES)
+def test_a_nan_gives_a_nan_where_blocks_give_one(kind, spoilt, safe, monkeypatch):
     monkeypatch.setattr(softmax_blocks, "_SAFE", safe)
     sizes = ([4, 3], [70, 5], 0)
     query, table, ids, shifts, positive, query_of = _case(*sizes, 32, shifted=False, seed=4)
@@ -143,7 +183,8 @@ def test_a_nan_gives_a_nan_where_blocks_give_one(spoilt, safe, monkeypatch):
     else:
         table[int(ids[3]), 7] = math.nan
     case = (query, table, ids, shifts, positive, query_of)
-    fast = _results(case, *sizes, in_group_loss, torch.float32)
+    with products(kind):
+        fast = _results(case, *sizes, in_group_loss, torch.float32)
     slow = _results(case, *sizes, in_group_loss, torch.float64)
     for one, other in zip(fast, slow, strict=True):
         assert torch.equal(one.isnan(), other.isnan())

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.ops import residual_adapters as module
+from torchrec_priors.ops.native import available
+from torchrec_priors.ops.products import PIECES, chosen_pieces, products
 from torchrec_priors.ops.residual_adapters import residual_adapters, residual_adapters_reference
-from torchrec_priors.ops.residual_adapters_native import has_native_adapters
+from torchrec_priors.ops.residual_adapters_native import SOURCE, has_native_adapters
 
 needs_compiler = pytest.mark.skipif(
     not has_native_adapters(torch.empty(0, 32), []), reason="no C++ compiler here"
@@ -78,12 +80,14 @@ def _results(runs, vectors, dim, biases, dtype, seed=0):
     vectors=st.sampled_from([1, 9, 400]),
     dim=st.sampled_from([32, 96]),
     biases=st.booleans(),
+    kind=st.sampled_from(["fp32", "bf16x3"]),
 )
-def test_the_kernel_equals_blocks_of_float64_forward_and_gradient(runs, vectors, dim, biases):
+def test_the_kernel_equals_blocks_of_float64_forward_and_gradient(runs, vectors, dim, biases, kind):
     """Those are compared with the definition above."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torchrec_priors.ops.residual_adapters_native._ROWS", 0)
-        fast = _results(runs, vectors, dim, biases, torch.float32)
+        with products(kind):
+            fast = _results(runs, vectors, dim, biases, torch.float32)
     slow = _results(runs, vectors, dim, biases, torch.float64)
     for one, other in zip(fast, slow, strict=True):
         scale = 1.0 + float(other.abs().max()) if other.numel() else 1.0
@@ -91,13 +95,37 @@ def test_the_kernel_equals_blocks_of_float64_forward_and_gradient(runs, vectors,
 
 
 @needs_compiler
-def test_threads_change_no_bit(monkeypatch):
+def test_more_pieces_are_more_exact():
+    """Typical errors as shares of typical values. Three pieces are as exact as float32."""
+    with products("bf16x1"):
+        if not chosen_pieces(available(SOURCE)):
+            pytest.skip("this processor has no AMX")
+    runs = [(0, 700), (-1, 5), (2, 33)]
+    exact = _results(runs, 300, 128, True, torch.float64)
+    errors = {}
+    for kind in PIECES:
+        with products(kind):
+            results = _results(runs, 300, 128, True, torch.float32)
+        pairs = zip(results, exact, strict=True)
+        errors[kind] = [float((one - other).norm() / other.norm()) for one, other in pairs]
+
+    for fp32, three, two, one in list(zip(*errors.values(), strict=True))[:3]:
+        assert three < fp32 < two < 1e-5
+        assert two < one < 1e-2
+    of_biases = [of_kind[3] for of_kind in errors.values()]
+    assert len(set(of_biases)) == 1  # they have no products
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", PIECES)
+def test_threads_change_no_bit(kind, monkeypatch):
     monkeypatch.setattr("torchrec_priors.ops.residual_adapters_native.ENOUGH", 1)
     runs = [(0, 1200), (3, 10), (1, 700), (0, 600)]
     results = []
     for threads in (1, 3, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        results.append(_results(runs, 300, 32, True, torch.float32))
+        with products(kind):
+            results.append(_results(runs, 300, 32, True, torch.float32))
     for others in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
 

@@ -22,6 +22,7 @@ def _other(key: str, value):
     texts = {
         "model.score": ("dot", "cosine"),
         "training.precision": ("fp32", "bf16"),
+        "training.products": ("fp32", "bf16x3"),
         "training.balance": ("length", "none"),
         "training.pipeline": ("auto", "plain"),
         "model.size": ("", "paper-1"),

@@ -1,5 +1,6 @@
 """Times attention, forward and backward: our kernel, and plain attention on one padded batch.
 
+As in a model, queries, keys and values are parts of the same rows, and freed memory is kept.
 Sequences have 64 to 1,024 positions, with lengths that follow Zipf's law.
 """
 
@@ -9,9 +10,10 @@ from collections.abc import Callable
 import torch
 
 from torchrec_priors.bench.ablations import padded_attention
-from torchrec_priors.bench.limits import matmul_rate
+from torchrec_priors.bench.limits import Products
 from torchrec_priors.bench.rows import Row
-from torchrec_priors.bench.timed import Timed, in_a_process, peak_bytes, print_result, repeat
+from torchrec_priors.bench.timed import Timed, in_a_process, peak_bytes, print_result, repeat_beside
+from torchrec_priors.common.memory import keep_freed_memory
 from torchrec_priors.ops.hstu_attention import hstu_attention
 
 Report = Callable[[str], None]
@@ -66,24 +68,27 @@ def time_attention(how: str, sequences: int, repeats: int) -> Timed:
     length_B = torch.tensor(lengths(sequences))
     offsets_B1 = torch.cumsum(torch.cat([torch.zeros(1, dtype=torch.int64), length_B]), 0)
     torch.manual_seed(0)
-    packed = torch.randn(int(offsets_B1[-1]), 3 * HEADS, WIDTH, requires_grad=True)
+    keep_freed_memory(of_any_size=True)
+    packed = torch.randn(int(offsets_B1[-1]), 3 * HEADS, WIDTH)
+    q, k, v = (part.requires_grad_() for part in packed.chunk(3, 1))
     bias = torch.randn(HEADS, LONGEST, requires_grad=True)
     weight = torch.randn(len(packed), HEADS, WIDTH)
 
+    products = Products()
     before = peak_bytes()
 
-    def run(_: int) -> float:
-        packed.grad = bias.grad = None  # otherwise gradients would be added up
-        q, k, v = packed.chunk(3, 1)
+    def run(number: int) -> float:
+        q.grad = k.grad = v.grad = bias.grad = None  # otherwise gradients would be added up
         attention(q, k, v, offsets_B1, bias, float(LONGEST), WIDTH**-0.5).backward(weight)
-        return _checksum(packed)
+        # A checksum of every repeat would take time that is not attention's.
+        return 0.0 if number else sum(map(_checksum, (q, k, v)))
 
-    seconds, results = repeat(run, repeats)
+    seconds, results, rates = repeat_beside(run, repeats, products.rate)
     # Each position attends to itself and to all earlier positions.
     pairs = float((length_B.double() * (length_B + 1) / 2).sum())
     peak = peak_bytes()
     flops = 12.0 * HEADS * WIDTH * pairs
-    return Timed(seconds, results, peak, len(packed), flops, matmul_rate(), peak - before)
+    return Timed(seconds, results, peak, len(packed), flops, rates, peak - before)
 
 
 def _checksum(x: torch.Tensor) -> float:

@@ -12,22 +12,26 @@ _COPIED = 1 << 26  # floats of a copy
 _SENT = 1 << 22  # floats of an all-to-all
 
 
-def matmul_rate(repeats: int = 15) -> float:
-    """Returns the FLOP/s of a product of two square float32 matrices; the median of the repeats.
+class Products:
+    """Products of two square float32 matrices, whose rate is measured again and again.
 
-    It uses the number of threads that torch has.
+    They use the number of threads that torch has.
     """
-    left = torch.randn(_SIDE, _SIDE)
-    right = torch.randn(_SIDE, _SIDE)
-    out = torch.empty(_SIDE, _SIDE)
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        torch.mm(left, right, out=out)
-        seconds.append(time.perf_counter() - started)
 
-    # The first product is a warm-up.
-    return 2 * _SIDE**3 / statistics.median(seconds[1:])
+    def __init__(self) -> None:
+        self._left = torch.randn(_SIDE, _SIDE)
+        self._right = torch.randn(_SIDE, _SIDE)
+        self._out = torch.empty(_SIDE, _SIDE)
+        self.rate(1)  # a warm-up
+
+    def rate(self, repeats: int = 3) -> float:
+        """Returns the FLOP/s of a product; the median of the repeats."""
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            torch.mm(self._left, self._right, out=self._out)
+            seconds.append(time.perf_counter() - started)
+        return 2 * _SIDE**3 / statistics.median(seconds)
 
 
 def bandwidth(repeats: int = 7) -> float:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchrec_priors.bench.limits import matmul_rate
+from torchrec_priors.bench.limits import Products
 from torchrec_priors.bench.shapes import Shape
-from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
+from torchrec_priors.bench.timed import Timed, peak_bytes, repeat, repeat_beside
 from torchrec_priors.config import parse
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
@@ -43,6 +43,7 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
     with join():
         index = GroupIndex(tree, Shard(table_Vd, 0))
         score = Score("dot")
+        products = Products()
         before = peak_bytes()
         quantised = None
         if config.evaluation.tiles == "int8":
@@ -52,13 +53,10 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
             found = search(index, score, queries, excluded, shape.top, quantised=quantised)
             return _checksum(found.row_Bk)
 
-        seconds, checksums = repeat(run, repeats)
+        seconds, checksums, rates = repeat_beside(run, repeats, products.rate)
 
-    # Measuring the rate of matrix products needs memory, so the peak is read before that.
     peak = peak_bytes()
-    return Timed(
-        seconds, checksums, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before
-    )
+    return Timed(seconds, checksums, peak, len(queries), flops(shape, tree), rates, peak - before)
 
 
 @contextmanager
@@ -104,7 +102,8 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
         return _checksum(torch.cat(best))
 
     seconds, checksums = repeat(run, repeats)
-    return Timed(seconds, checksums, peak_bytes(), len(queries), 0.0, 0.0, peak_bytes() - before)
+    peak = peak_bytes()
+    return Timed(seconds, checksums, peak, len(queries), extra_bytes=peak - before)
 
 
 def flops(shape: Shape, tree: PriorTree) -> float:

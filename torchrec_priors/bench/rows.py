@@ -13,6 +13,7 @@ from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, in_a_process
 from torchrec_priors.bench.workload import make_workload
 from torchrec_priors.common.files import new_file
+from torchrec_priors.ops.products import FP32, PIECES
 
 Report = Callable[[str], None]
 
@@ -43,7 +44,8 @@ class Row:
     Attributes:
         spread: half the distance between the quartiles of the repeats, as a share of the median.
         result: the result of the first repeat: the loss of a step, or a checksum.
-        limit_share: the share of the machine's FLOP/s that is used for unavoidable FLOPs.
+        limit_share: the share of the machine's FLOP/s that is used for unavoidable FLOPs; the
+            median of the repeats, each with the rate beside it.
         speedup, memory_ratio: time and memory relative to another row.
         forward_s: the median time of forward, if forward and backward are measured separately.
         sent_bytes: the largest number of bytes that a rank sends to others in a repeat; None if
@@ -84,8 +86,8 @@ class Row:
             extra_bytes=timed.extra_bytes,
             result=timed.results[0],
             flops=timed.flops,
-            matmul_flops_per_s=timed.rate,
-            limit_share=timed.flops / timed.rate / median if timed.rate else None,
+            matmul_flops_per_s=statistics.median(timed.rates) if timed.rates else 0.0,
+            limit_share=_limit_share(timed) if timed.rates else None,
             forward_s=statistics.median(timed.forward) if timed.forward else None,
             sent_bytes=timed.sent_bytes if timed.forward else None,
         )
@@ -99,14 +101,23 @@ class Row:
         )
 
 
+def _limit_share(timed: Timed) -> float:
+    beside = zip(timed.rates, timed.seconds, strict=True)
+    return statistics.median(timed.flops / rate / seconds for rate, seconds in beside)
+
+
 def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
     """Returns the variants of a shape, in the order of the table.
 
-    Our path is the first and the reference the second one. A special variant of the shape may
-    follow, and then our path without each of the given optimisations.
+    Our path is the first and the reference the second one. Our path with other products follows
+    (`ops/products.py`), then a special variant of the shape, and then our path without each of the
+    given optimisations.
     """
     variants = [Variant("ours"), Variant("reference", "reference")]
-    if shape.name == "ebnerd":
+    if not shape.top:
+        kinds = [kind for kind in PIECES if kind != FP32]
+        variants += [Variant(kind, changes=(("training.products", kind),)) for kind in kinds]
+    if shape.name in ("pixel8m", "ebnerd"):
         variants.append(Variant("one head", changes=(("priors.tree", ()),)))
     if shape.top:
         variants.append(Variant("int8", changes=(("evaluation.tiles", "int8"),)))

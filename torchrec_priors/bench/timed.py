@@ -1,5 +1,6 @@
 """Runs measurements in separate processes, and reads their results."""
 
+import itertools
 import json
 import os
 import resource
@@ -30,7 +31,7 @@ class Timed:
         peak_bytes: the peak memory of the process.
         tokens: the number of positions that predict in a step; for a search, the number of users.
         flops: the unavoidable FLOPs of a repeat; 0 if they were not counted.
-        rate: the FLOP/s of matrix products, measured after the repeats; 0 if it was not measured.
+        rates: the FLOP/s of matrix products beside each repeat; none if they were not measured.
         extra_bytes: the bytes that the repeats have added to the peak of the process.
         forward: the seconds of forward in each repeat, if forward and backward are measured
             separately.
@@ -43,7 +44,7 @@ class Timed:
     peak_bytes: int
     tokens: int
     flops: float = 0.0
-    rate: float = 0.0
+    rates: list[float] = field(default_factory=list)
     extra_bytes: int = 0
     forward: list[float] = field(default_factory=list)
     sent_bytes: int = 0
@@ -62,6 +63,27 @@ def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list
         results.append(run(number))
         seconds.append(time.perf_counter() - started)
     return seconds[1:], results
+
+
+def repeat_beside(
+    run: Callable[[int], float], repeats: int, rate: Callable[[], float]
+) -> tuple[list[float], list[float], list[float]]:
+    """Returns the seconds of each repeat, all results, and a rate beside each repeat.
+
+    The speed of a machine that others use, too, changes from second to second. So the rate is
+    measured before and after each repeat, and the mean counts.
+    """
+    results = [run(0)]  # the warm-up
+    seconds = []
+    moments = []
+    for number in range(1, repeats + 1):
+        moments.append(rate())
+        started = time.perf_counter()
+        results.append(run(number))
+        seconds.append(time.perf_counter() - started)
+    moments.append(rate())
+
+    return seconds, results, [sum(pair) / 2 for pair in itertools.pairwise(moments)]
 
 
 def peak_bytes() -> int:
@@ -168,7 +190,7 @@ def _combined(parts: Sequence[Timed]) -> Timed:
         peak_bytes=max(part.peak_bytes for part in parts),
         tokens=sum(part.tokens for part in parts),
         flops=sum(part.flops for part in parts),
-        rate=sum(part.rate for part in parts),
+        rates=[sum(rates) for rates in zip(*(part.rates for part in parts), strict=True)],
         extra_bytes=max(part.extra_bytes for part in parts),
         forward=[max(seconds) for seconds in zip(*(part.forward for part in parts), strict=True)],
         sent_bytes=max(part.sent_bytes for part in parts),

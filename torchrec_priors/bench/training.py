@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_priors.bench.flops import training_flops
-from torchrec_priors.bench.limits import matmul_rate
+from torchrec_priors.bench.limits import Products
 from torchrec_priors.bench.reference import DenseReference
 from torchrec_priors.bench.shapes import Shape
-from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
+from torchrec_priors.bench.timed import Timed, peak_bytes, repeat, repeat_beside
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import Batch, make_batch
 from torchrec_priors.data.windows import Windows, WindowStream
@@ -54,10 +54,10 @@ _ALWAYS = {
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
     """Times whole steps of our path, as in `train`."""
     with _ours(shape, data, changes) as (built, windows, batch_of, run):
-        seconds, losses = repeat(run, repeats)
+        seconds, losses, rates = repeat_beside(run, repeats, Products().rate)
         peak = peak_bytes()
         flops = training_flops(built.model, batch_of(0))
-    return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, matmul_rate())
+    return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, rates)
 
 
 @contextmanager

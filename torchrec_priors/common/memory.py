@@ -17,14 +17,22 @@ import pyarrow as pa
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
+_MMAP_MAX = -4
 
 _KEPT = 1 << 30  # bytes that are kept at the end of the heap
-# Larger blocks, in bytes, still go back to the system. glibc does not allow a higher limit.
+# Larger blocks, in bytes, go back to the system, unless all blocks are in the heap. glibc does not
+# allow a higher limit.
 _LARGE = 1 << 25
 
 
-def keep_freed_memory() -> bool:
-    """Makes the C library keep freed memory; returns whether the C library supports this."""
+def keep_freed_memory(of_any_size: bool = False) -> bool:
+    """Makes the C library keep freed memory; returns whether the C library supports this.
+
+    Args:
+        of_any_size: whether blocks of 32 MB and more are kept, too. That is for training, in which
+            every step needs the same blocks. A service that replaces its catalogue gives the old
+            one back.
+    """
     if not sys.platform.startswith("linux"):
         return False
 
@@ -32,7 +40,10 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    kept = bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    if of_any_size:
+        kept = kept and bool(mallopt(_MMAP_MAX, 0))
+    return kept
 
 
 def give_back_freed_memory() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from torchrec_priors.ops.products import FP32
 from torchrec_priors.ranks.exchange import Exchange
 
 
@@ -15,6 +16,7 @@ class Behaviour:
         exchange: the functions by which ranks exchange negatives and sums; the default is for a
             single process.
         precision: dtype of the encoder's matrix products in training.
+        products: how the heads and their losses multiply in training; see `ops/products.py`.
         asks_once: whether an id that occurs several times is looked up only once.
         sees_events: whether the encoder reads events. The prior tree may read them even if the
             encoder does not.
@@ -24,6 +26,7 @@ class Behaviour:
 
     exchange: Exchange = field(default_factory=Exchange)
     precision: torch.dtype = torch.float32
+    products: str = FP32
     asks_once: bool = False
     sees_events: bool = False
     hides_seen: bool = False

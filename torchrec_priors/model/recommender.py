@@ -61,6 +61,7 @@ from torchrec_priors.model.repeat_loss import repeat_loss
 from torchrec_priors.model.started_step import StartedStep
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import WeighedPositives
+from torchrec_priors.ops.products import products
 from torchrec_priors.priors.joint import JointPaths
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.exchange import Exchange
@@ -335,7 +336,8 @@ class Recommender(nn.Module):
             seen=seen,
         )
         if self.baseline is None:
-            return self._head_loss().of(states.vector_Nd, positives, learning)
+            with products(self.behaviour.products):
+                return self._head_loss().of(states.vector_Nd, positives, learning)
         learnt: Learnt = self.baseline.learn(states, learning)  # type: ignore[operator]
         return learnt
 

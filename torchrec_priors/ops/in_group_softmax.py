@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrec_priors.ops.gpu_kernel import GpuKernel, has_kernels
+from torchrec_priors.ops.gpu_kernel import GpuKernel, has_kernels, on_gpu
 from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import (
     NegativeSets,
@@ -143,12 +143,16 @@ class _InGroupLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradients are scaled in place, because they are used only once.
         computed = ctx.grads
         ctx.grads = None
         assert computed is not None, "the gradients can be used only once"
-        scaled = [grad.mul_(grads[0]) for grad in computed]
-        return *scaled, None, None, None, None, None
+
+        # The gradients are scaled in place, because they are used only once. The factor of a loss
+        # that is not divided is 1; on a GPU, the host would have to wait for it.
+        factor = grads[0]
+        if on_gpu(factor) or float(factor) != 1.0:
+            computed = [grad.mul_(factor) for grad in computed]
+        return *computed, None, None, None, None, None
 
 
 # The losses [M], and the gradients of queries, items and negatives; these are empty if no gradients

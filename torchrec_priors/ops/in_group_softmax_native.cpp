@@ -47,15 +47,11 @@ void sort_by_item(const Input& in, std::vector<int64_t>& first, std::vector<int6
   for (int64_t m = 0; m < in.positives; m++) order[first[in.source[m] + 1]++] = m;
 }
 
-}  // namespace
-
-// Returns 1 if there is not enough memory.
-extern "C" int in_group_softmax(const Input* given, const Output* out) try {
-  const Input& in = *given;
-  const std::vector<Task> tasks = make_tasks(in);
-  std::vector<float> by_score(in.positives);
+// Computes all tasks. Returns false if there is not enough memory.
+template <int P>
+bool run_tasks(const Input& in, const Output* out, const std::vector<Task>& tasks, float* by_score) {
   int64_t most_floats = 0;
-  for (const Task& task : tasks) most_floats = std::max(most_floats, Worker::floats(in, task.set));
+  for (const Task& task : tasks) most_floats = std::max(most_floats, Worker<P>::floats(in, task.set));
 
   const auto own = [&](int64_t number) {
     return in.first_negative[tasks[number].set + 1] - in.first_negative[tasks[number].set];
@@ -65,14 +61,29 @@ extern "C" int in_group_softmax(const Input* given, const Output* out) try {
     add_scaled(out->grad_vectors + in.first_negative[tasks[number].set] * in.width, grad, 1.0f, of_set);
     add_scaled(out->grad_vectors + in.first_negative[in.sets] * in.width, grad + of_set, 1.0f, in.shared * in.width);
   });
-  const bool enough = take_tasks(
-      in.threads, tasks.size(), [&] { return std::make_unique<Worker>(in, *out, by_score.data(), most_floats); },
-      [&](Worker& worker, int64_t number) {
+  return take_tasks(
+      in.threads, tasks.size(), [&] { return std::make_unique<Worker<P>>(in, *out, by_score, most_floats); },
+      [&](Worker<P>& worker, int64_t number) {
         std::vector<float> grad;
         if (in.with_grads) grad = sums.begin((own(number) + in.shared) * in.width);
         worker.run(tasks[number], grad.data());
         if (in.with_grads) sums.end(number, std::move(grad));
       });
+}
+
+}  // namespace
+
+// Returns how many pieces the kernel can take on this machine: 3, or 0 if it has no AMX.
+extern "C" int most_pieces() { return has_tiles() ? 3 : 0; }
+
+// Returns 1 if there is not enough memory.
+extern "C" int in_group_softmax(const Input* given, const Output* out) try {
+  const Input& in = *given;
+  const std::vector<Task> tasks = make_tasks(in);
+  std::vector<float> by_score(in.positives);
+  const bool enough = with_pieces(in.pieces, [&](auto pieces) {
+    return run_tasks<pieces>(in, out, tasks, by_score.data());
+  });
   if (!enough || !in.with_grads) return !enough;
 
   std::vector<int64_t> first, order;

@@ -18,9 +18,10 @@ from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_for
+from torchrec_priors.ops.products import chosen_pieces
 from torchrec_priors.ops.softmax_blocks import logits_are_safe
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCE = Path(__file__).with_suffix(".cpp")
 # The width must be a multiple of a tile's widest row.
 _COLUMNS = 32
 # The largest number of negatives of a query; a thread keeps the logits of 64 queries.
@@ -32,7 +33,7 @@ def has_native_softmax(query_Pd: Tensor, negatives: NegativeSets) -> bool:
     if on_gpu(query_Pd) or query_Pd.dtype != torch.float32 or query_Pd.shape[1] % _COLUMNS:
         return False
     fits = max(negatives.counts_S) + negatives.shared <= _MOST_NEGATIVES
-    return fits and load_native(_SOURCE) is not None
+    return fits and load_native(SOURCE) is not None
 
 
 def in_group_softmax_native(
@@ -57,6 +58,7 @@ def in_group_softmax_native(
         hidden: negatives that are hidden from queries; None if none are.
         with_grads: whether gradients are needed.
     """
+    library = available(SOURCE)
     query_Pd = query_Pd.detach().contiguous()
     vectors_nd = negatives.vectors_nd.detach().contiguous()
     item_Xd = positives.item_Xd.detach().contiguous()
@@ -111,10 +113,11 @@ def in_group_softmax_native(
         logits_are_safe(query_Pd, negatives),
         with_grads,
         threads,
+        chosen_pieces(library),
     )
     out = _Output(nll_M.data_ptr(), *(grad.data_ptr() for grad in grads))
 
-    if available(_SOURCE).in_group_softmax(ctypes.byref(given), ctypes.byref(out)):
+    if library.in_group_softmax(ctypes.byref(given), ctypes.byref(out)):
         raise MemoryError("in-group softmax: no memory for the logits of a block")
     return nll_M, *grads
 
@@ -154,6 +157,7 @@ class _Input(ctypes.Structure):
                 "safe",
                 "with_grads",
                 "threads",
+                "pieces",
             )
         ),
     )

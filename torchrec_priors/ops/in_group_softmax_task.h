@@ -6,10 +6,11 @@
 //     for each strip of negatives:                       the block's part of grad v
 //
 // e is [queries / PANEL, negatives, PANEL], so that sums over negatives are sums of vectors. A logit becomes its
-// exponential while it is still in a register.
+// exponential while it is still in a register. With products from pieces (`native_bf16.h`), it is written and read first.
 
 #pragma once
 
+#include "in_group_softmax_bf16.h"
 #include "native_tiles.h"
 
 #include <cfloat>
@@ -17,15 +18,8 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 1 << 19;      // floats of a block's e
-constexpr int64_t MOST_QUERIES = 256;   // of a block
-constexpr int64_t QUERIES = 128;        // of a block, whose gradients go to negatives at a time
-constexpr int64_t STRIP = 64;           // negatives
-constexpr int64_t APART = 16;           // floats between rows, so that they do not share places of a cache
-constexpr float NEVER = -1e30f;         // the logit of a hidden negative
-constexpr int64_t ROWS = WideTile::ROWS, PANEL = WideTile::COLUMNS;  // negatives and queries of a tile of logits
-static_assert(STRIP % ROWS == 0 && MOST_QUERIES % PANEL == 0 && QUERIES % PANEL == 0);
-static_assert(STRIP % NarrowTile::ROWS == 0 && PANEL % NarrowTile::ROWS == 0);
+constexpr int64_t BLOCK = 1 << 19;  // floats of a block's e
+constexpr float NEVER = -1e30f;     // the logit of a hidden negative
 
 struct Input {
   const float* query;  // [P, d]
@@ -39,7 +33,7 @@ struct Input {
   const int64_t* hidden;                        // negatives, or none
   const int64_t *first_hidden, *hidden_count;   // [pools, P]
   int64_t width, queries, sets, shared, item_count, positives;
-  int64_t safe, with_grads, threads;
+  int64_t safe, with_grads, threads, pieces;  // of `native_bf16.h`; 0 for float32
 };
 
 struct Output {
@@ -70,10 +64,16 @@ int64_t block_queries(int64_t negatives) {
   return std::clamp<int64_t>(fitting, PANEL, MOST_QUERIES);
 }
 
-class Worker {  // what a thread needs
+template <int P>  // pieces; 0 for products of float32
+class Worker {    // what a thread needs
  public:
   Worker(const Input& in, const Output& out, float* by_score, int64_t most_floats)
-      : in_(in), out_(out), by_score_(by_score), row_(in.width + APART), scratch_(size(in, most_floats)) {
+      : in_(in),
+        out_(out),
+        by_score_(by_score),
+        row_(in.width + APART),
+        scratch_(size(in, most_floats)),
+        pieces_(in.width) {
     e_ = scratch_.take(most_floats);
     panels_ = scratch_.take(MOST_QUERIES * in.width), weighed_ = scratch_.take(MOST_QUERIES * in.width);
     through_ = scratch_.take(MOST_QUERIES * row_);
@@ -96,7 +96,7 @@ class Worker {  // what a thread needs
         for (int64_t j = 0; j < pool.count; j += STRIP) {
           load_strip(pool, j);
           for (int64_t panel = 0; panel < count_; panel += PANEL) {
-            in_.safe ? exponentials_of_products(pool, j, panel) : exponentials(pool, j, panel);
+            compute_e(pool, j, panel);
             if (in_.with_grads) add_to_queries(pool, j, panel);
           }
         }
@@ -140,6 +140,7 @@ class Worker {  // what a thread needs
     std::fill(top_, top_ + MOST_QUERIES, 0.0f);
     std::fill(sum_, sum_ + MOST_QUERIES, 0.0f);
     std::fill(through_, through_ + MOST_QUERIES * row_, 0.0f);
+    pieces_.begin_block(panels_, count_);
     if (in_.hidden) find_cells();
   }
 
@@ -149,6 +150,7 @@ class Worker {  // what a thread needs
     for (int64_t i = 0; i < rows; i++)
       std::memcpy(strip_ + i * row_, in_.vectors + (pool.first + j + i) * in_.width, sizeof(float) * in_.width);
     std::memset(strip_ + rows * row_, 0, sizeof(float) * (STRIP - rows) * row_);
+    pieces_.load_strip(strip_, row_);
   }
 
   // Calls use(tile, i) with the logits of ROWS negatives, beginning with j + i, and a panel of queries.
@@ -202,10 +204,7 @@ class Worker {  // what a thread needs
       for (int64_t j = 0; j < pool.count; j += STRIP) {
         load_strip(pool, j);
         for (int64_t panel = 0; panel < count_; panel += PANEL) {
-          products(pool, j, panel, [&](WideTile& tile, int64_t i) {
-            store(e(pool.column + j + i, panel), PANEL, tile);
-          });
-          hidden(pool, j, panel, [](float* at) { *at = NEVER; });
+          logits(pool, j, panel);
           for (int64_t r = panel; r < panel + PANEL; r += LANES) {
             vec largest = load(top_ + r);
             for (int64_t i = 0; i < strip_rows(pool, j); i++) {
@@ -220,7 +219,33 @@ class Worker {  // what a thread needs
     for (int64_t r = 0; r < count_; r++) top_[r] = top_[r] > 0.5f * NEVER ? top_[r] : 0.0f;
   }
 
-  // Computes e of a strip and a panel, and adds to the sums.
+  // Writes the logits of a strip and a panel to the places of their e.
+  void logits(const Pool& pool, int64_t j, int64_t panel) {
+    if constexpr (P) {
+      float* to = e(pool.column + j, panel);
+      for (int64_t i = 0; i < STRIP; i++) {
+        const bool shifted = in_.shifts && i < strip_rows(pool, j);
+        std::fill_n(to + i * PANEL, PANEL, shifted ? in_.shifts[pool.first + j + i] : 0.0f);
+      }
+      pieces_.add_logits(to, panel);
+    } else {
+      products(pool, j, panel, [&](WideTile& tile, int64_t i) {
+        store(e(pool.column + j + i, panel), PANEL, tile);
+      });
+    }
+    hidden(pool, j, panel, [](float* at) { *at = NEVER; });
+  }
+
+  // Computes e of a strip and a panel, and adds to the sums. The logits are there already if they are not safe.
+  void compute_e(const Pool& pool, int64_t j, int64_t panel) {
+    if (in_.safe && !P) return exponentials_of_products(pool, j, panel);
+    if (in_.safe) logits(pool, j, panel);
+    exponentials(pool, j, panel);
+    if (!P) return;
+    const int64_t rows = strip_rows(pool, j);
+    std::fill_n(e(pool.column + j + rows, panel), (STRIP - rows) * PANEL, 0.0f);
+  }
+
   void exponentials_of_products(const Pool& pool, int64_t j, int64_t panel) {
     const int64_t rows = strip_rows(pool, j);
     Tile<1, WideTile::VECS> total{};
@@ -257,6 +282,7 @@ class Worker {  // what a thread needs
 
   // through[query] += e^T v
   void add_to_queries(const Pool& pool, int64_t j, int64_t panel) {
+    if constexpr (P) return pieces_.add_to_queries(e(pool.column + j, panel), panel);
     for_columns(in_.width, [&](int64_t d, auto tile) {
       for (int64_t r = 0; r < PANEL; r += tile.ROWS)
         add_product(tile, through_ + (panel + r) * row_ + d, row_, tile.ROWS, e(pool.column + j, panel) + r, 1, PANEL,
@@ -266,6 +292,12 @@ class Worker {  // what a thread needs
 
   // grad[negative] += e (w q)
   void add_to_negatives(const Pool& pool, float* grad) {
+    if constexpr (P) {
+      for (int64_t j = 0; j < pool.count; j += STRIP)
+        pieces_.add_to_negatives(grad + j * in_.width, strip_rows(pool, j),
+                                 [&](int64_t panel) { return e(pool.column + j, panel); });
+      return;
+    }
     for (int64_t j = 0; j < pool.count; j += STRIP)
       for (int64_t first = 0; first < count_; first += QUERIES)
         for_columns(in_.width, [&](int64_t d, auto zeros) {
@@ -283,6 +315,7 @@ class Worker {  // what a thread needs
 
   // Losses and derivatives of the block's positives, and the gradients of its queries.
   void positives() {
+    if (in_.with_grads) pieces_.write_through(through_, row_);
     for (int64_t r = 0; r < count_; r++) {
       const int64_t query = start_ + r, end = in_.first_positive[query + 1];
       const float* q = in_.query + query * in_.width;
@@ -303,6 +336,7 @@ class Worker {  // what a thread needs
       for (int64_t m = in_.first_positive[query]; m < end; m++)
         add_scaled(grad, in_.items + in_.source[m] * in_.width, by_score_[m], in_.width);
     }
+    if (in_.with_grads) pieces_.load_weighed(weighed_);
   }
 
   // Writes nll and by_score of a positive, and returns its part of w. All numbers are divided by e^{the largest one}.
@@ -327,6 +361,7 @@ class Worker {  // what a thread needs
   int64_t row_, columns_ = 0, start_ = 0, count_ = 0;  // distance of rows; places for negatives; queries of the block
   Pool pools_[2];
   Scratch scratch_;
+  SoftmaxPieces<P> pieces_;
   float *e_, *panels_, *weighed_, *through_, *strip_, *top_, *sum_;
   std::vector<Cell> cells_, unsorted_;
   std::vector<int64_t> first_cell_;

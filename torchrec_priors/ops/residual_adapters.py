@@ -195,7 +195,9 @@ class _ResidualAdapters(torch.autograd.Function):
         ctx.save_for_backward(z_Nd, weight_Gdd, bias_Gd, row_R)
         ctx.runs = runs
         if weight_Gdd is not None and has_native_adapters(z_Nd, runs):
-            return NativeAdapters(z_Nd, weight_Gdd, bias_Gd, row_R, runs).forward()
+            native = NativeAdapters(z_Nd, weight_Gdd, bias_Gd, row_R, runs)
+            ctx.pieces = native.pieces
+            return native.forward()
 
         out_Rd = z_Nd.new_empty(len(row_R), z_Nd.shape[1])
         for adapter, rows in _blocks(runs, _ROWS[kind_of_device(z_Nd)]):
@@ -211,7 +213,7 @@ class _ResidualAdapters(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z_Nd, weight_Gdd, bias_Gd, row_R = ctx.saved_tensors
         if weight_Gdd is not None and has_native_adapters(z_Nd, ctx.runs):
-            native = NativeAdapters(z_Nd, weight_Gdd, bias_Gd, row_R, ctx.runs)
+            native = NativeAdapters(z_Nd, weight_Gdd, bias_Gd, row_R, ctx.runs, ctx.pieces)
             return *native.backward(grads[0]), None, None
 
         grad_Rd = grads[0].contiguous()

@@ -8,8 +8,9 @@
 // A task has up to CHUNK rows of a run, and goes through them in blocks that fit into the nearest cache. A thread
 // copies its W to panels of columns, and the transpose of W as well, so that products read memory in order. A panel has
 // the columns of a tile, [d, columns]. Every task has its own grad W and grad b, which are added in the order of the
-// tasks.
+// tasks. Products are of float32, or from pieces of bfloat16 (`native_bf16.h`).
 
+#include "native_bf16.h"
 #include "native_tasks.h"
 #include "native_tiles.h"
 
@@ -19,7 +20,8 @@ constexpr int64_t CHUNK = 512;  // rows of a task
 constexpr int64_t BLOCK = 64;   // rows
 constexpr int64_t APART = 16;   // floats between rows, so that they do not share places of a cache
 constexpr int64_t TOKENS = 64;  // whose gradients a thread adds at a time
-static_assert(BLOCK % WideTile::ROWS == 0 && BLOCK % NarrowTile::ROWS == 0);
+constexpr int64_t PADDED = 32;  // rows of a block are padded to a multiple of it
+static_assert(BLOCK % PADDED == 0 && PADDED % WideTile::ROWS == 0 && PADDED % NarrowTile::ROWS == 0);
 
 struct Input {
   const float* z;                 // [N, d]
@@ -27,7 +29,7 @@ struct Input {
   const int64_t *adapter, *rows;  // [A]: of each run; adapter -1 leaves its rows unchanged
   const float* weight;            // [G, d, d]
   const float* bias;              // [G, d], or none
-  int64_t tokens, width, total_rows, runs, threads;
+  int64_t tokens, width, total_rows, runs, threads, pieces;  // of `native_bf16.h`; 0 for float32
 };
 
 struct Gradients {
@@ -49,12 +51,17 @@ std::vector<Task> make_tasks(const Input& in) {
   return tasks;
 }
 
-class Worker {  // what a thread needs
+template <int P>  // pieces; 0 for products of float32
+class Worker {    // what a thread needs
  public:
   explicit Worker(const Input& in)
-      : in_(in), row_(in.width + APART), square_(in.width * in.width), scratch_(3 * BLOCK * row_ + 2 * square_) {
+      : in_(in), row_(in.width + APART), square_(in.width * in.width), scratch_(size(in.width)) {
     x_ = scratch_.take(BLOCK * row_), g_ = scratch_.take(BLOCK * row_), inner_ = scratch_.take(BLOCK * row_);
     panels_ = scratch_.take(square_), transposed_ = scratch_.take(square_);
+    if (!P) return;
+    product_ = scratch_.take(BLOCK * row_), turned_ = scratch_.take(in.width * BLOCK);
+    left_ = take_pieces(BLOCK), right_ = take_pieces(BLOCK);
+    of_transposed_ = take_pieces(in.width), of_panels_ = take_pieces(in.width);
   }
 
   void forward(const Task& task, float* y) {
@@ -97,12 +104,46 @@ class Worker {  // what a thread needs
   }
 
  private:
+  static int64_t size(int64_t width) {
+    const int64_t rows = BLOCK * (width + APART), floats = 3 * rows + 2 * width * width;
+    if (!P) return floats;
+    return floats + rows + width * BLOCK + piece_count(2 * BLOCK + 2 * width, width, P) / 2 + 6 * 16;
+  }
+
+  Piece* take_pieces(int64_t rows) {
+    return reinterpret_cast<Piece*>(scratch_.take(piece_count(rows, in_.width, P) / 2));
+  }
+
+  // Writes the pieces of panels, [d, columns], as the right side of a product.
+  void split_panels(Piece* to, const float* panels) {
+#if AMX
+    if constexpr (P) {
+      for_columns(in_.width, [&](int64_t column, auto tile) {
+        split_right<P>(to + piece_count(column, in_.width, P), panels + column * in_.width, tile.COLUMNS, in_.width,
+                       tile.COLUMNS);
+      });
+    }
+#endif
+  }
+
+  // product = rows times the panels' matrix
+  void multiply_rows(const float* rows, int64_t count, const Piece* panels) {
+#if AMX
+    if constexpr (P) {
+      std::fill_n(product_, count * row_, 0.0f);
+      split_left<P>(left_, rows, row_, count, in_.width);
+      add_product_of_pieces<P>(product_, row_, left_, panels, count, in_.width, in_.width);
+    }
+#endif
+  }
+
   void load_panels(int64_t adapter) {
     const float* from = in_.weight + adapter * square_;
     for_columns(in_.width, [&](int64_t d, auto tile) {
       for (int64_t o = 0; o < in_.width; o++)
         std::copy_n(from + o * in_.width + d, tile.COLUMNS, panels_ + d * in_.width + o * tile.COLUMNS);
     });
+    split_panels(of_panels_, panels_);
   }
 
   void load_transposed(int64_t adapter) {
@@ -113,22 +154,29 @@ class Worker {  // what a thread needs
           transpose(transposed_ + o * in_.width + d * tile.COLUMNS + i, tile.COLUMNS,
                     from + (o + i) * in_.width + d, in_.width);
     });
+    split_panels(of_transposed_, transposed_);
   }
 
   // Copies rows to [rows, d], with zeros as padding.
   template <class From>
   void copy(float* to, int64_t rows, From from) {
     for (int64_t r = 0; r < rows; r++) std::copy_n(from(r), in_.width, to + r * row_);
-    std::fill(to + rows * row_, to + up(rows, NarrowTile::ROWS) * row_, 0.0f);
+    std::fill(to + rows * row_, to + up(rows, PADDED) * row_, 0.0f);
   }
 
   void gather(int64_t start, int64_t rows) {
     copy(x_, rows, [&](int64_t r) { return in_.z + in_.row[start + r] * in_.width; });
   }
 
-  // Calls use(vector, row, column) with vectors of W x, also for up to a tile of rows of padding.
+  // Calls use(vector, row, column) with vectors of W x, also for rows of padding.
   template <class Use>
   void products(int64_t rows, Use use) {
+    if constexpr (P) {
+      multiply_rows(x_, up(rows, PADDED), of_transposed_);
+      for (int64_t r = 0; r < up(rows, PADDED); r++)
+        for (int64_t d = 0; d < in_.width; d += LANES) use(load(product_ + r * row_ + d), r, d);
+      return;
+    }
     for_columns(in_.width, [&](int64_t d, auto zeros) {
       for (int64_t r = 0; r < rows; r += zeros.ROWS) {
         auto tile = zeros;
@@ -140,6 +188,11 @@ class Worker {  // what a thread needs
 
   // through += W^T i
   void to_inputs(int64_t rows, float* through) {
+    if constexpr (P) {
+      multiply_rows(inner_, up(rows, PADDED), of_panels_);
+      for (int64_t r = 0; r < rows; r++) add_scaled(through + r * in_.width, product_ + r * row_, 1.0f, in_.width);
+      return;
+    }
     for_columns(in_.width, [&](int64_t d, auto tile) {
       for (int64_t r = 0; r < rows; r += tile.ROWS)
         add_product(tile, through + r * in_.width + d, in_.width, rows - r, inner_ + r * row_, row_, 1,
@@ -148,17 +201,38 @@ class Worker {  // what a thread needs
   }
 
   void to_parameters(int64_t rows, float* sums) {
-    for_columns(in_.width, [&](int64_t d, auto tile) {
-      for (int64_t o = 0; o < in_.width; o += tile.ROWS)
-        add_product(tile, sums + o * in_.width + d, in_.width, tile.ROWS, inner_ + o, 1, row_, x_ + d, row_, rows);
-    });
+    if constexpr (P) {
+      add_to_matrix(up(rows, PADDED), sums);
+    } else {
+      for_columns(in_.width, [&](int64_t d, auto tile) {
+        for (int64_t o = 0; o < in_.width; o += tile.ROWS)
+          add_product(tile, sums + o * in_.width + d, in_.width, tile.ROWS, inner_ + o, 1, row_, x_ + d, row_, rows);
+      });
+    }
     for (int64_t r = 0; r < rows; r++) add_scaled(sums + square_, g_ + r * row_, 1.0f, in_.width);
+  }
+
+  // sums += i^T x
+  void add_to_matrix(int64_t rows, float* sums) {
+#if AMX
+    if constexpr (P) {
+      for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t o = 0; o < in_.width; o += LANES)
+          transpose(turned_ + o * BLOCK + r, BLOCK, inner_ + r * row_ + o, row_);
+      split_left<P>(left_, turned_, BLOCK, in_.width, rows);
+      split_right<P>(right_, x_, row_, rows, in_.width);
+      add_product_of_pieces<P>(sums, in_.width, left_, right_, in_.width, in_.width, rows);
+    }
+#endif
   }
 
   const Input& in_;
   int64_t row_, square_;  // the distance of rows; numbers of W
   Scratch scratch_;
+  TilesOfThread<P> tiles_;
   float *x_, *g_, *inner_, *panels_, *transposed_;
+  float *product_ = nullptr, *turned_ = nullptr;  // rows times a matrix; i^T
+  Piece *left_ = nullptr, *right_ = nullptr, *of_transposed_ = nullptr, *of_panels_ = nullptr;
 };
 
 // The rows of each vector: those of n are order[first[n]] to order[first[n + 1] - 1], ascending.
@@ -174,11 +248,16 @@ void sort_by_token(const Input& in, std::vector<int64_t>& first, std::vector<int
 // Forward and backward return 1 if there is not enough memory.
 extern "C" {
 
+// Returns how many pieces the kernel can take on this machine: 3, or 0 if it has no AMX.
+int most_pieces() { return has_tiles() ? 3 : 0; }
+
 int adapters_forward(const Input* in, float* y) try {
   const std::vector<Task> tasks = make_tasks(*in);
-  return !take_tasks(
-      in->threads, tasks.size(), [&] { return std::make_unique<Worker>(*in); },
-      [&](Worker& worker, int64_t number) { worker.forward(tasks[number], y); });
+  return with_pieces(in->pieces, [&](auto pieces) {
+    return !take_tasks(
+        in->threads, tasks.size(), [&] { return std::make_unique<Worker<pieces>>(*in); },
+        [&](Worker<pieces>& worker, int64_t number) { worker.forward(tasks[number], y); });
+  });
 } catch (const std::bad_alloc&) {
   return 1;
 }
@@ -192,13 +271,15 @@ int adapters_backward(const Input* in, const Gradients* grad) try {
     add_scaled(grad->weight + adapter * square, from, 1.0f, square);
     if (grad->bias) add_scaled(grad->bias + adapter * width, from + square, 1.0f, width);
   });
-  const bool enough = take_tasks(
-      in->threads, tasks.size(), [&] { return std::make_unique<Worker>(*in); },
-      [&](Worker& worker, int64_t number) {
-        std::vector<float> own = sums.begin(square + width);
-        worker.backward(tasks[number], *grad, own.data());
-        sums.end(number, std::move(own));
-      });
+  const bool enough = with_pieces(in->pieces, [&](auto pieces) {
+    return take_tasks(
+        in->threads, tasks.size(), [&] { return std::make_unique<Worker<pieces>>(*in); },
+        [&](Worker<pieces>& worker, int64_t number) {
+          std::vector<float> own = sums.begin(square + width);
+          worker.backward(tasks[number], *grad, own.data());
+          sums.end(number, std::move(own));
+        });
+  });
   if (!enough) return 1;
 
   std::vector<int64_t> first, order;

@@ -7,7 +7,7 @@ Shapes: N vectors, R rows, A runs, G adapters, d width.
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_for
+from torchrec_priors.ops.products import chosen_pieces
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCE = Path(__file__).with_suffix(".cpp")
 # The columns of a panel: the width must be a multiple of the widest one.
 _COLUMNS = 32
 # With fewer rows for each adapter, putting its matrix in the order of the kernel would not pay.
@@ -29,7 +30,7 @@ def has_native_adapters(z_Nd: Tensor, runs: list[tuple[int, int]]) -> bool:
         return False
     adapters = {adapter for adapter, rows in runs if rows}
     rows_in_all = sum(rows for _, rows in runs)
-    return rows_in_all >= _ROWS * len(adapters) and load_native(_SOURCE) is not None
+    return rows_in_all >= _ROWS * len(adapters) and load_native(SOURCE) is not None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class NativeAdapters:
         bias_Gd: their biases; None leaves them out.
         row_R: index of each row's input vector.
         runs: (adapter, number of rows), one run after another.
+        pieces: how both passes multiply; see `products`.
     """
 
     z_Nd: Tensor
@@ -49,6 +51,7 @@ class NativeAdapters:
     bias_Gd: Tensor | None
     row_R: Tensor
     runs: list[tuple[int, int]]
+    pieces: int = field(default_factory=lambda: chosen_pieces(available(SOURCE)))
 
     def forward(self) -> Tensor:
         """Returns y, [R, d]."""
@@ -84,9 +87,13 @@ class NativeAdapters:
             len(self.row_R),
             len(self.runs),
             threads_for(multiplications, ENOUGH),
+            self.pieces,
         )
-        if getattr(available(_SOURCE), name)(ctypes.byref(given), out):
+        if getattr(available(SOURCE), name)(ctypes.byref(given), out):
             raise MemoryError("adapters: no memory for the gradients of a task")
+
+
+_COUNTS = ("tokens", "width", "total_rows", "runs", "threads", "pieces")
 
 
 class _Input(ctypes.Structure):
@@ -94,7 +101,7 @@ class _Input(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("z", "row", "adapter", "rows", "weight", "bias")),
-        *((name, ctypes.c_int64) for name in ("tokens", "width", "total_rows", "runs", "threads")),
+        *((name, ctypes.c_int64) for name in _COUNTS),
     )
 
 

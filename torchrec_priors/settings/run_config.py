@@ -198,7 +198,7 @@ class RunConfig(Section):
         baselines and no repeat head, so their sections count only if they are used. The first
         repeat heads had no time bias, so it counts only if it is set. All softmaxes were in-group.
         Items had no content, and no encoder was a language model. No negative was left out as a
-        near-duplicate, and all scales of cosines began at 20.
+        near-duplicate, and all scales of cosines began at 20. Products were of float32.
         """
         settings = with_former_keys(asdict(self))
         if not self.items.encoder:
@@ -209,6 +209,8 @@ class RunConfig(Section):
             del settings["negatives"]["near_duplicates"]
         if self.model.first_scale == ModelConfig.first_scale:
             del settings["model"]["first_scale"]
+        if self.training.products == TrainingConfig.products:
+            del settings["training"]["products"]
         if not self.embedding.content and not self.items.encoder:
             for key in ("content", "ids", "id_dropout"):
                 del settings["embedding"][key]

@@ -75,7 +75,7 @@ def build_model(
     check_fusion(model.baseline, config.evaluation.fusion)
 
     if for_training:
-        keep_freed_memory()
+        keep_freed_memory(of_any_size=True)
         for module in model.modules():
             if isinstance(module, EmbeddingCollection):
                 fuse_optimizer(module, config.table.learning_rate)
@@ -158,6 +158,7 @@ def _make_model(
         behaviour=Behaviour(
             exchange=ranks.exchange(),
             precision=_PRECISION[config.training.precision],
+            products=config.training.products,
             asks_once=config.sharding.dedup,
             sees_events=config.encoder.events,
             hides_seen=not config.negatives.seen,

@@ -1,0 +1,45 @@
+"""The kind of products is that of the `with` block around a forward pass; without AMX it is float32, and this is said."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from torchrec_priors.ops import products as kinds
+from torchrec_priors.ops.products import PIECES, chosen_pieces, products
+
+
+def _with_amx():
+    return SimpleNamespace(most_pieces=lambda: 3)
+
+
+def _without_amx():
+    return SimpleNamespace(most_pieces=lambda: 0)
+
+
+@pytest.mark.parametrize(("kind", "pieces"), PIECES.items())
+def test_the_innermost_block_decides(kind, pieces):
+    assert chosen_pieces(_with_amx()) == 0
+    with products("bf16x1"):
+        with products(kind):
+            assert chosen_pieces(_with_amx()) == pieces
+        assert chosen_pieces(_with_amx()) == 1
+    assert chosen_pieces(_with_amx()) == 0
+
+
+def test_a_block_that_fails_has_ended():
+    with pytest.raises(ValueError, match="failed"), products("bf16x2"):
+        raise ValueError("failed")
+    assert chosen_pieces(_with_amx()) == 0
+
+
+def test_a_processor_without_amx_is_said_once(caplog):
+    kinds._say_that_there_is_no_amx.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert chosen_pieces(_without_amx()) == 0
+        assert not caplog.records
+        with products("bf16x2"):
+            assert chosen_pieces(_without_amx()) == chosen_pieces(_without_amx()) == 0
+    assert [record.message for record in caplog.records] == [
+        "this processor has no AMX: matrices are multiplied as float32"
+    ]
