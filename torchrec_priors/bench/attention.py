@@ -68,7 +68,7 @@ def time_attention(how: str, sequences: int, repeats: int) -> Timed:
     length_B = torch.tensor(lengths(sequences))
     offsets_B1 = torch.cumsum(torch.cat([torch.zeros(1, dtype=torch.int64), length_B]), 0)
     torch.manual_seed(0)
-    keep_freed_memory(of_any_size=True)
+    keep_freed_memory()
     packed = torch.randn(int(offsets_B1[-1]), 3 * HEADS, WIDTH)
     q, k, v = (part.requires_grad_() for part in packed.chunk(3, 1))
     bias = torch.randn(HEADS, LONGEST, requires_grad=True)
