@@ -43,4 +43,6 @@ def test_a_run_does_not_differ_from_itself(runs):
 def test_another_number_of_runs_is_an_error(runs):
     done = run([*TOOL, runs / "0", runs / "1", "--other", runs / "1"], check=False)
     assert done.returncode == 2
-    assert "2 runs cannot be compared with 1 other ones: give one --other for each run" in done.stderr
+    assert (
+        "2 runs cannot be compared with 1 other ones: give one --other for each run" in done.stderr
+    )

@@ -41,5 +41,5 @@ def test_a_processor_without_amx_is_said_once(caplog):
         with products("bf16x2"):
             assert chosen_pieces(_without_amx()) == chosen_pieces(_without_amx()) == 0
     assert [record.message for record in caplog.records] == [
-        "this processor has no AMX: matrices are multiplied as float32"
+        "this machine has no AMX: matrices are multiplied as float32"
     ]

@@ -2,18 +2,11 @@
 
 #pragma once
 
+#include "in_group_softmax_sizes.h"
 #include "native_bf16.h"
 #include "native_tiles.h"
 
 namespace {
-
-constexpr int64_t MOST_QUERIES = 256;  // of a block
-constexpr int64_t QUERIES = 128;       // of a block, whose gradients go to negatives at a time
-constexpr int64_t STRIP = 64;          // negatives
-constexpr int64_t APART = 16;          // floats between rows, so that they do not share places of a cache
-constexpr int64_t ROWS = WideTile::ROWS, PANEL = WideTile::COLUMNS;  // negatives and queries of a tile of logits
-static_assert(STRIP % ROWS == 0 && MOST_QUERIES % PANEL == 0 && QUERIES % PANEL == 0);
-static_assert(STRIP % NarrowTile::ROWS == 0 && PANEL % NarrowTile::ROWS == 0);
 
 // Nothing: products of float32 need no pieces.
 template <int P>

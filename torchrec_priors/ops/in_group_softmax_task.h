@@ -6,15 +6,16 @@
 //     for each strip of negatives:                       the block's part of grad v
 //
 // e is [queries / PANEL, negatives, PANEL], so that sums over negatives are sums of vectors. A logit becomes its
-// exponential while it is still in a register. With products from pieces (`native_bf16.h`), it is written and read first.
+// exponential while it is still in a register. With products from pieces (`native_bf16.h`), it goes through memory.
 
 #pragma once
 
 #include "in_group_softmax_bf16.h"
+#include "in_group_softmax_hidden.h"
+#include "in_group_softmax_sizes.h"
 #include "native_tiles.h"
 
 #include <cfloat>
-#include <vector>
 
 namespace {
 
@@ -46,10 +47,6 @@ struct Pool {  // negatives
 
 struct Task {
   int64_t set, start, end;  // queries
-};
-
-struct Cell {
-  int32_t column, query;
 };
 
 inline float dot(const float* a, const float* b, int64_t width) {
@@ -141,7 +138,7 @@ class Worker {    // what a thread needs
     std::fill(sum_, sum_ + MOST_QUERIES, 0.0f);
     std::fill(through_, through_ + MOST_QUERIES * row_, 0.0f);
     pieces_.begin_block(panels_, count_);
-    if (in_.hidden) find_cells();
+    if (in_.hidden) find_hidden();
   }
 
   // Copies a strip of negatives, with zeros as padding.
@@ -170,31 +167,21 @@ class Worker {    // what a thread needs
   template <class Each>
   bool hidden(const Pool& pool, int64_t j, int64_t panel, Each each) {
     if (!in_.hidden) return false;
-    const int64_t number = place(pool.column + j, panel), first = first_cell_[number], end = first_cell_[number + 1];
-    for (int64_t cell = first; cell < end; cell++)
-      each(e(cells_[cell].column, panel) + cells_[cell].query % PANEL);
+    const auto [first, end] = hidden_.of(pool.column + j, panel);
+    for (const HiddenCell* cell = first; cell < end; cell++) each(e(cell->column, panel) + cell->query % PANEL);
     return first < end;
   }
 
-  int64_t place(int64_t column, int64_t query) const { return query / PANEL * (columns_ / STRIP) + column / STRIP; }
-
-  // Finds the block's hidden negatives, sorted by panel and strip.
-  void find_cells() {
-    const int64_t places = up(count_, PANEL) / PANEL * (columns_ / STRIP);
-    first_cell_.assign(places + 2, 0);
-    unsorted_.clear();
+  // Finds the block's hidden negatives.
+  void find_hidden() {
+    hidden_.begin(count_, columns_);
     for (int64_t number = 0; number < (in_.shared ? 2 : 1); number++)
       for (int64_t r = 0; r < count_; r++) {
         const int64_t at = number * in_.queries + start_ + r, first = in_.first_hidden[at];
-        for (int64_t i = first; i < first + in_.hidden_count[at]; i++) {
-          const int64_t column = in_.hidden[i] - pools_[number].first + pools_[number].column;
-          unsorted_.push_back({static_cast<int32_t>(column), static_cast<int32_t>(r)});
-          first_cell_[place(column, r) + 2]++;
-        }
+        for (int64_t i = first; i < first + in_.hidden_count[at]; i++)
+          hidden_.add(in_.hidden[i] - pools_[number].first + pools_[number].column, r);
       }
-    for (int64_t number = 2; number < places + 2; number++) first_cell_[number] += first_cell_[number - 1];
-    cells_.resize(unsorted_.size());
-    for (const Cell& cell : unsorted_) cells_[first_cell_[place(cell.column, cell.query) + 1]++] = cell;
+    hidden_.sort();
   }
 
   // Computes all logits of the block, and the largest one of each query.
@@ -363,8 +350,7 @@ class Worker {    // what a thread needs
   Scratch scratch_;
   SoftmaxPieces<P> pieces_;
   float *e_, *panels_, *weighed_, *through_, *strip_, *top_, *sum_;
-  std::vector<Cell> cells_, unsorted_;
-  std::vector<int64_t> first_cell_;
+  HiddenCells hidden_;
 };
 
 }  // namespace

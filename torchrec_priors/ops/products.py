@@ -62,4 +62,4 @@ def chosen_pieces(library: ctypes.CDLL) -> int:
 
 @functools.cache
 def _say_that_there_is_no_amx() -> None:
-    _log.warning("this processor has no AMX: matrices are multiplied as float32")
+    _log.warning("this machine has no AMX: matrices are multiplied as float32")
