@@ -36,6 +36,12 @@ def has_native_softmax(query_Pd: Tensor, negatives: NegativeSets) -> bool:
     return fits and load_native(SOURCE) is not None
 
 
+def can_multiply_pieces(width: int) -> bool:
+    """Returns whether matrices of vectors of this width can be multiplied from pieces here."""
+    library = load_native(SOURCE)
+    return not width % _COLUMNS and library is not None and library.most_pieces() > 0
+
+
 def in_group_softmax_native(
     query_Pd: Tensor,
     query_counts_S: list[int],

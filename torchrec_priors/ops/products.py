@@ -18,8 +18,6 @@ Without AMX, or without a compiler, all kinds are `fp32`.
 """
 
 import ctypes
-import functools
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,7 +25,6 @@ from contextvars import ContextVar
 FP32 = "fp32"
 PIECES = {FP32: 0, "bf16x3": 3, "bf16x2": 2, "bf16x1": 1}
 
-_log = logging.getLogger(__name__)
 _pieces: ContextVar[int] = ContextVar("pieces", default=0)
 
 
@@ -53,13 +50,5 @@ def chosen_pieces(library: ctypes.CDLL) -> int:
     Args:
         library: the kernel; its function `most_pieces` says how many this machine supports.
     """
-    wanted = _pieces.get()
     most: int = library.most_pieces()
-    if wanted > most:
-        _say_that_there_is_no_amx()
-    return min(wanted, most)
-
-
-@functools.cache
-def _say_that_there_is_no_amx() -> None:
-    _log.warning("this machine has no AMX: matrices are multiplied as float32")
+    return min(_pieces.get(), most)

@@ -1,7 +1,9 @@
-"""Settings that are allowed, but that make a model worse in a way that is hard to see."""
+"""Settings that are allowed, but that do harm or nothing in a way that is hard to see."""
 
 from collections.abc import Iterator
 
+from torchrec_priors.ops.in_group_softmax_native import can_multiply_pieces
+from torchrec_priors.ops.products import FP32
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.run_config import RunConfig
 
@@ -22,4 +24,11 @@ def doubts(config: RunConfig, tree: PriorTree) -> Iterator[str]:
         yield (
             "the repeat head is trained, but not used, because evaluation.filter_seen leaves out "
             "seen items: set evaluation.filter_seen=false to recommend them"
+        )
+    kind = config.training.products
+    if kind != FP32 and not can_multiply_pieces(config.model.dim):
+        yield (
+            f"training.products={kind} changes nothing here, as it needs a processor with AMX, a "
+            "C++ compiler and a model.dim that is a multiple of 32: matrices are multiplied as "
+            "float32"
         )
