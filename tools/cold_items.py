@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
+from chosen_items import evaluate_among
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.evaluate import Split
@@ -23,7 +23,6 @@ from torchrec_priors.data.histories import Histories, history_batches
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.cold import ColdItems
-from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.metrics.per_user import DEPTH, Ranked
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.open_run import open_run
@@ -63,19 +62,7 @@ def _of_run(run: Path, split: Split, cold_I: np.ndarray) -> dict[str, Any]:
     with opened.join_ranks() as ranks:
         built = opened.build(ranks)
         opened.load_best(built)
-        index = built.fetch_index()
-        return evaluate(
-            built.model,
-            index.restricted(torch.from_numpy(cold_I)[index.item_C]),
-            opened.data,
-            split.value,
-            opened.config.evaluation,
-            share=ranks.share,
-            device=ranks.device,
-            columns=built.columns,
-            by_group=(),
-            total=ranks.total,
-        )
+        return evaluate_among(cold_I, opened, built, ranks, split.value)
 
 
 def _rules(data: PreparedData, prior: str) -> dict[str, Rule]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
+from chosen_items import evaluate_among
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.evaluate import Split
@@ -22,7 +22,6 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiments.statistics import Difference, intervals_of
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.metrics.per_user import Ranked
 from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.training.open_run import open_run
@@ -71,39 +70,24 @@ def _of_run(run: Path, split: Split) -> np.ndarray:
     cold_I = data.catalogue(["frequency"])["frequency"].to_numpy() == 0
     if not cold_I.any():
         raise UserError(f"'{run}': every item has training interactions, so no item is cold")
-    none = Categories.of_prior(data, data.manifest.category_prior)
+    category = Categories.of_prior(data, data.manifest.category_prior)
 
     with opened.join_ranks() as ranks:
         built = opened.build(ranks)
         opened.load_best(built)
-        index = built.fetch_index()
-        columns = []
-        for chosen in (index, index.restricted(torch.from_numpy(~cold_I)[index.item_C])):
-            values: list[np.ndarray] = []
 
-            def keep(
-                users: Histories, found: Found, _: object, values: list[np.ndarray] = values
-            ) -> None:
-                ranked = Ranked.of(
-                    found.row_Bk.numpy(), users.targets, users.target_lengths, data.items
-                )
-                values.append(ranked.values(10, none)["ndcg"])
+        def ndcg_among(chosen_I: np.ndarray) -> np.ndarray:
+            values = []
 
-            evaluate(
-                built.model,
-                chosen,
-                data,
-                split.value,
-                opened.config.evaluation,
-                share=ranks.share,
-                device=ranks.device,
-                columns=built.columns,
-                by_group=(),
-                total=ranks.total,
-                on_batch=keep,
-            )
-            columns.append(np.concatenate(values))
-    return np.stack(columns, 1)
+            def keep(users: Histories, found: Found, _: object) -> None:
+                row_BR = found.row_Bk.numpy()
+                ranked = Ranked.of(row_BR, users.targets, users.target_lengths, data.items)
+                values.append(ranked.values(10, category)["ndcg"])
+
+            evaluate_among(chosen_I, opened, built, ranks, split.value, keep)
+            return np.concatenate(values)
+
+        return np.stack([ndcg_among(np.ones_like(cold_I)), ndcg_among(~cold_I)], 1)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
 from torchrec_priors.bench import (
     ablations,
@@ -22,10 +21,8 @@ from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
 from torchrec_priors.bench.timed import Timed, in_a_process, on_ranks, repeat_beside
 from torchrec_priors.bench.workload import make_workload
 from torchrec_priors.errors import UserError
-from torchrec_priors.ops.in_group_sets import NegativeSets
-from torchrec_priors.ops.in_group_softmax_native import SOURCE, has_native_softmax
-from torchrec_priors.ops.native import available
-from torchrec_priors.ops.products import PIECES, chosen_pieces, products
+from torchrec_priors.ops.in_group_softmax_native import can_multiply_pieces
+from torchrec_priors.ops.products import PIECES
 from torchrec_priors.settings.sharding import ShardingConfig
 
 SMALL = {
@@ -37,9 +34,6 @@ SMALL = {
     "layers": 2,
     "heads": 2,
 }
-
-
-NONE = NegativeSets(torch.empty(0, 32), torch.empty(0), [0])
 
 
 def _small(name: str) -> Shape:
@@ -91,13 +85,8 @@ def test_a_step_has_the_loss_of_float32_with_all_kinds_of_products(tmp_path):
     assert losses["bf16x3"] == pytest.approx(losses["fp32"], rel=2e-6)
     assert losses["bf16x2"] == pytest.approx(losses["fp32"], rel=2e-5)
     assert losses["bf16x1"] == pytest.approx(losses["fp32"], rel=1e-3)
-    if has_native_softmax(torch.empty(0, 32), NONE) and _has_amx():
+    if can_multiply_pieces(32):
         assert losses["bf16x1"] != losses["fp32"]
-
-
-def _has_amx():
-    with products("bf16x1"):
-        return chosen_pieces(available(SOURCE)) > 0
 
 
 def test_retrieval_finds_what_all_scores_at_once_give(tmp_path):

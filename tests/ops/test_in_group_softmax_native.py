@@ -12,9 +12,8 @@ from torchrec_priors.ops import in_group_softmax, softmax_blocks
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss, in_group_loss_reference
-from torchrec_priors.ops.in_group_softmax_native import SOURCE, has_native_softmax
-from torchrec_priors.ops.native import available
-from torchrec_priors.ops.products import PIECES, chosen_pieces, products
+from torchrec_priors.ops.in_group_softmax_native import can_multiply_pieces, has_native_softmax
+from torchrec_priors.ops.products import PIECES, products
 
 IDS = 40
 needs_compiler = pytest.mark.skipif(
@@ -25,10 +24,9 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def _skip_without_amx():
-    with products("bf16x1"):
-        if not chosen_pieces(available(SOURCE)):
-            pytest.skip("this processor has no AMX")
+needs_amx = pytest.mark.skipif(
+    not can_multiply_pieces(32), reason="no processor with AMX or no C++ compiler here"
+)
 
 
 def _case(queries, negatives, shared, dim, shifted, seed, scale=0.3, positives=None):
@@ -132,15 +130,15 @@ def test_tasks_blocks_and_threads_change_no_bit(kind, monkeypatch):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5 * scale)
 
 
-@needs_compiler
+@needs_amx
 @pytest.mark.parametrize("safe", [0.0, 60.0])
 def test_more_pieces_are_more_exact(safe, monkeypatch):
     """Typical errors as shares of typical values. Three pieces are as exact as float32."""
-    _skip_without_amx()
     monkeypatch.setattr(softmax_blocks, "_SAFE", safe)
     sizes = ([300, 70], [500, 64], 33)
     case = _case(*sizes, 128, shifted=True, seed=5)
     exact = _results(case, *sizes, in_group_loss, torch.float64)
+
     errors = {}
     for kind in PIECES:
         with products(kind):
@@ -149,6 +147,7 @@ def test_more_pieces_are_more_exact(safe, monkeypatch):
             float((one - other).norm() / other.norm())
             for one, other in zip(results[1:], exact[1:], strict=True)
         ]
+
     for fp32, three, two, one in zip(*errors.values(), strict=True):
         assert three < 1.5 * fp32
         assert fp32 < two < 1e-4

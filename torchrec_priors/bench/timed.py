@@ -56,13 +56,8 @@ def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list
     The repeats follow a warm-up, which does everything that is done only once. Its seconds are left
     out, but its result is included.
     """
-    seconds = []
-    results = []
-    for number in range(repeats + 1):
-        started = time.perf_counter()
-        results.append(run(number))
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:], results
+    seconds, results, _ = repeat_beside(run, repeats, lambda: 0.0)
+    return seconds, results
 
 
 def repeat_beside(

@@ -8,24 +8,11 @@
 
 namespace {
 
-// Nothing: products of float32 need no pieces.
+// The pieces of a block and of a strip of negatives, v.
 template <int P>
 class SoftmaxPieces {
  public:
-  explicit SoftmaxPieces(int64_t) {}
-  void begin_block(const float*, int64_t) {}
-  void load_strip(const float*, int64_t) {}
-  void write_through(float*, int64_t) {}
-  void load_weighed(float*) {}
-};
-
-#if AMX
-
-// The pieces of a block and of a strip of negatives, v.
-template <int P>
-class AmxPieces {
- public:
-  explicit AmxPieces(int64_t width) : width_(width), scratch_(size(width)) {
+  explicit SoftmaxPieces(int64_t width) : width_(width), scratch_(size(width)) {
     queries_ = take(MOST_QUERIES, width), weighed_ = take(width, MOST_QUERIES);
     strip_ = take(STRIP, width), across_ = take(width, STRIP);
     e_right_ = take(PANEL, STRIP), e_left_ = take(2 * SIDE, QUERIES);
@@ -125,19 +112,15 @@ class AmxPieces {
   float *through_, *turned_, *rest_;  // sums, [d, THROUGH]; the strip, [d, STRIP]; the last rows of grad
 };
 
+// Nothing: products of float32 need no pieces.
 template <>
-class SoftmaxPieces<1> : public AmxPieces<1> {
-  using AmxPieces::AmxPieces;
+class SoftmaxPieces<0> {
+ public:
+  explicit SoftmaxPieces(int64_t) {}
+  void begin_block(const float*, int64_t) {}
+  void load_strip(const float*, int64_t) {}
+  void write_through(float*, int64_t) {}
+  void load_weighed(float*) {}
 };
-template <>
-class SoftmaxPieces<2> : public AmxPieces<2> {
-  using AmxPieces::AmxPieces;
-};
-template <>
-class SoftmaxPieces<3> : public AmxPieces<3> {
-  using AmxPieces::AmxPieces;
-};
-
-#endif
 
 }  // namespace

@@ -73,9 +73,6 @@ bool run_tasks(const Input& in, const Output* out, const std::vector<Task>& task
 
 }  // namespace
 
-// Returns how many pieces the kernel can take on this machine: 3, or 0 if it has no AMX.
-extern "C" int most_pieces() { return has_tiles() ? 3 : 0; }
-
 // Returns 1 if there is not enough memory.
 extern "C" int in_group_softmax(const Input* given, const Output* out) try {
   const Input& in = *given;

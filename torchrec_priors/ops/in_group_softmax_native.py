@@ -21,7 +21,7 @@ from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_f
 from torchrec_priors.ops.products import chosen_pieces
 from torchrec_priors.ops.softmax_blocks import logits_are_safe
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+_SOURCE = Path(__file__).with_suffix(".cpp")
 # The width must be a multiple of a tile's widest row.
 _COLUMNS = 32
 # The largest number of negatives of a query; a thread keeps the logits of 64 queries.
@@ -33,12 +33,12 @@ def has_native_softmax(query_Pd: Tensor, negatives: NegativeSets) -> bool:
     if on_gpu(query_Pd) or query_Pd.dtype != torch.float32 or query_Pd.shape[1] % _COLUMNS:
         return False
     fits = max(negatives.counts_S) + negatives.shared <= _MOST_NEGATIVES
-    return fits and load_native(SOURCE) is not None
+    return fits and load_native(_SOURCE) is not None
 
 
 def can_multiply_pieces(width: int) -> bool:
     """Returns whether matrices of vectors of this width can be multiplied from pieces here."""
-    library = load_native(SOURCE)
+    library = load_native(_SOURCE)
     return not width % _COLUMNS and library is not None and library.most_pieces() > 0
 
 
@@ -64,7 +64,7 @@ def in_group_softmax_native(
         hidden: negatives that are hidden from queries; None if none are.
         with_grads: whether gradients are needed.
     """
-    library = available(SOURCE)
+    library = available(_SOURCE)
     query_Pd = query_Pd.detach().contiguous()
     vectors_nd = negatives.vectors_nd.detach().contiguous()
     item_Xd = positives.item_Xd.detach().contiguous()

@@ -233,6 +233,7 @@ class Worker {    // what a thread needs
     std::fill_n(e(pool.column + j + rows, panel), (STRIP - rows) * PANEL, 0.0f);
   }
 
+  // Computes e of a strip and a panel without keeping logits, and adds to the sums.
   void exponentials_of_products(const Pool& pool, int64_t j, int64_t panel) {
     const int64_t rows = strip_rows(pool, j);
     Tile<1, WideTile::VECS> total{};

@@ -175,8 +175,16 @@ INLINE void add_product_of_pieces(float* to, int64_t to_row, const Piece* left, 
 
 inline bool has_tiles() { return false; }
 
+// Kernels with pieces are never instantiated here.
 template <int P>
 class TilesOfThread {};
+template <int P>
+void split_left(Piece* to, const float* from, int64_t from_row, int64_t rows, int64_t depth);
+template <int P>
+void split_right(Piece* to, const float* from, int64_t from_row, int64_t depth, int64_t columns);
+template <int P>
+void add_product_of_pieces(float* to, int64_t to_row, const Piece* left, const Piece* right, int64_t rows,
+                           int64_t columns, int64_t depth);
 
 #endif
 
@@ -192,3 +200,6 @@ auto with_pieces(int64_t pieces, Run run) {
 }
 
 }  // namespace
+
+// Returns how many pieces the kernel can take on this machine: 3, or 0 if it has no AMX.
+extern "C" int most_pieces() { return has_tiles() ? 3 : 0; }

@@ -116,25 +116,21 @@ class Worker {    // what a thread needs
 
   // Writes the pieces of panels, [d, columns], as the right side of a product.
   void split_panels(Piece* to, const float* panels) {
-#if AMX
     if constexpr (P) {
       for_columns(in_.width, [&](int64_t column, auto tile) {
         split_right<P>(to + piece_count(column, in_.width, P), panels + column * in_.width, tile.COLUMNS, in_.width,
                        tile.COLUMNS);
       });
     }
-#endif
   }
 
   // product = rows times the panels' matrix
   void multiply_rows(const float* rows, int64_t count, const Piece* panels) {
-#if AMX
     if constexpr (P) {
       std::fill_n(product_, count * row_, 0.0f);
       split_left<P>(left_, rows, row_, count, in_.width);
       add_product_of_pieces<P>(product_, row_, left_, panels, count, in_.width, in_.width);
     }
-#endif
   }
 
   void load_panels(int64_t adapter) {
@@ -214,7 +210,6 @@ class Worker {    // what a thread needs
 
   // sums += i^T x
   void add_to_matrix(int64_t rows, float* sums) {
-#if AMX
     if constexpr (P) {
       for (int64_t r = 0; r < rows; r += LANES)
         for (int64_t o = 0; o < in_.width; o += LANES)
@@ -223,7 +218,6 @@ class Worker {    // what a thread needs
       split_right<P>(right_, x_, row_, rows, in_.width);
       add_product_of_pieces<P>(sums, in_.width, left_, right_, in_.width, in_.width, rows);
     }
-#endif
   }
 
   const Input& in_;
@@ -247,9 +241,6 @@ void sort_by_token(const Input& in, std::vector<int64_t>& first, std::vector<int
 
 // Forward and backward return 1 if there is not enough memory.
 extern "C" {
-
-// Returns how many pieces the kernel can take on this machine: 3, or 0 if it has no AMX.
-int most_pieces() { return has_tiles() ? 3 : 0; }
 
 int adapters_forward(const Input* in, float* y) try {
   const std::vector<Task> tasks = make_tasks(*in);

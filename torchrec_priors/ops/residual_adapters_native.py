@@ -17,7 +17,7 @@ from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_for
 from torchrec_priors.ops.products import chosen_pieces
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+_SOURCE = Path(__file__).with_suffix(".cpp")
 # The columns of a panel: the width must be a multiple of the widest one.
 _COLUMNS = 32
 # With fewer rows for each adapter, putting its matrix in the order of the kernel would not pay.
@@ -30,7 +30,7 @@ def has_native_adapters(z_Nd: Tensor, runs: list[tuple[int, int]]) -> bool:
         return False
     adapters = {adapter for adapter, rows in runs if rows}
     rows_in_all = sum(rows for _, rows in runs)
-    return rows_in_all >= _ROWS * len(adapters) and load_native(SOURCE) is not None
+    return rows_in_all >= _ROWS * len(adapters) and load_native(_SOURCE) is not None
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class NativeAdapters:
     bias_Gd: Tensor | None
     row_R: Tensor
     runs: list[tuple[int, int]]
-    pieces: int = field(default_factory=lambda: chosen_pieces(available(SOURCE)))
+    pieces: int = field(default_factory=lambda: chosen_pieces(available(_SOURCE)))
 
     def forward(self) -> Tensor:
         """Returns y, [R, d]."""
@@ -89,7 +89,7 @@ class NativeAdapters:
             threads_for(multiplications, ENOUGH),
             self.pieces,
         )
-        if getattr(available(SOURCE), name)(ctypes.byref(given), out):
+        if getattr(available(_SOURCE), name)(ctypes.byref(given), out):
             raise MemoryError("adapters: no memory for the gradients of a task")
 
 

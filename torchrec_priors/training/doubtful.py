@@ -20,11 +20,13 @@ def doubts(config: RunConfig, tree: PriorTree) -> Iterator[str]:
             "the scores of heads for groups of items are on different scales: try loss.gate=1 "
             "evaluation.calibrated=true, which is often more accurate"
         )
+
     if config.repeats.weight and config.evaluation.filter_seen:
         yield (
             "the repeat head is trained, but not used, because evaluation.filter_seen leaves out "
             "seen items: set evaluation.filter_seen=false to recommend them"
         )
+
     kind = config.training.products
     if kind != FP32 and not can_multiply_pieces(config.model.dim):
         yield (
