@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,8 @@ from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
 from torchrec_priors.bench.timed import Timed, in_a_process, on_ranks, repeat_beside
 from torchrec_priors.bench.workload import make_workload
 from torchrec_priors.errors import UserError
-from torchrec_priors.ops.in_group_softmax_native import can_multiply_pieces
+from torchrec_priors.ops import in_group_softmax_native
+from torchrec_priors.ops.in_group_softmax_native import has_products
 from torchrec_priors.ops.products import PIECES
 from torchrec_priors.settings.sharding import ShardingConfig
 
@@ -85,7 +87,7 @@ def test_a_step_has_the_loss_of_float32_with_all_kinds_of_products(tmp_path):
     assert losses["bf16x3"] == pytest.approx(losses["fp32"], rel=2e-6)
     assert losses["bf16x2"] == pytest.approx(losses["fp32"], rel=2e-5)
     assert losses["bf16x1"] == pytest.approx(losses["fp32"], rel=1e-3)
-    if can_multiply_pieces(32):
+    if has_products("bf16x1", 32):
         assert losses["bf16x1"] != losses["fp32"]
 
 
@@ -193,17 +195,19 @@ def test_a_shape_that_there_is_not():
 
 
 def test_ebnerd_has_a_row_for_one_head_and_merrec_one_for_a_larger_catalogue():
-    assert [each.name for each in variants_of(SHAPES["ebnerd"], ())] == [
-        "ours",
-        "reference",
-        "bf16x3",
-        "bf16x2",
-        "bf16x1",
-        "one head",
-    ]
+    names = [each.name for each in variants_of(SHAPES["ebnerd"], ())]
+    assert (names[:2], names[-1]) == (["ours", "reference"], "one head")
     assert variants_of(SHAPES["merrec"], ())[-1] == Variant(
         "twice the catalogue", items=2 * 1_255_665
     )
+
+
+@pytest.mark.parametrize(("most", "kinds"), [(0, []), (1, ["bf16x1"]), (3, list(PIECES)[1:])])
+def test_there_is_a_row_for_each_kind_of_products_that_the_machine_has(most, kinds, monkeypatch):
+    machine = SimpleNamespace(most_pieces=lambda: most)
+    monkeypatch.setattr(in_group_softmax_native, "load_native", lambda _: machine)
+    assert [each.name for each in variants_of(SHAPES["ebnerd"], ())[2:-1]] == kinds
+    assert not {each.name for each in variants_of(SHAPES["retrieval"], ())} & PIECES.keys()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The kind of products is that of the `with` block around a forward pass; without AMX it is float32."""
+"""The kind of products is that of the `with` block around a forward pass, if the processor has it."""
 
 from types import SimpleNamespace
 
@@ -27,6 +27,10 @@ def test_a_block_that_fails_has_ended():
     assert chosen_pieces(_with_amx()) == 0
 
 
-def test_without_amx_products_are_of_float32():
-    with products("bf16x2"):
-        assert chosen_pieces(SimpleNamespace(most_pieces=lambda: 0)) == 0
+@pytest.mark.parametrize(("kind", "pieces"), PIECES.items())
+def test_a_kind_that_the_processor_does_not_have_is_float32(kind, pieces):
+    """It is not a kind with fewer pieces, which would be less exact."""
+    for most in (0, 1):
+        with products(kind):
+            chosen = chosen_pieces(SimpleNamespace(most_pieces=lambda most=most: most))
+        assert chosen == (pieces if pieces <= most else 0)

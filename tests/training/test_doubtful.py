@@ -6,7 +6,8 @@ import pytest
 
 from torchrec_priors.config import parse
 from torchrec_priors.ops import in_group_softmax_native, native
-from torchrec_priors.training import doubtful
+from torchrec_priors.ops.in_group_softmax_native import has_products
+from torchrec_priors.ops.products import FP32, PIECES
 from torchrec_priors.training.doubtful import doubts
 
 ONE_SET, SEVERAL = SimpleNamespace(item_sets=1), SimpleNamespace(item_sets=3)
@@ -25,24 +26,29 @@ def test_heads_for_groups_of_items_need_one_scale():
     assert not _said({"loss": {"softmax": "joint"}, "negatives": {"logq": True}})
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16x3", "bf16x1"])
-def test_products_of_pieces_need_amx_and_a_compiler(kind, monkeypatch):
-    changes = {"training": {"products": kind}}
-    for able in (True, False):
-        monkeypatch.setattr(doubtful, "can_multiply_pieces", lambda _, able=able: able)
-        is_said = f"training.products={kind} changes nothing here" in _said(changes, ONE_SET)
-        assert is_said == (kind != "fp32" and not able)
+@pytest.mark.parametrize("kind", PIECES)
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_products_that_the_processor_does_not_have_are_said(kind, most, monkeypatch):
+    """AVX512-BF16 has one piece, and AMX has three."""
+    machine = SimpleNamespace(most_pieces=lambda: most)
+    monkeypatch.setattr(in_group_softmax_native, "load_native", lambda _: machine)
+
+    said = _said({"training": {"products": kind}}, ONE_SET)
+
+    is_said = f"training.products={kind} changes nothing here" in said
+    assert is_said == (PIECES[kind] > most)
+    assert ("AVX512-BF16" in said) == (is_said and kind == "bf16x1")
 
 
 def test_without_a_compiler_no_pieces_are_multiplied(monkeypatch):
     monkeypatch.setenv("TORCHREC_PRIORS_NATIVE", "0")
     native.load_native.cache_clear()
-    assert not in_group_softmax_native.can_multiply_pieces(64)
+    assert [kind for kind in PIECES if has_products(kind, 64)] == [FP32]
     native.load_native.cache_clear()
 
 
 def test_pieces_need_whole_tiles():
-    assert not in_group_softmax_native.can_multiply_pieces(48)
+    assert [kind for kind in PIECES if has_products(kind, 48)] == [FP32]
 
 
 def test_a_repeat_head_is_used_only_if_seen_items_may_be_recommended():

@@ -13,6 +13,7 @@ from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, in_a_process
 from torchrec_priors.bench.workload import make_workload
 from torchrec_priors.common.files import new_file
+from torchrec_priors.ops.in_group_softmax_native import has_products
 from torchrec_priors.ops.products import FP32, PIECES
 
 Report = Callable[[str], None]
@@ -109,13 +110,13 @@ def _limit_share(timed: Timed) -> float:
 def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
     """Returns the variants of a shape, in the order of the table.
 
-    Our path is the first and the reference the second one. Our path with other products follows
-    (`ops/products.py`), then a special variant of the shape, and then our path without each of the
-    given optimisations.
+    Our path is the first and the reference the second one. Our path with each of the other kinds of
+    products that this machine has follows (`ops/products.py`), then a special variant of the shape,
+    and then our path without each of the given optimisations.
     """
     variants = [Variant("ours"), Variant("reference", "reference")]
     if not shape.top:
-        kinds = [kind for kind in PIECES if kind != FP32]
+        kinds = [kind for kind in PIECES if kind != FP32 and has_products(kind, shape.dim)]
         variants += [Variant(kind, changes=(("training.products", kind),)) for kind in kinds]
     if shape.name in ("pixel8m", "ebnerd"):
         variants.append(Variant("one head", changes=(("priors.tree", ()),)))

@@ -105,7 +105,7 @@ class SoftmaxPieces {
     return weighed_ + piece_count(width_, first, P) + piece_count(column, depth, P);
   }
 
-  TilesOfThread<P> tiles_;
+  UseOfTiles<P> tiles_;
   int64_t width_, queries_in_block_ = 0;
   Scratch scratch_;
   Piece *queries_, *weighed_, *strip_, *across_, *e_right_, *e_left_;

@@ -18,7 +18,7 @@ from torchrec_priors.ops.gpu_kernel import on_gpu
 from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.native import ENOUGH, available, load_native, threads_for
-from torchrec_priors.ops.products import chosen_pieces
+from torchrec_priors.ops.products import PIECES, chosen_pieces
 from torchrec_priors.ops.softmax_blocks import logits_are_safe
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -36,10 +36,18 @@ def has_native_softmax(query_Pd: Tensor, negatives: NegativeSets) -> bool:
     return fits and load_native(_SOURCE) is not None
 
 
-def can_multiply_pieces(width: int) -> bool:
-    """Returns whether matrices of vectors of this width can be multiplied from pieces here."""
+def has_products(kind: str, width: int) -> bool:
+    """Returns whether vectors of this width can be multiplied in this way on this machine.
+
+    Args:
+        kind: a key of `PIECES`. All machines have `fp32`.
+        width: d.
+    """
+    pieces = PIECES[kind]
+    if not pieces:
+        return True
     library = load_native(_SOURCE)
-    return not width % _COLUMNS and library is not None and library.most_pieces() > 0
+    return not width % _COLUMNS and library is not None and library.most_pieces() >= pieces
 
 
 def in_group_softmax_native(

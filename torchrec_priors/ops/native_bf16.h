@@ -1,4 +1,4 @@
-// Products of float32 matrices from pieces of bfloat16, on processors with AMX.
+// Products of float32 matrices from pieces of bfloat16, on processors that multiply bfloat16.
 //
 //   x = x_0 + x_1 + x_2,   each piece has 8 bits of x
 //   a b ~ sum of a_p b_q over p + q < P, with P pieces
@@ -6,11 +6,14 @@
 // Three pieces have all 24 bits of a float32, and six products leave out what is below its last bit. Two pieces have 16
 // bits, and one has 8. Sums are float32.
 //
-// A tile has 16 rows and 32 numbers of a sum. Two numbers of a sum that are 16 apart are neighbours in a tile, on both
-// sides: so two vectors become a row of a tile without moving numbers between lanes.
+// A tile has 16 rows and 32 numbers of a sum. Two numbers of a sum that are 16 apart become neighbours in a tile, on
+// both sides: so two vectors become a row of a tile without moving numbers between lanes.
 //
 //   left    [rows / 16, steps, P, 16 rows, 32]           row i: (a_i,n  a_i,n+16) for n < 16
 //   right   [columns / 16, steps, P, 16, 16 columns, 2]  row n: (b_n,j  b_n+16,j) for the columns j
+//
+// AMX multiplies tiles (`native_bf16_amx.h`). AVX512-BF16 multiplies rows of them at twice the rate of float32
+// (`native_bf16_rows.h`), so only the single product of one piece is worth while there.
 
 #pragma once
 
@@ -19,14 +22,11 @@
 #include <type_traits>
 
 #if WIDE && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
-#define AMX 1
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <memory>
-#include <new>
+#define MOST_PIECES 3
+#elif WIDE && defined(__AVX512BW__) && defined(__AVX512BF16__)
+#define MOST_PIECES 1
 #else
-#define AMX 0
+#define MOST_PIECES 0
 #endif
 
 namespace {
@@ -40,35 +40,7 @@ using Piece = uint16_t;
 // How many pieces the tiles of so many rows and numbers of a sum have.
 inline int64_t piece_count(int64_t rows, int64_t depth, int64_t pieces) { return rows * depth * pieces; }
 
-#if AMX
-
-// Asks Linux for the registers of AMX, once for the process.
-inline bool has_tiles() {
-  constexpr long ASK = 0x1023, TILES = 18;
-  static const bool granted = syscall(SYS_arch_prctl, ASK, TILES) == 0;
-  return granted;
-}
-
-// The thread that makes it may use tiles until it is destroyed, if P is not 0.
-template <int P>
-class TilesOfThread {
- public:
-  TilesOfThread() {
-    if (!P) return;
-    struct alignas(64) {
-      uint8_t palette = 1, start = 0, unused[14] = {};
-      uint16_t bytes[16] = {};
-      uint8_t rows[16] = {};
-    } shape;
-    for (int tile = 0; tile < 8; tile++) shape.bytes[tile] = 64, shape.rows[tile] = SIDE;
-    asm volatile("ldtilecfg %0" ::"m"(shape) : "memory");
-  }
-  TilesOfThread(const TilesOfThread&) = delete;
-  TilesOfThread& operator=(const TilesOfThread&) = delete;
-  ~TilesOfThread() {
-    if (P) asm volatile("tilerelease");
-  }
-};
+#if MOST_PIECES
 
 // Writes a row of P tiles; `first` and `second` are 16 numbers of a sum apart.
 template <int P>
@@ -105,79 +77,9 @@ INLINE void split_right(Piece* to, const float* from, int64_t from_row, int64_t 
       }
 }
 
-// The intrinsics of tiles do not tell the compiler that they read memory.
-template <int TILE>
-INLINE void load_tile(const void* from, int64_t row_bytes) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(row_bytes), "i"(TILE) : "memory");
-}
-
-template <int TILE>
-INLINE void store_tile(void* to, int64_t row_bytes) {
-  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(row_bytes), "i"(TILE) : "memory");
-}
-
-template <int SUM, int LEFT, int RIGHT>
-INLINE void add_tile_product() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(LEFT), "i"(RIGHT));
-}
-
-// Loads a piece of two tiles that are `apart` numbers apart.
-template <int TILE>
-INLINE void load_piece(const Piece* from, int64_t apart, int64_t piece) {
-  load_tile<TILE>(from + piece * NUMBERS, 64), load_tile<TILE + 1>(from + apart + piece * NUMBERS, 64);
-}
-
-// The tiles 0 to 3, 32 rows and columns, += left right. Small products come first, and each step loads one side only.
-template <int P>
-INLINE void add_tiles(const Piece* a, int64_t a_apart, const Piece* b, int64_t b_apart, int64_t steps) {
-  const auto left = [&](int64_t piece) { load_piece<4>(a, a_apart, piece); };
-  const auto right = [&](int64_t piece) { load_piece<6>(b, b_apart, piece); };
-  const auto add = [] {
-    add_tile_product<0, 4, 6>(), add_tile_product<1, 4, 7>();
-    add_tile_product<2, 5, 6>(), add_tile_product<3, 5, 7>();
-  };
-  for (int64_t step = 0; step < steps; step++, a += P * NUMBERS, b += P * NUMBERS) {
-    if constexpr (P == 1) {
-      left(0), right(0), add();
-    } else if constexpr (P == 2) {
-      left(0), right(1), add(), right(0), add(), left(1), add();
-    } else {
-      left(0), right(2), add(), right(1), add(), left(1), add(), right(0), add(), left(0), add(), left(2), add();
-    }
-  }
-}
-
-inline void load_tiles(const float* from, int64_t row) {
-  load_tile<0>(from, 4 * row), load_tile<1>(from + SIDE, 4 * row);
-  load_tile<2>(from + SIDE * row, 4 * row), load_tile<3>(from + SIDE * row + SIDE, 4 * row);
-}
-
-inline void store_tiles(float* to, int64_t row) {
-  store_tile<0>(to, 4 * row), store_tile<1>(to + SIDE, 4 * row);
-  store_tile<2>(to + SIDE * row, 4 * row), store_tile<3>(to + SIDE * row + SIDE, 4 * row);
-}
-
-// to[rows][columns] += left right. Rows and columns are multiples of 32.
-template <int P>
-INLINE void add_product_of_pieces(float* to, int64_t to_row, const Piece* left, const Piece* right, int64_t rows,
-                                  int64_t columns, int64_t depth) {
-  const int64_t apart = piece_count(SIDE, depth, P);
-  for (int64_t j = 0; j < columns; j += 2 * SIDE)
-    for (int64_t i = 0; i < rows; i += 2 * SIDE) {
-      float* at = to + i * to_row + j;
-      load_tiles(at, to_row);
-      add_tiles<P>(left + i / SIDE * apart, apart, right + j / SIDE * apart, apart, depth / DEPTH);
-      store_tiles(at, to_row);
-    }
-}
-
 #else
 
-inline bool has_tiles() { return false; }
-
 // Kernels with pieces are never instantiated here.
-template <int P>
-class TilesOfThread {};
 template <int P>
 void split_left(Piece* to, const float* from, int64_t from_row, int64_t rows, int64_t depth);
 template <int P>
@@ -188,11 +90,33 @@ void add_product_of_pieces(float* to, int64_t to_row, const Piece* left, const P
 
 #endif
 
+}  // namespace
+
+#if MOST_PIECES == 3
+#include "native_bf16_amx.h"
+#else
+#if MOST_PIECES
+#include "native_bf16_rows.h"
+#endif
+namespace {
+
+inline bool is_granted() { return true; }
+
+template <int P>
+class UseOfTiles {};
+
+}  // namespace
+#endif
+
+namespace {
+
 // Calls run(number of pieces, a constant), and returns its result.
 template <class Run>
-auto with_pieces(int64_t pieces, Run run) {
-#if AMX
+auto with_pieces([[maybe_unused]] int64_t pieces, Run run) {
+#if MOST_PIECES
   if (pieces == 1) return run(std::integral_constant<int, 1>{});
+#endif
+#if MOST_PIECES == 3
   if (pieces == 2) return run(std::integral_constant<int, 2>{});
   if (pieces == 3) return run(std::integral_constant<int, 3>{});
 #endif
@@ -201,5 +125,5 @@ auto with_pieces(int64_t pieces, Run run) {
 
 }  // namespace
 
-// Returns how many pieces the kernel can take on this machine: 3, or 0 if it has no AMX.
-extern "C" int most_pieces() { return has_tiles() ? 3 : 0; }
+// Returns the most pieces that the kernel can take on this machine; 0 if it multiplies float32 only.
+extern "C" int most_pieces() { return is_granted() ? MOST_PIECES : 0; }

@@ -5,8 +5,7 @@ of a float32 number:
 
     x = x_0 + x_1 + x_2
 
-Processors with AMX multiply matrices of bfloat16 at up to 16 times the rate of float32, with sums
-in float32. A product with P pieces adds the products of pieces p and q with p + q < P:
+A product with P pieces adds the products of pieces p and q with p + q < P, with sums in float32:
 
     kind      pieces   products   error of a sum of 128 products, as a share of its typical size
     fp32      -        -          2e-7
@@ -14,7 +13,10 @@ in float32. A product with P pieces adds the products of pieces p and q with p +
     bf16x2    2        3          4e-6
     bf16x1    1        1          2e-3
 
-Without AMX, or without a compiler, all kinds are `fp32`.
+Processors with AMX multiply matrices of bfloat16 at up to 16 times the rate of float32, so they
+have all kinds. Processors with AVX512-BF16 alone have twice the rate of float32, so they have
+`bf16x1`, and other kinds would be slower than `fp32`. A kind that a processor does not have is
+`fp32`, and so are all kinds without a compiler.
 """
 
 import ctypes
@@ -51,4 +53,5 @@ def chosen_pieces(library: ctypes.CDLL) -> int:
         library: the kernel; its function `most_pieces` says how many this machine supports.
     """
     most: int = library.most_pieces()
-    return min(_pieces.get(), most)
+    pieces = _pieces.get()
+    return pieces if pieces <= most else 0

@@ -223,7 +223,7 @@ class Worker {    // what a thread needs
   const Input& in_;
   int64_t row_, square_;  // the distance of rows; numbers of W
   Scratch scratch_;
-  TilesOfThread<P> tiles_;
+  UseOfTiles<P> tiles_;
   float *x_, *g_, *inner_, *panels_, *transposed_;
   float *product_ = nullptr, *turned_ = nullptr;  // rows times a matrix; i^T
   Piece *left_ = nullptr, *right_ = nullptr, *of_transposed_ = nullptr, *of_panels_ = nullptr;

@@ -46,10 +46,11 @@ class TrainingConfig(Section):
         accumulate: number of parts into which every rank divides its share of a batch. The parts
             are computed one after another, which needs less memory. The result is the same.
         precision: `fp32`, or `bf16` for the encoder's matrix products in training.
-        products: how the prior heads and their losses multiply float32 matrices on a CPU with AMX.
+        products: how the prior heads and their losses multiply float32 matrices on a CPU.
             `bf16x3` multiplies pieces of bfloat16 that together have all bits, and is as exact as
             `fp32`. `bf16x2` has 16 of 24 bits, and `bf16x1` has 8. Sums are float32 in all of them.
-            Without AMX, and on GPUs, they are `fp32`.
+            They need a processor with AMX; `bf16x1` can use AVX512-BF16 instead. Without it, and
+            on GPUs, they are `fp32`.
         steps: length of the schedule; training may stop earlier (`patience`).
         learning_rate: peak learning rate of AdamW, for the dense parameters.
         weight_decay: weight decay of AdamW.

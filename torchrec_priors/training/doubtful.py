@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from torchrec_priors.ops.in_group_softmax_native import can_multiply_pieces
-from torchrec_priors.ops.products import FP32
+from torchrec_priors.ops.in_group_softmax_native import has_products
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.run_config import RunConfig
 
@@ -28,9 +27,10 @@ def doubts(config: RunConfig, tree: PriorTree) -> Iterator[str]:
         )
 
     kind = config.training.products
-    if kind != FP32 and not can_multiply_pieces(config.model.dim):
+    if not has_products(kind, config.model.dim):
+        processor = "AMX or AVX512-BF16" if kind == "bf16x1" else "AMX"
         yield (
-            f"training.products={kind} changes nothing here, as it needs a processor with AMX, a "
-            "C++ compiler and a model.dim that is a multiple of 32: matrices are multiplied as "
-            "float32"
+            f"training.products={kind} changes nothing here, as it needs a processor with "
+            f"{processor}, a C++ compiler and a model.dim that is a multiple of 32: matrices are "
+            "multiplied as float32"
         )
