@@ -45,3 +45,16 @@ def test_a_first_recommendation_from_a_csv_file(tmp_path):
 
     asked = [word.replace("runs/shop", "runs/categories") for word in typed[3]]
     assert "bikes" in app(*asked, cwd=tmp_path).stdout
+
+
+def test_prepare_prints_what_the_first_run_shows(ml_raw, tmp_path):
+    section = _section("docs/first-run.md", "A real log")
+    (shown,) = [block for block in _blocks(section, "") if block.startswith("movielens: ")]
+    typed = next(
+        line for line in section.splitlines() if line.startswith("torchrec-priors prepare")
+    )
+    (tmp_path / "ml-100k").symlink_to(ml_raw)
+
+    said = app(*shlex.split(typed)[1:], cwd=tmp_path).stdout
+
+    assert said == shown
