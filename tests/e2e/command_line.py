@@ -59,32 +59,31 @@ def run(command, cwd=None, check=True, timeout=280):
 
 def _forked(name, arguments, ranks, cwd, check, timeout):
     with tempfile.TemporaryDirectory() as folder:
-        texts = [
+        stdouts, stderrs = (
             [Path(folder) / f"{stream}-{rank}" for rank in range(ranks)]
             for stream in ("stdout", "stderr")
-        ]
-        launched = _launched(ranks)
-        processes = [
-            FORKS.Process(
-                target=_main,
-                args=(
-                    name,
-                    arguments,
-                    cwd or REPOSITORY,
-                    {**os.environ, "OMP_NUM_THREADS": "1", **variables},
-                    streams,
-                ),
-            )
-            for variables, *streams in zip(launched, *texts, strict=True)
-        ]
+        )
+
+        processes = []
+        for variables, *texts in zip(_launched(ranks), stdouts, stderrs, strict=True):
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+            given = (name, arguments, cwd or REPOSITORY, environment, texts)
+            processes.append(FORKS.Process(target=_main, args=given))
         for process in processes:
             process.start()
+
         code = _end(processes, timeout)
         if code is None:
             raise subprocess.TimeoutExpired([name, *arguments], timeout)
-        said = ("".join(text.read_text() for text in stream if text.exists()) for stream in texts)
+
+        said = [_joined(texts) for texts in (stdouts, stderrs)]
         done = subprocess.CompletedProcess([name, *arguments], code, *said)
     return _checked(done, check)
+
+
+def _joined(files):
+    """The texts of those that exist."""
+    return "".join(file.read_text() for file in files if file.exists())
 
 
 def _launched(ranks):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -303,7 +304,10 @@ def test_the_command(runs, tmp_path, capsys):
     )
     code, out, err = run("--run", runs[0], "--to", models, "--version", "one", "--canary", file)
     assert (code, err) == (0, "")
-    assert out == f"version one (step-00000002, 0.0GB) is current in {models}\n"
+    said = re.fullmatch(r"version one \(step-00000002, (.*)\) is current in (.*)\n", out)
+    assert said is not None
+    assert re.fullmatch(r"(?!0\.0)\d+\.\dMB", said[1])
+    assert said[2] == str(models)
     assert [len(answer) for answer in read_canary(models / "versions/one").answers] == [3, 10]
 
     write_current(models, Current("zero", "2026-01-01T00:00:00+00:00"))

@@ -47,13 +47,14 @@ def in_bytes(amount: str, option: str = "--memory") -> int:
 
 
 def as_text(number: float) -> str:
-    """Returns a number of bytes as text, in GB.
+    """Returns a number of bytes as text, in GB, or in MB if it is less than 0.1 GB.
 
-    >>> as_text(1_500_000_000), as_text(25_200_000_000_000)
-    ('1.5GB', '25,200GB')
+    >>> as_text(1_500_000_000), as_text(25_200_000_000_000), as_text(3_200_000)
+    ('1.5GB', '25,200GB', '3.2MB')
     """
-    digits = 0 if number >= 10**11 else 1
-    return f"{number / 10**9:,.{digits}f}GB"
+    unit, size = ("GB", 10**9) if number >= 10**8 else ("MB", 10**6)
+    digits = 0 if number >= 100 * size else 1
+    return f"{number / size:,.{digits}f}{unit}"
 
 
 def memory_of_process(amount: str, option: str = "--memory") -> int:
