@@ -85,9 +85,10 @@ def test_rows_are_dropped_by_item_and_step_and_never_without_content():
         torch.testing.assert_close(found[dropped] + 100, whole[dropped])
         assert torch.equal(found[~dropped], whole[~dropped])
         assert set(np.flatnonzero(dropped)) <= set(DESCRIBED)
-        # It is the same at any place in a batch.
+        # It is the same at any place in a batch, but for the last bits of the projection: libraries may
+        # compute the last rows of a product in another way.
         order = torch.randperm(ITEMS)
-        assert torch.equal(content(id_Nd, item_N[order], step), found[order])
+        torch.testing.assert_close(content(id_Nd, item_N[order], step), found[order])
         masks.append(dropped)
     share = torch.stack(masks)[:, DESCRIBED].float().mean()
     assert 0.36 < share < 0.44
