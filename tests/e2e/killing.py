@@ -38,21 +38,28 @@ def kill_all_when(there, command: list, seconds: float) -> None:
 
 
 def _family(process: int) -> list[int]:
-    """A process and all that it started, and those started."""
+    """A process and all that it started, and those started; all are stopped, so that none starts another one."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGSTOP)
+    while _state(process) not in "TZX":
+        time.sleep(0.001)
+
+    children = []
     with contextlib.suppress(OSError):
-        children = [
-            int(child)
-            for task in Path(f"/proc/{process}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-        return [process, *(one for child in children for one in _family(child))]
-    return [process]
+        for task in Path(f"/proc/{process}/task").iterdir():
+            children += (task / "children").read_text().split()
+    return [process, *(one for child in children for one in _family(int(child)))]
 
 
 def _alive(process: int) -> bool:
+    return _state(process) not in "ZX"
+
+
+def _state(process: int) -> str:
+    """The letter that `ps` shows; X if there is no such process."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
 
 
 class Victim:

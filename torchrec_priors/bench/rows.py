@@ -13,7 +13,6 @@ from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, in_a_process
 from torchrec_priors.bench.workload import make_workload
 from torchrec_priors.common.files import new_file
-from torchrec_priors.ops.in_group_softmax_native import has_products
 from torchrec_priors.ops.products import FP32, PIECES
 
 Report = Callable[[str], None]
@@ -114,6 +113,9 @@ def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
     products that this machine has follows (`ops/products.py`), then a special variant of the shape,
     and then our path without each of the given optimisations.
     """
+    # It imports torch, which `bench --help` need not wait for.
+    from torchrec_priors.ops.in_group_softmax_native import has_products
+
     variants = [Variant("ours"), Variant("reference", "reference")]
     if not shape.top:
         kinds = [kind for kind in PIECES if kind != FP32 and has_products(kind, shape.dim)]
