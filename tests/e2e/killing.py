@@ -22,18 +22,20 @@ def kill_all_when(there, command: list, seconds: float) -> None:
         [str(part) for part in command], cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
     deadline = time.monotonic() + seconds
     while not there() and time.monotonic() < deadline:
         assert running.poll() is None, "ended before it could be killed"
         time.sleep(0.02)
+
     family = _family(running.pid)  # torchrun's ranks are of process groups of their own
     for process in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     running.wait()
-    while (
-        any(map(_alive, family)) and time.monotonic() < deadline
-    ):  # they let go of their files when they are gone
+
+    # They let go of their files when they are gone.
+    while any(map(_alive, family)) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
@@ -95,6 +97,7 @@ class Victim:
         """
         self._wait(lambda: len(self._ranks()) == 2 and not self._killed & set(self._ranks()))
         ranks = self._ranks()
+
         if moment == "start":
             self._sleep(chance.uniform(0, 6))
         else:
@@ -107,6 +110,7 @@ class Victim:
                     moment
                 ]
             )
+
         victim = chance.choice(ranks)
         at = self._steps()[-1:]
         os.kill(victim, signal.SIGKILL)

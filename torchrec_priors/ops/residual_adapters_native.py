@@ -79,6 +79,7 @@ class NativeAdapters:
         tensors = [self.z_Nd, self.row_R, adapter_A, rows_A, self.weight_Gdd]
         tensors = [tensor.contiguous() for tensor in tensors]
         bias_Gd = None if self.bias_Gd is None else self.bias_Gd.contiguous()
+
         given = _Input(
             *(tensor.data_ptr() for tensor in tensors),
             None if bias_Gd is None else bias_Gd.data_ptr(),
