@@ -19,6 +19,7 @@ def content(
     vectors: Optional[str] = None,
     ids: Optional[str] = None,
     made_with: str = "",
+    of: Optional[str] = None,
     model: Optional[str] = None,
     columns: Optional[str] = None,
     images: Optional[str] = None,
@@ -46,8 +47,8 @@ def content(
 
     Args:
         action: add: take vectors from --vectors. encode: make vectors of the items' texts or images
-            with a model. tokenize: make tokens of the texts, for items.encoder = llm. One of: add,
-            encode, tokenize.
+            with a model. join: put content and priors of items together. tokenize: make tokens of
+            the texts, for items.encoder = llm. One of: add, encode, join, tokenize.
         data: Folder of the prepared data set.
         name: Name of the content, as in embedding.content or items.content.
         vectors: add: Parquet file with the columns item_id and vector (lists of numbers), or a .npy
@@ -55,6 +56,8 @@ def content(
         ids: add: item ids of the rows of a .npy file, as text or Parquet (item_id).
         made_with: add: name of the model that made the vectors. Content of this name can later be
             replaced by vectors of the same model only, unless --overwrite is given.
+        of: NAME[=WEIGHT],...: join: content and priors of items whose vectors follow one another; a
+            weight is the length of this part of an item's vector, by default 1.
         model: encode: folder of a sentence model, or of a vision model with --images, as
             transformers saves it. tokenize: folder with the tokenizer of a language model.
         columns: encode, tokenize: columns of the catalogue, or priors of items, that make up an
@@ -86,6 +89,7 @@ def content(
         vectors=vectors,
         ids=ids,
         made_with=made_with,
+        of=of,
         model=model,
         columns=columns,
         images=images,

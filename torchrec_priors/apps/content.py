@@ -11,6 +11,7 @@ from torchrec_priors.apps.threads import THREADS, check_threads, use_threads
 from torchrec_priors.common.progress import stages
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.content.add import add_vectors, counted
+from torchrec_priors.preparation.content.join import Part, join_content
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.variables import read_launch
 
@@ -23,6 +24,7 @@ class Precision(StrEnum):
 class Action(StrEnum):
     ADD = "add"
     ENCODE = "encode"
+    JOIN = "join"
     TOKENIZE = "tokenize"
 
 
@@ -31,7 +33,8 @@ def content(
         Action,
         Argument(
             help="add: take vectors from --vectors. encode: make vectors of the items' texts or "
-            "images with a model. tokenize: make tokens of the texts, for items.encoder = llm."
+            "images with a model. join: put content and priors of items together. tokenize: make "
+            "tokens of the texts, for items.encoder = llm."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH", help="Folder of the prepared data set.")],
@@ -56,6 +59,14 @@ def content(
             "replaced by vectors of the same model only, unless --overwrite is given."
         ),
     ] = "",
+    of: Annotated[
+        str | None,
+        Option(
+            metavar="NAME[=WEIGHT],...",
+            help="join: content and priors of items whose vectors follow one another; a weight is "
+            "the length of this part of an item's vector, by default 1.",
+        ),
+    ] = None,
     model: Annotated[
         Path | None,
         Option(
@@ -117,19 +128,33 @@ def content(
     """
     check_threads(threads)
     prepared = PreparedData(data)
+    of_add = {
+        "--vectors": vectors is not None,
+        "--ids": ids is not None,
+        "--made-with": bool(made_with),
+    }
+    of_models = {
+        "--model": model is not None,
+        "--columns": columns is not None,
+        "--threads": threads is not None,
+        **_of_encode(images, image_folder),
+        **_of_tokenize(prompt, tokens),
+    }
+    if action == Action.JOIN:
+        if of is None:
+            raise UserError("content join needs the names of its parts: --of text,genre")
+        _refuse("join", of_add | of_models)
+        _check_single("join")
+        parts = [Part.parse(part) for part in _names(of)]
+        info = join_content(prepared, name, parts, overwrite=overwrite)
+        print("\n".join(counted(prepared, info)))
+        return
+
+    _refuse(action, {"--of": of is not None})
     if action == Action.ADD:
         if vectors is None:
             raise UserError("content add needs the file of the vectors: --vectors FILE")
-        _refuse(
-            "add",
-            {
-                "--model": model is not None,
-                "--columns": columns is not None,
-                "--threads": threads is not None,
-                **_of_encode(images, image_folder),
-                **_of_tokenize(prompt, tokens),
-            },
-        )
+        _refuse("add", of_models)
         _check_single("add")
         added = add_vectors(prepared, name, vectors, ids, made_with=made_with, overwrite=overwrite)
         print("\n".join(added.messages))
@@ -138,14 +163,7 @@ def content(
     if model is None:
         what = "a model" if action == Action.ENCODE else "a tokenizer"
         raise UserError(f"content {action} needs the folder of {what}: --model FOLDER")
-    _refuse(
-        action,
-        {
-            "--vectors": vectors is not None,
-            "--ids": ids is not None,
-            "--made-with": bool(made_with),
-        },
-    )
+    _refuse(action, of_add)
     names = _names(columns)
     if action == Action.TOKENIZE:
         _refuse("tokenize", {"--threads": threads is not None, **_of_encode(images, image_folder)})

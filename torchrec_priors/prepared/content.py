@@ -35,8 +35,13 @@ class Content:
     vector_Mc: np.ndarray
 
 
-def read_content(data: PreparedData, name: str) -> Content:
+def read_content(data: PreparedData, name: str, option: str = "embedding.content") -> Content:
     """Reads the vectors with this name.
+
+    Args:
+        data: the data set.
+        name: the name of the content.
+        option: what named the content, for the message of an error.
 
     Raises:
         UserError: the data set has no such vectors, or the file is damaged.
@@ -44,7 +49,7 @@ def read_content(data: PreparedData, name: str) -> Content:
     info = data.manifest.content_of(name)
     if info.has_tokens:
         raise UserError(
-            f"embedding.content: '{name}' holds tokens, which items.content reads: name vectors"
+            f"{option}: '{name}' holds tokens, which items.content reads: name vectors"
         )
     table = data.content_table(name, [ITEM, VECTOR])
     item_M = items_of(table, info, data)

@@ -20,7 +20,8 @@ def keep_content(
         new_items: the number of new items, which have no vectors yet.
         say: called with the command that gives them vectors.
     """
-    for info in state.manifest.content:
+    # Joined content needs that of its parts, so its command follows theirs.
+    for info in sorted(state.manifest.content, key=_is_joined):
         _link(state, output, info.path)
         if new_items:
             say(
@@ -33,10 +34,14 @@ def _link(state: State, output: OutputFiles, path: str) -> None:
     output.make(path, lambda file: link(state.folder / path, file))
 
 
+def _is_joined(info: ContentInfo) -> bool:
+    return bool(info.made_by["kind"] == "joined")
+
+
 def _command(state: State, info: ContentInfo) -> str:
     """Returns the command that adds vectors for all items."""
     made = info.made_by
-    action = {"model": "encode", "tokens": "tokenize"}.get(made["kind"], "add")
+    action = {"model": "encode", "tokens": "tokenize", "joined": "join"}.get(made["kind"], "add")
     words = [
         f"torchrec-priors content {action}",
         "--data",
@@ -44,7 +49,10 @@ def _command(state: State, info: ContentInfo) -> str:
         "--name",
         quote(info.name),
     ]
-    if action != "add":
+    if action == "join":
+        parts = [f"{name}={weight:g}" for name, weight in made["parts"].items()]
+        words += ["--of", quote(",".join(parts))]
+    elif action != "add":
         words += ["--model", quote(made["model"])]
         if "images" in made:
             words += ["--images", quote(made["images"]), "--image-folder", "FOLDER"]
