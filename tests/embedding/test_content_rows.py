@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from torchrec_priors.embedding.content import ItemContent
+from torchrec_priors.embedding.content_map import ContentMap
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.errors import UserError
@@ -102,24 +103,82 @@ def test_rows_are_dropped_by_item_and_step_and_never_without_content():
     assert any(not torch.equal(masks[0], mask) for mask in masks[1:])
 
 
+def _table(rows):
+    """Returns rows of a table, and the row of every item; zeros for items without one."""
+    table = torch.randn(rows.rows, DIM)
+    id_of = torch.zeros(ITEMS, DIM)
+    id_of[torch.from_numpy(rows.own_row_I)] = table[rows.row_I[rows.own_row_I]]
+    return table, id_of
+
+
+def _found_on(content, table, ranks, total):
+    """Yields what each of some ranks finds."""
+    rows = content.rows.rows
+    for rank in range(ranks):
+        first, last = (rows * number // ranks for number in (rank, rank + 1))
+        block = Shard(table[first:last], first)
+        yield content.candidates(block, rank, ranks, torch.nn.functional.normalize, total)
+
+
 def test_candidates_of_all_ranks_are_all_items_with_vectors():
     rows = _rows()
     content, _ = _content(rows)
-    table = torch.randn(rows.rows, DIM)
-    id_of = torch.zeros(ITEMS, DIM)
-    has_row = torch.from_numpy(rows.own_row_I)
-    id_of[has_row] = table[rows.row_I[rows.own_row_I]]
+    table, id_of = _table(rows)
     expected = content(id_of, torch.arange(ITEMS)).detach()
 
     for ranks in (1, 3):
         items = []
-        for rank in range(ranks):
-            first, last = (rows.rows * number // ranks for number in (rank, rank + 1))
-            held, vectors = content.candidates(Shard(table[first:last], first), rank, ranks)
+        for found in _found_on(content, table, ranks, lambda tensor: tensor):
+            held = found.held
             assert (np.diff(held.item_C) > 0).all()
-            torch.testing.assert_close(vectors.rows[held.row_C], expected[held.item_C])
+            torch.testing.assert_close(found.vectors.rows[held.row_C], expected[held.item_C])
+            assert found.factors is None
             items += held.item_C.tolist()
         assert sorted(items) == np.flatnonzero(rows.has_row_I).tolist()
+
+
+def test_items_without_rows_have_mapped_factors_on_any_number_of_ranks():
+    rows = _rows()
+    content, vectors = _content(rows, map_penalty=2.0)
+    table, id_of = _table(rows)
+    vector_Id = content(id_of, torch.arange(ITEMS)).detach()
+    factor_Id = torch.nn.functional.normalize(vector_Id)
+    unit = torch.nn.functional.normalize(torch.from_numpy(vectors))
+    fitted = rows.own_row_I[DESCRIBED]
+    expected_map = ContentMap.fit(
+        [(unit[fitted], factor_Id[DESCRIBED[fitted]])], 2.0, lambda tensor: tensor
+    )
+    mapped = DESCRIBED[~fitted]
+    expected = factor_Id.clone()
+    expected[mapped] = expected_map(unit[~fitted])
+
+    for ranks in (1, 3):
+        # The sums of all ranks are known after the first round.
+        sums = []
+        list(_found_on(content, table, ranks, lambda tensor, kept=sums: kept.append(tensor) or tensor))
+        whole = torch.stack(sums).sum(0)
+        items = []
+        for found in _found_on(content, table, ranks, lambda _, whole=whole: whole):
+            item_C = found.held.item_C
+            torch.testing.assert_close(found.factors.rows, expected[item_C], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found.vectors.rows, vector_Id[item_C])
+            items += item_C.tolist()
+        assert sorted(items) == np.flatnonzero(rows.has_row_I).tolist()
+
+    # The same for factors that are looked up; items without a row and content stay as they are.
+    found = content.with_mapped(factor_Id, torch.arange(ITEMS))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found[mapped] - factor_Id[mapped]).abs().max() > 0.1
+
+
+def test_nothing_is_mapped_if_all_items_have_rows():
+    rows = ItemRows(ITEMS, ITEMS)
+    content, _ = _content(rows, map_penalty=2.0)
+    found = content.candidates(
+        Shard(torch.randn(ITEMS, DIM), 0), 0, 1, torch.nn.functional.normalize, lambda tensor: tensor
+    )
+    assert found.factors is None
+    assert content.map is None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +193,9 @@ def test_candidates_of_all_ranks_are_all_items_with_vectors():
         ({"content": "text", "unseen": "managed", "rows": 48}, "share a row"),
         ({"content": "text", "ids": False}, "set embedding.unseen = 'content'"),
         ({"content": "text", "ids": False, "unseen": "content", "id_dropout": 0.1}, "no effect"),
+        ({"map_penalty": 3.0}, "names no content"),
+        ({"content": "text", "map_penalty": 3.0}, "needs embedding.unseen = 'content'"),
+        ({"content": "text", "ids": False, "unseen": "content", "map_penalty": 1.0}, "ids = true"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

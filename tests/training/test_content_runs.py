@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,12 @@ from distributed.ranks import run_on_ranks
 from grown_data import earlier_state, grown_from
 from run_files import losses
 
+from torchrec_priors.data.histories import history_batches
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.content.add import add_vectors
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
+from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
 from torchrec_priors.serving.run import load_run
@@ -28,7 +31,13 @@ EMBEDDING = {
     "rare": RARE,
     "own": {"content": "text", "id_dropout": 0.5},
     "without ids": {"content": "text", "unseen": "content", "ids": False},
+    "mapped": RARE | {"map_penalty": 0.5},
 }
+COSINES = {"model": {"score": "cosine"}}  # of the run "mapped"
+
+
+def config_of(name, **more):
+    return config(EMBEDDING[name], **(COSINES if name == "mapped" else {}), **more)
 
 
 def config(embedding, **more):
@@ -65,12 +74,12 @@ def states(small_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(states, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    for name, embedding in EMBEDDING.items():
-        tiny.train(config(embedding), states[0], folder / name)
+    for name in EMBEDDING:
+        tiny.train(config_of(name), states[0], folder / name)
     return {name: folder / name for name in EMBEDDING}
 
 
-@pytest.mark.parametrize("name", ["rare", "without ids"])
+@pytest.mark.parametrize("name", ["rare", "without ids", "mapped"])
 def test_new_items_are_recommended_at_once_within_their_groups(runs, states, tmp_path, name):
     with load_run(runs[name], states[1]) as run:
         rows = run.model.item_rows
@@ -98,16 +107,67 @@ def test_new_items_are_recommended_at_once_within_their_groups(runs, states, tmp
         ids, item_N = run.finder.to_ids(items, np.array([len(items)]))
         with torch.no_grad():
             looked_up = run.model.item_vectors(ids, item_N)
+            scored = looked_up
+            if name == "mapped":
+                scored = run.model.item_factors(ids, item_N)
         torch.testing.assert_close(run.finder._inputs.of_items(items), looked_up)
         index = run.finder.index
         _, place = index.places(items)
-        torch.testing.assert_close(index.shard.rows[index.row_of_candidate[place]], looked_up)
+        torch.testing.assert_close(index.shard.rows[index.row_of_candidate[place]], scored)
         export(run, tmp_path / "export")
         expected = [(found.item_id, found.head) for found in answer]
+        scores = [found.score for found in answer]
     exported = load_exported(tmp_path / "export")
-    torch.testing.assert_close(exported.vector_Id[items], looked_up)
+    torch.testing.assert_close(exported.vector_Id[items], scored)
+    torch.testing.assert_close(exported.input_Id[items], looked_up)
     found = exported.recommend(history, k=20, allow=allowed)
     assert [(item.item_id, item.head) for item in found] == expected
+    assert [item.score for item in found] == pytest.approx(scores, abs=1e-4)
+
+
+def test_mapped_items_are_scored_by_the_regression_and_others_as_they_were(runs, states):
+    """Scores of all kinds of search are products of queries with the map's factors, at any length."""
+    with load_run(runs["mapped"], states[1]) as run:
+        rows = run.model.item_rows
+        items = np.flatnonzero(rows.has_row_I)
+        ids, item_N = run.finder.to_ids(items, np.array([len(items)]))
+        with torch.no_grad():
+            vector_Nd = run.model.item_vectors(ids, item_N)
+            factor_Nd = run.model.item_factors(ids, item_N)
+        own_N = torch.from_numpy(rows.own_row_I[items])
+        unit_Nd = torch.nn.functional.normalize(vector_Nd)
+        assert own_N.any()
+        torch.testing.assert_close(factor_Nd[own_N], unit_Nd[own_N])
+        length_N = factor_Nd.norm(dim=1)
+        assert length_N[~own_N].mean() < 0.9, "the map shortens them"
+
+        # The kernel, and searches without it. They score items of their heads' groups.
+        (users,) = history_batches(run.data, "test", context=12, batch=1000)
+        found = []
+        for tiles, resident in (("fp32", True), ("int8", True), ("fp32", False), ("int8", False)):
+            settings = replace(run.finder.config, tiles=tiles)
+            finder = Finder.of(run.model, run.finder.index, settings, run.data, run.ranks.device)
+            if resident:
+                finder.make_resident()
+                assert finder.resident is not None
+            known = finder.contexts(users)
+            queries = finder.queries(known, finder.ask(known))
+            found.append(finder.find(known, queries, 20))
+        score_BKi = torch.einsum("bkd,id->bki", queries.vector_BKd, factor_Nd)
+        position_I = np.full(run.data.items, -1)
+        position_I[items] = np.arange(len(items))
+
+        for other in found:
+            torch.testing.assert_close(other.score_Bk, found[0].score_Bk, atol=1e-4, rtol=1e-4)
+            for user in range(len(users)):
+                kept = other.row_Bk[user] >= 0
+                row_n = position_I[other.row_Bk[user][kept].numpy()]
+                path_n = other.path_Bk[user][kept].long()
+                expected = score_BKi[user][path_n, row_n] + queries.bias_BK[user][path_n]
+                torch.testing.assert_close(
+                    other.score_Bk[user][kept], expected, atol=1e-4, rtol=1e-4
+                )
+        assert np.isin(found[0].row_Bk.numpy(), items[~own_N.numpy()]).any()
 
 
 def test_evaluation_finds_items_without_rows(runs, states):
@@ -197,8 +257,8 @@ def test_a_projection_is_carried_to_another_run_of_the_same_content(runs, states
 def train_all(data, folder):
     answers = {}
     with join() as ranks:
-        for name, embedding in EMBEDDING.items():
-            settings = config(embedding, training={"accumulate": 2}, sharding={"dedup": True})
+        for name in EMBEDDING:
+            settings = config_of(name, training={"accumulate": 2}, sharding={"dedup": True})
             tiny.train(settings, data, folder / name)
             settings, prepared, built = tiny.best(folder / name, ranks)
             metrics = tiny.metrics_of(built, settings, prepared, ranks, by_group=())

@@ -162,7 +162,7 @@ def bare_arithmetic(run: LoadedRun, requests: list[Request]) -> Callable[[], flo
     histories = [run.path.known_user(request.context, strict=True).history for request in requests]
     batches = [batch_of(run.finder, [one], columns=True) for one in histories]
     inputs = [run.finder.histories(batch) for batch in batches]
-    items_Vd = run.model.score.items(run.finder.index.shard.rows)
+    items_Vd = run.finder.score.items(run.finder.index.shard.rows)
     # The values of the queries do not matter, but their number does.
     query_Kd = torch.randn(len(run.model.tree.item_set_K), items_Vd.shape[1])
 

@@ -9,16 +9,22 @@ In training, `id_dropout` leaves out the rows of some items, so that the project
 describe items alone. Whether a row is left out depends only on the seed, the step and the item. So
 an item has one vector in a step, in histories, as a target and as a negative, on every rank.
 
+With a map (`content_map.py`), the scores of items without rows do not come from the projection. Then
+candidates have factors of scores instead of vectors; histories still have vectors.
+
 Shapes: I items, M items with content, R rows of the table, N items that are looked up, C
-candidates, U distinct items, c width of content, d width of the model.
+candidates, U distinct items, c width of content, d width of the model, f width of factors.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchrec_priors.embedding.content_map import ContentMap
 from torchrec_priors.embedding.item_rows import Held, ItemRows
 from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.ops.keyed_dropout import hashed_mask, mix
@@ -47,11 +53,27 @@ class Reader(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The items that a rank may recommend.
+
+    Attributes:
+        held: the items, each with its place in `vectors` and `factors`.
+        vectors: their vectors.
+        factors: the factors of their scores; None if they are those of the vectors.
+    """
+
+    held: Held
+    vectors: Shard
+    factors: Shard | None
+
+
 class ItemContent(nn.Module):
     """The content of all items, and its projection to the width of the model.
 
     Attributes:
         rows: the map from items to rows.
+        map: the map from content to factors; None if there is none, or before it is fitted.
         reader: makes the content; None if it is given.
         projection: the projection; of an item LLM that is trained and has the width of the model,
             the content itself.
@@ -68,6 +90,7 @@ class ItemContent(nn.Module):
         std: float,
         id_dropout: float,
         seed: int,
+        map_penalty: float = 0.0,
         reader: Reader | None = None,
     ) -> None:
         """
@@ -82,12 +105,15 @@ class ItemContent(nn.Module):
             id_dropout: the probability that the row of an item with content is left out in a step
                 of training.
             seed: the seed of the run.
+            map_penalty: the penalty of the map from content to factors; 0 for no map.
             reader: makes the content; call `describe` before its first use.
         """
         super().__init__()
         self.rows = rows
         self.id_dropout = id_dropout
         self.seed = seed
+        self.map_penalty = map_penalty
+        self.map: ContentMap | None = None
         self.reader = reader
         assert (vector_Mc is None) != (reader is None)
 
@@ -112,8 +138,11 @@ class ItemContent(nn.Module):
         place_I[torch.from_numpy(item_M)] = torch.arange(len(item_M))
         self._place_I = place_I.to(device)
         self._item_R = None
+        self._no_row_I = torch.zeros(rows.items, dtype=torch.bool, device=device)
         if rows.row_I is not None:
             self._item_R = torch.from_numpy(rows.item_of_row).to(device)
+            has_row_I = (rows.row_I >= 0) & (rows.row_I < rows.rows)
+            self._no_row_I = torch.from_numpy(~has_row_I).to(device)
 
     @property
     def is_trained(self) -> bool:
@@ -174,16 +203,39 @@ class ItemContent(nn.Module):
             id_Nd = torch.where(kept_N1 | ~has_content_N1, id_Nd, 0.0)
         return id_Nd + projected_Nd
 
+    def with_mapped(self, factor_Nf: Tensor, item_N: Tensor) -> Tensor:
+        """Returns the factors of items, [N, f], with mapped ones for items without a row.
+
+        Args:
+            factor_Nf: the factors of the items' vectors.
+            item_N: the row ids of the items in the data set.
+        """
+        if self.map is None:
+            return factor_Nf
+        assert self._vector_Mc is not None, "a map is fitted after `describe`"
+        place_N = self._place_I[item_N]
+        is_mapped_N1 = ((place_N >= 0) & self._no_row_I[item_N])[:, None]
+        mapped_Nf = self.map(self._vector_Mc[place_N.clamp(min=0)])
+        return torch.where(is_mapped_N1, mapped_Nf, factor_Nf)
+
     @torch.no_grad()
-    def candidates(self, block: Shard, rank: int, ranks: int) -> tuple[Held, Shard]:
-        """Computes the vectors of the items that this rank may recommend.
+    def candidates(
+        self,
+        block: Shard,
+        rank: int,
+        ranks: int,
+        as_factors: Callable[[Tensor], Tensor],
+        total: Callable[[Tensor], Tensor],
+    ) -> Candidates:
+        """Computes the vectors of the items that this rank may recommend, and fits the map.
+
+        Every rank must call it.
 
         Args:
             block: the rows of the table that this rank is responsible for.
             rank, ranks: this rank, and the number of ranks, which share the items that have no row.
-
-        Returns:
-            The items, each with its place among the vectors; and the vectors.
+            as_factors: turns vectors into factors of scores.
+            total: returns the sum of a tensor over all ranks.
         """
         rows = self.rows
         first, last = (
@@ -198,7 +250,42 @@ class ItemContent(nn.Module):
         vector_Cd[places] = block.rows[of_block]
 
         item_C = torch.from_numpy(held.item_C).to(vector_Cd.device)
-        for start in range(0, len(item_C), _ITEMS_AT_ONCE):
-            part = slice(start, start + _ITEMS_AT_ONCE)
+        for part in _parts(len(item_C)):
             vector_Cd[part] = self(vector_Cd[part], item_C[part])
-        return Held(held.item_C, np.arange(len(held.item_C))), Shard(vector_Cd, 0)
+
+        factors = None
+        if self.map_penalty and rows.content_rows:
+            factors = Shard(self._mapped(vector_Cd, item_C, as_factors, total), 0)
+        held = Held(held.item_C, np.arange(len(held.item_C)))
+        return Candidates(held, Shard(vector_Cd, 0), factors)
+
+    def _mapped(
+        self,
+        vector_Cd: Tensor,
+        item_C: Tensor,
+        as_factors: Callable[[Tensor], Tensor],
+        total: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Fits the map to candidates, and returns the factors of all of them, [C, f]."""
+        assert self._vector_Mc is not None, "call `describe` first"
+        # There is at least one part: a rank without candidates takes part in the sums too.
+        parts = list(_parts(len(item_C)))
+        factor_Cf = torch.cat([as_factors(vector_Cd[part]) for part in parts])
+
+        def fitted() -> Iterator[tuple[Tensor, Tensor]]:
+            assert self._vector_Mc is not None
+            for part in parts:
+                place_N = self._place_I[item_C[part]]
+                is_fitted_N = (place_N >= 0) & ~self._no_row_I[item_C[part]]
+                yield self._vector_Mc[place_N[is_fitted_N]], factor_Cf[part][is_fitted_N]
+
+        self.map = ContentMap.fit(fitted(), self.map_penalty, total)
+        for part in parts:
+            factor_Cf[part] = self.with_mapped(factor_Cf[part], item_C[part])
+        return factor_Cf
+
+
+def _parts(items: int) -> Iterator[slice]:
+    """Yields slices of a moderate number of items, at least one slice."""
+    for start in range(0, max(items, 1), _ITEMS_AT_ONCE):
+        yield slice(start, start + _ITEMS_AT_ONCE)

@@ -177,6 +177,19 @@ class Recommender(nn.Module):
         vector_Nd: Tensor = self.content(id_Nd, item_N)
         return vector_Nd
 
+    def item_factors(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
+        """Looks up the factors of items that scores are computed with, [N, f].
+
+        If content is mapped, the retrieval index must have been fetched before, as that fits the map.
+
+        Args:
+            ids, item_N: see `item_vectors`.
+        """
+        factor_Nf = self.score.items(self.item_vectors(ids, item_N))
+        if self.content is None:
+            return factor_Nf
+        return self.content.with_mapped(factor_Nf, item_N)
+
     def step_ids(self, batch: Batch) -> StepIds:
         """Returns the ids that `look_up` looks up for a batch."""
         return ids_of_step(batch, self.features, self.behaviour.asks_once, self._rows_of_table)

@@ -17,6 +17,7 @@ from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.heads.path_queries import PathQueries
 from torchrec_priors.heads.repeat_shares import RepeatShares
+from torchrec_priors.heads.score import Score
 from torchrec_priors.model.recommender import Recommender
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.users import Columns
@@ -75,6 +76,8 @@ class Finder:
         self.calibrated = config.calibrated or model.repeat_head is not None
         self.model = model
         self.index = index
+        # What the searches do with the rows of the index: nothing, if they are factors already.
+        self.score = model.score if index.inputs is None else Score("dot")
         self.config = config
         self.device = device
         self.diversifier = diversifier
@@ -89,7 +92,7 @@ class Finder:
         self._looking_up = Lock()
         self._quantised: Quantised | None = None
         if config.tiles == "int8":
-            self._quantised = Quantised.of(index.shard.rows, model.score)
+            self._quantised = Quantised.of(index.shard.rows, self.score)
         self.fusion = Fusion(
             kind=config.fusion,
             calibrated=self.calibrated,
@@ -120,11 +123,11 @@ class Finder:
         """
         as_bytes = self.config.tiles == "int8" and self.config.fusion == "max"
         self.resident = Resident.of(
-            self.index, self.model.score, as_bytes=as_bytes and not self.calibrated
+            self.index, self.score, as_bytes=as_bytes and not self.calibrated
         )
         self._resident_sample = self.resident
         if self.resident is not None and self._sample is not self.index:
-            self._resident_sample = Resident.of(self._sample, self.model.score)
+            self._resident_sample = Resident.of(self._sample, self.score)
         # The kernel has bytes of its own.
         if self.resident is not None:
             self._quantised = None
@@ -247,7 +250,7 @@ class Finder:
         If training excluded seen items from the negatives, the sum is without seen items, too.
         """
         seen = self._hidden(users) if self.model.behaviour.hides_seen else None
-        return log_normalisers(self._sample, self.model.score, queries, seen, self._resident_sample)
+        return log_normalisers(self._sample, self.score, queries, seen, self._resident_sample)
 
     def _of_joint_softmax(self, users: Histories, queries: Queries, asked: PathQueries) -> Queries:
         """Returns queries with the biases of a joint softmax.
@@ -300,7 +303,7 @@ class Finder:
 
         found = search(
             index or self.index,
-            self.model.score,
+            self.score,
             queries,
             excluded,
             searched,

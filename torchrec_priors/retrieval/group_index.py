@@ -37,7 +37,9 @@ class GroupIndex:
     """The candidates of this rank in each item set, and the paths that search each item set.
 
     Attributes:
-        shard: the rows of the embedding table that this rank holds.
+        shard: the rows of the embedding table that this rank holds; or, if there are `inputs`, the
+            factors of the candidates' scores (`embedding/content_map.py`).
+        inputs: the vectors of the candidates, if `shard` holds factors; otherwise None.
         item_C: the row ids of the candidates in the data set, ascending.
         set_sizes: the number of candidates of all ranks in each item set. At first, it is the
             number of items in the set. If not all of them are candidates, the caller must correct
@@ -49,18 +51,26 @@ class GroupIndex:
             stands for; 0 unless the index is a sample.
     """
 
-    def __init__(self, tree: PriorTree, shard: Shard, held: Held | None = None) -> None:
+    def __init__(
+        self,
+        tree: PriorTree,
+        shard: Shard,
+        held: Held | None = None,
+        inputs: Shard | None = None,
+    ) -> None:
         """
         Args:
             tree: the prior tree, which defines the item sets.
-            shard: the rows of the embedding table that this rank holds.
+            shard: the rows of the embedding table that this rank holds, or factors of scores.
             held: the candidates and their rows; by default each row of the shard is that of the
                 item with the same number.
+            inputs: the vectors of the candidates, if `shard` holds factors.
         """
         if held is None:
             held = Held.each_its_own(shard.first, shard.last)
         device = shard.rows.device
         self._set_shard(shard)
+        self.inputs = inputs
         self.item_C = torch.from_numpy(held.item_C).to(device)
         self._item_C = held.item_C
 
@@ -124,13 +134,18 @@ class GroupIndex:
         """The number of this rank's candidates in each item set."""
         return [len(positions) for positions in self._sets]
 
-    def over(self, shard: Shard) -> "GroupIndex":
+    def over(self, shard: Shard, inputs: Shard | None = None) -> "GroupIndex":
         """Returns an index of the same candidates with other vectors: those of `shard`.
 
         Its rows must have the same numbers.
+
+        Args:
+            shard: the rows, or factors of scores.
+            inputs: the vectors of the candidates, if `shard` holds factors.
         """
         index = copy.copy(self)
         index._set_shard(shard)
+        index.inputs = inputs
         return index
 
     def with_vectors(self, vectors_CX: Tensor) -> "GroupIndex":

@@ -64,4 +64,4 @@ def _vectors(finder: Finder, item_M: np.ndarray) -> Tensor:
     if not len(item_M):
         looked_up = np.full(1, finder.model.item_rows.an_item)
     ids, item_N = finder.to_ids(looked_up, np.array([len(looked_up)]))
-    return finder.model.score.items(finder.model.item_vectors(ids, item_N))[: len(item_M)]
+    return finder.model.item_factors(ids, item_N)[: len(item_M)]

@@ -48,7 +48,7 @@ class InputVectors:
             index: the items of this rank that may be found.
         """
         rows = model.item_rows
-        rows_Rd = index.shard.rows
+        rows_Rd = (index.inputs or index.shard).rows
         is_here = dist.get_world_size() == 1 and rows_Rd.device.type == "cpu"
         if not is_here or not isinstance(rows, ItemRows):
             return None

@@ -3,14 +3,15 @@
 items.parquet          a row for each item, in the order of the data set:
                        item_id, the original id; title;
                        vector, with which scores are computed (null if the item has none); if the
-                       run has content, it is included;
+                       run has content, it is included; if content is mapped, it is the factor of
+                       scores, which is not normalised again for cosines;
                        item_sets, the numbers of the item sets that contain it, if it can be
                        recommended;
                        groups, the same for all items (only if some cannot be recommended);
                        labels, the numbers of its labels, for reasons (only if a head says nothing
                        about items, so that reasons name labels);
-                       input, the sum of vector and side features, which the encoder reads (only if
-                       the run has side features);
+                       input, the sum of the item's vector and side features, which the encoder
+                       reads (only if the run has side features, or content is mapped);
                        alternatives, the numbers c_k(i) of `retrieval/fusion.py`, one for each
                        branch of the tree (only if the fusion of the run divides by them)
 weights.safetensors    all other weights: encoder, heads, gate, score
@@ -56,6 +57,7 @@ from torchrec_priors.training.run.ancestry import IN_PARQUET, as_ancestors, as_t
 from torchrec_priors.training.run.folder import TRAINED
 
 FORMAT = 2  # since 2, an export has what levers and fusion need
+FORMAT_OF_FACTORS = 3  # the same, but `vector` is the factor of scores
 ITEMS = "items.parquet"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.toml"
@@ -172,7 +174,7 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
     tree = run.model.tree
     gate = run.model.gate
     return {
-        "format": FORMAT,
+        "format": FORMAT_OF_FACTORS if _is_mapped(run) else FORMAT,
         "run": str(run.folder.path.absolute()),
         "checkpoint": run.checkpoint,
         "config_sha256": run.config.sha256(),
@@ -266,20 +268,21 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
         looked_up = item[has_row]
     ids, item_N = run.finder.to_ids(looked_up, np.array([len(looked_up)]))
     vector_Nd = run.model.item_vectors(ids, item_N)
+    scored_Nf = run.model.item_factors(ids, item_N) if _is_mapped(run) else vector_Nd
 
     item_M, number_M = _members(run, item)
-    dim = run.config.model.dim
     columns = {
         "item_id": run.catalogue.ids.take(item),
         "title": run.catalogue.titles.take(item),
-        "vector": _vectors(vector_Nd, has_row, dim),
+        "vector": _vectors(scored_Nf, has_row),
         "item_sets": _lists_of_sets(item_M, number_M, may_retrieve),
     }
     if item_rows.has_row_I is not None or item_rows.recommendable_I is not None:
         columns["groups"] = _lists_of_sets(item_M, number_M, np.ones(len(item), bool))
     if run.model.features is not None:
-        feature_Nd = run.model.features(item_N)
-        columns["input"] = _vectors(vector_Nd + feature_Nd, has_row, dim)
+        vector_Nd = vector_Nd + run.model.features(item_N)
+    if run.model.features is not None or _is_mapped(run):
+        columns["input"] = _vectors(vector_Nd, has_row)
     if needs_alternatives(run.config.evaluation):
         count_RI = run.model.tree.alternatives(int(item[0]), int(item[-1]) + 1)
         columns["alternatives"] = pa.FixedSizeListArray.from_arrays(
@@ -293,14 +296,19 @@ def needs_alternatives(config: RetrievalConfig) -> bool:
     return config.calibrated and config.fusion in ("mean", "inverse_variance")
 
 
-def _vectors(vector_Nd: Tensor, has_row: np.ndarray, dim: int) -> pa.Array:
+def _is_mapped(run: LoadedRun) -> bool:
+    """Returns whether scores are computed with factors instead of vectors."""
+    return run.finder.index.inputs is not None
+
+
+def _vectors(vector_Nd: Tensor, has_row: np.ndarray) -> pa.Array:
     """Returns a column of vectors, which is null for items without a row.
 
     Args:
         vector_Nd: the vectors of the items that have a row.
         has_row: bool, whether an item has a row.
-        dim: the width of the vectors.
     """
+    dim = vector_Nd.shape[1]
     # A null also has values in the file; they are zeros.
     all_vectors = np.zeros((len(has_row), dim), np.float32)
     # On ranks other than 0, `vector_Nd` is the vector of some other item.

@@ -41,7 +41,14 @@ from torchrec_priors.prepared.id_texts import id_texts, plain_array
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.item_filter import EVERYTHING
 from torchrec_priors.serving.catalogue import Catalogue, ItemId, ItemList, texts
-from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIGHTS
+from torchrec_priors.serving.export import (
+    CONFIG,
+    FORMAT,
+    FORMAT_OF_FACTORS,
+    ITEMS,
+    MANIFEST,
+    WEIGHTS,
+)
 from torchrec_priors.serving.exported_search import Asked, ExportedSearch
 from torchrec_priors.serving.exported_tree import ExportedTree
 from torchrec_priors.serving.item_labels import ItemLabels
@@ -94,7 +101,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"'{path}' holds no export (no {MANIFEST}): export the run first")
 
     about: dict[str, Any] = read_json(path / MANIFEST, remedy="export the run again")
-    if about.get("format") != FORMAT:
+    if about.get("format") not in (FORMAT, FORMAT_OF_FACTORS):
         raise UserError(
             f"'{path}' is of format {about.get('format')}, not {FORMAT}: export the run again"
         )
@@ -175,10 +182,13 @@ class Exported:
         assert not unexpected, f"an export has no place for {unexpected}"
         model.eval()
 
-        vector_Id, has_row_I = _matrix(items["vector"], dim)
+        vector_Id, has_row_I = _matrix(items["vector"])
         input_Id = vector_Id
         if "input" in items.column_names:
-            input_Id, _ = _matrix(items["input"], dim)
+            input_Id, _ = _matrix(items["input"])
+        factor_If = vector_Id
+        if about["format"] != FORMAT_OF_FACTORS:
+            factor_If = score.items(vector_Id)
 
         eligible_KI = _eligible(items["item_sets"], about)
         member_KI = eligible_KI
@@ -198,7 +208,7 @@ class Exported:
             hides_seen=not config.negatives.seen,
             tree=tree,
             catalogue=catalogue,
-            vector_Id=score.items(vector_Id),
+            vector_Id=factor_If,
             eligible_KI=eligible_KI,
             member_KI=member_KI,
             log_alternatives_RI=_log_alternatives(items, tree),
@@ -367,13 +377,14 @@ def _labels(about: dict[str, Any], items: pa.Table) -> ItemLabels | None:
     return ItemLabels.of_lists(words, items["labels"].combine_chunks())
 
 
-def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
+def _matrix(column: pa.ChunkedArray) -> tuple[Tensor, Tensor]:
     """Converts a column of vectors to a tensor.
 
     Returns:
         [I, d], with zeros for null; and bool [I], whether the vector is not null.
     """
     array = column.combine_chunks()
+    dim = array.type.list_size
     has_row_I = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
     values_Id = torch.zeros(len(array), dim)
     values_Id[has_row_I] = torch.from_numpy(array.flatten().to_numpy().copy()).view(-1, dim)

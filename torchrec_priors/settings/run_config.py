@@ -198,7 +198,8 @@ class RunConfig(Section):
         baselines and no repeat head, so their sections count only if they are used. The first
         repeat heads had no time bias, so it counts only if it is set. All softmaxes were in-group.
         Items had no content, and no encoder was a language model. No negative was left out as a
-        near-duplicate, and all scales of cosines began at 20. Products were of float32.
+        near-duplicate, and all scales of cosines began at 20. Products were of float32. No content
+        was mapped.
         """
         settings = with_former_keys(asdict(self))
         if not self.items.encoder:
@@ -214,6 +215,8 @@ class RunConfig(Section):
         if not self.embedding.content and not self.items.encoder:
             for key in ("content", "ids", "id_dropout"):
                 del settings["embedding"][key]
+        if not self.embedding.map_penalty:
+            del settings["embedding"]["map_penalty"]
         if not self.encoder.has_llm:
             del settings["encoder"]["llm"]
         if self.loss.softmax == "in_group":

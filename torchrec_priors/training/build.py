@@ -186,6 +186,7 @@ def _item_content(config: RunConfig, parts: ModelParts, ranks: Ranks) -> ItemCon
         std=config.table.init_std,
         id_dropout=config.embedding.id_dropout,
         seed=config.seed,
+        map_penalty=config.embedding.map_penalty,
         reader=reader,
     )
 

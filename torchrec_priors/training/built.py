@@ -107,22 +107,28 @@ class Built:
         rows = self.model.item_rows
         block = self.own.fetch()
         retrieved = None
+        inputs = None
         self.describe_items()
         if self.model.content is not None:
-            retrieved, block = self.model.content.candidates(
-                block, self.ranks.rank, self.ranks.world
+            found = self.model.content.candidates(
+                block, self.ranks.rank, self.ranks.world, self.model.score.items, self.ranks.total
             )
+            retrieved = found.held
+            block = found.vectors
+            if found.factors is not None:
+                inputs = found.vectors
+                block = found.factors
 
         # A managed table gives rows to other items during training, so its index is built again.
         # Other tables keep the row of each item: their index only gets the current values.
         if isinstance(rows, ManagedRows):
             rows.refresh(blocks_of(self.model.table), self.ranks.total)
         elif self._index:
-            return self._index[0].over(block)
+            return self._index[0].over(block, inputs)
 
         if retrieved is None:
             retrieved = rows.retrieved(self.own.first, self.own.last)
-        index = GroupIndex(self.model.tree, block, retrieved)
+        index = GroupIndex(self.model.tree, block, retrieved, inputs)
         if rows.recommendable_I is not None:
             index.set_sizes = self.ranks.total(torch.tensor(index.own_sizes)).numpy()
 
