@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from torchrec_priors.embedding import mapped_items
 from torchrec_priors.embedding.content import ItemContent
-from torchrec_priors.embedding.content_map import ContentMap
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.item_table import Shard
+from torchrec_priors.embedding.mapped_items import MappedItems
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.embedding import UnseenConfig
 
@@ -137,48 +138,74 @@ def test_candidates_of_all_ranks_are_all_items_with_vectors():
         assert sorted(items) == np.flatnonzero(rows.has_row_I).tolist()
 
 
+def _mapped(rows):
+    frequency_I = np.arange(ITEMS) % 23
+    return MappedItems(DESCRIBED, rows, frequency_I, torch.device("cpu"))
+
+
 def test_items_without_rows_have_mapped_factors_on_any_number_of_ranks():
     rows = _rows()
-    content, vectors = _content(rows, map_penalty=2.0)
+    content, vectors = _content(rows, mapped=_mapped(rows))
     table, id_of = _table(rows)
     vector_Id = content(id_of, torch.arange(ITEMS)).detach()
     factor_Id = torch.nn.functional.normalize(vector_Id)
     unit = torch.nn.functional.normalize(torch.from_numpy(vectors))
-    fitted = rows.own_row_I[DESCRIBED]
-    expected_map = ContentMap.fit(
-        [(unit[fitted], factor_Id[DESCRIBED[fitted]])], 2.0, lambda tensor: tensor
-    )
-    mapped = DESCRIBED[~fitted]
-    expected = factor_Id.clone()
-    expected[mapped] = expected_map(unit[~fitted])
+    has_row = rows.own_row_I[DESCRIBED]
 
-    for ranks in (1, 3):
-        # The sums of all ranks are known after the first round.
-        sums = []
-        list(_found_on(content, table, ranks, lambda tensor, kept=sums: kept.append(tensor) or tensor))
-        whole = torch.stack(sums).sum(0)
-        items = []
-        for found in _found_on(content, table, ranks, lambda _, whole=whole: whole):
-            item_C = found.held.item_C
-            torch.testing.assert_close(found.factors.rows, expected[item_C], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(found.vectors.rows, vector_Id[item_C])
-            items += item_C.tolist()
-        assert sorted(items) == np.flatnonzero(rows.has_row_I).tolist()
+    (alone,) = _found_on(content, table, 1, lambda tensor: tensor)
+    expected = factor_Id.clone()
+    expected[DESCRIBED[~has_row]] = content.mapped.map(unit[~has_row])
+    change = expected - factor_Id
+    assert change[DESCRIBED[~has_row]].norm(dim=1).min() > 0.05
+    torch.testing.assert_close(alone.factors.rows, expected[alone.held.item_C])
+    torch.testing.assert_close(alone.vectors.rows, vector_Id[alone.held.item_C])
+
+    # With three ranks, the sums of all of them are known after a first round.
+    sums = []
+    list(_found_on(content, table, 3, lambda tensor: sums.append(tensor) or tensor))
+    whole = torch.stack(sums).sum(0)
+    items = []
+    for found in _found_on(content, table, 3, lambda _: whole):
+        item_C = found.held.item_C
+        torch.testing.assert_close(found.factors.rows, expected[item_C], atol=1e-5, rtol=1e-5)
+        items += item_C.tolist()
+    assert sorted(items) == np.flatnonzero(rows.has_row_I).tolist()
 
     # The same for factors that are looked up; items without a row and content stay as they are.
     found = content.with_mapped(factor_Id, torch.arange(ITEMS))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert (found[mapped] - factor_Id[mapped]).abs().max() > 0.1
+
+
+def test_the_map_reads_a_sample_and_holds_out_a_fifth(monkeypatch):
+    rows = _rows()
+    content, _ = _content(rows, mapped=_mapped(rows))
+    table, _ = _table(rows)
+    counts = {}
+
+    def count(sum_2zz):
+        # The product of the column of ones with itself is the number of items.
+        column = sum_2zz.shape[1] - DIM - 2
+        counts["fitted"], counts["held out"] = sum_2zz[:, column, column].tolist()
+        return sum_2zz
+
+    with_both = int(rows.own_row_I[DESCRIBED].sum())
+    list(_found_on(content, table, 1, count))
+    assert counts == {"fitted": with_both - with_both // 5, "held out": with_both // 5}
+
+    monkeypatch.setattr(mapped_items, "MOST_FITTED", 20)
+    content.mapped = _mapped(rows)
+    list(_found_on(content, table, 1, count))
+    assert counts == {"fitted": 16, "held out": 4}
 
 
 def test_nothing_is_mapped_if_all_items_have_rows():
     rows = ItemRows(ITEMS, ITEMS)
-    content, _ = _content(rows, map_penalty=2.0)
-    found = content.candidates(
-        Shard(torch.randn(ITEMS, DIM), 0), 0, 1, torch.nn.functional.normalize, lambda tensor: tensor
-    )
+    content, _ = _content(rows, mapped=_mapped(rows))
+    (found,) = _found_on(content, torch.randn(ITEMS, DIM), 1, lambda tensor: tensor)
     assert found.factors is None
-    assert content.map is None
+    assert content.mapped.map is None
+    factor_Id = torch.randn(ITEMS, DIM)
+    assert content.with_mapped(factor_Id, torch.arange(ITEMS)) is factor_Id
 
 
 @pytest.mark.parametrize(
@@ -193,9 +220,9 @@ def test_nothing_is_mapped_if_all_items_have_rows():
         ({"content": "text", "unseen": "managed", "rows": 48}, "share a row"),
         ({"content": "text", "ids": False}, "set embedding.unseen = 'content'"),
         ({"content": "text", "ids": False, "unseen": "content", "id_dropout": 0.1}, "no effect"),
-        ({"map_penalty": 3.0}, "names no content"),
-        ({"content": "text", "map_penalty": 3.0}, "needs embedding.unseen = 'content'"),
-        ({"content": "text", "ids": False, "unseen": "content", "map_penalty": 1.0}, "ids = true"),
+        ({"map_content": True}, "names no content"),
+        ({"content": "text", "map_content": True}, "needs embedding.unseen = 'content'"),
+        ({"content": "text", "ids": False, "unseen": "content", "map_content": True}, "ids = true"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

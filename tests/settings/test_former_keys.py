@@ -73,7 +73,7 @@ def test_checksums_are_those_of_earlier_releases():
         del values["training"]["products"]
         del values["negatives"]["near_duplicates"]
         del values["sharding"]["language_models"]
-        for later in ("content", "ids", "id_dropout", "map_penalty"):
+        for later in ("content", "ids", "id_dropout", "map_content"):
             del values["embedding"][later]
         del values["encoder"]["llm"]
         text = tomli_w.dumps(values)

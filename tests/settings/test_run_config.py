@@ -65,7 +65,7 @@ _NOT_ALONE = (
     "encoder.llm.config",
     "embedding.ids",
     "embedding.id_dropout",
-    "embedding.map_penalty",
+    "embedding.map_content",
     "negatives.near_duplicates",
     *(key for key in keys() if key.startswith("items.")),
 )  # change others, or need another change
@@ -204,7 +204,7 @@ def test_the_checksum_changes_with_any_value():
               "baseline.interests": {"baseline.name": "/my_own.py"},
               "embedding.ids": {"embedding.content": "text", "embedding.unseen": "content"},
               "embedding.id_dropout": {"embedding.content": "text"},
-              "embedding.map_penalty": {"embedding.content": "text", "embedding.unseen": "content"},
+              "embedding.map_content": {"embedding.content": "text", "embedding.unseen": "content"},
               "negatives.near_duplicates": {"model.score": "cosine"},
               "items.encoder": {"items.content": "other", "items.llm.folder": "/llm"},
               **{key: ITEM_LLM for key in keys() if key.startswith("items.") and key != "items.encoder"},

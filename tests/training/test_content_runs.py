@@ -31,7 +31,7 @@ EMBEDDING = {
     "rare": RARE,
     "own": {"content": "text", "id_dropout": 0.5},
     "without ids": {"content": "text", "unseen": "content", "ids": False},
-    "mapped": RARE | {"map_penalty": 0.5},
+    "mapped": RARE | {"map_content": True},
 }
 COSINES = {"model": {"score": "cosine"}}  # of the run "mapped"
 

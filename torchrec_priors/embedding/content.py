@@ -9,14 +9,14 @@ In training, `id_dropout` leaves out the rows of some items, so that the project
 describe items alone. Whether a row is left out depends only on the seed, the step and the item. So
 an item has one vector in a step, in histories, as a target and as a negative, on every rank.
 
-With a map (`content_map.py`), the scores of items without rows do not come from the projection. Then
-candidates have factors of scores instead of vectors; histories still have vectors.
+If content is mapped (`mapped_items.py`), the scores of items without rows do not come from the
+projection. Then candidates also have factors of scores; histories still have vectors.
 
 Shapes: I items, M items with content, R rows of the table, N items that are looked up, C
 candidates, U distinct items, c width of content, d width of the model, f width of factors.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,13 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.embedding.content_map import ContentMap
 from torchrec_priors.embedding.item_rows import Held, ItemRows
 from torchrec_priors.embedding.item_table import Shard
+from torchrec_priors.embedding.mapped_items import MappedItems, parts
 from torchrec_priors.ops.keyed_dropout import hashed_mask, mix
 
 _STREAM = 0x636F6E74656E74  # distinguishes this dropout from other uses of the seed
-_ITEMS_AT_ONCE = 1 << 14
 
 
 class Reader(Protocol):
@@ -73,7 +72,7 @@ class ItemContent(nn.Module):
 
     Attributes:
         rows: the map from items to rows.
-        map: the map from content to factors; None if there is none, or before it is fitted.
+        mapped: gives items without rows factors; None if content is not mapped.
         reader: makes the content; None if it is given.
         projection: the projection; of an item LLM that is trained and has the width of the model,
             the content itself.
@@ -90,7 +89,7 @@ class ItemContent(nn.Module):
         std: float,
         id_dropout: float,
         seed: int,
-        map_penalty: float = 0.0,
+        mapped: MappedItems | None = None,
         reader: Reader | None = None,
     ) -> None:
         """
@@ -105,15 +104,14 @@ class ItemContent(nn.Module):
             id_dropout: the probability that the row of an item with content is left out in a step
                 of training.
             seed: the seed of the run.
-            map_penalty: the penalty of the map from content to factors; 0 for no map.
+            mapped: gives items without rows factors; None if content is not mapped.
             reader: makes the content; call `describe` before its first use.
         """
         super().__init__()
         self.rows = rows
         self.id_dropout = id_dropout
         self.seed = seed
-        self.map_penalty = map_penalty
-        self.map: ContentMap | None = None
+        self.mapped = mapped
         self.reader = reader
         assert (vector_Mc is None) != (reader is None)
 
@@ -138,11 +136,8 @@ class ItemContent(nn.Module):
         place_I[torch.from_numpy(item_M)] = torch.arange(len(item_M))
         self._place_I = place_I.to(device)
         self._item_R = None
-        self._no_row_I = torch.zeros(rows.items, dtype=torch.bool, device=device)
         if rows.row_I is not None:
             self._item_R = torch.from_numpy(rows.item_of_row).to(device)
-            has_row_I = (rows.row_I >= 0) & (rows.row_I < rows.rows)
-            self._no_row_I = torch.from_numpy(~has_row_I).to(device)
 
     @property
     def is_trained(self) -> bool:
@@ -210,13 +205,10 @@ class ItemContent(nn.Module):
             factor_Nf: the factors of the items' vectors.
             item_N: the row ids of the items in the data set.
         """
-        if self.map is None:
+        if self.mapped is None:
             return factor_Nf
         assert self._vector_Mc is not None, "a map is fitted after `describe`"
-        place_N = self._place_I[item_N]
-        is_mapped_N1 = ((place_N >= 0) & self._no_row_I[item_N])[:, None]
-        mapped_Nf = self.map(self._vector_Mc[place_N.clamp(min=0)])
-        return torch.where(is_mapped_N1, mapped_Nf, factor_Nf)
+        return self.mapped.factors(self._vector_Mc, self._place_I, item_N, factor_Nf)
 
     @torch.no_grad()
     def candidates(
@@ -250,17 +242,18 @@ class ItemContent(nn.Module):
         vector_Cd[places] = block.rows[of_block]
 
         item_C = torch.from_numpy(held.item_C).to(vector_Cd.device)
-        for part in _parts(len(item_C)):
+        for part in parts(len(item_C)):
             vector_Cd[part] = self(vector_Cd[part], item_C[part])
 
         factors = None
-        if self.map_penalty and rows.content_rows:
-            factors = Shard(self._mapped(vector_Cd, item_C, as_factors, total), 0)
+        if self.mapped is not None and rows.content_rows:
+            factors = Shard(self._factors(self.mapped, vector_Cd, item_C, as_factors, total), 0)
         held = Held(held.item_C, np.arange(len(held.item_C)))
         return Candidates(held, Shard(vector_Cd, 0), factors)
 
-    def _mapped(
+    def _factors(
         self,
+        mapped: MappedItems,
         vector_Cd: Tensor,
         item_C: Tensor,
         as_factors: Callable[[Tensor], Tensor],
@@ -268,24 +261,6 @@ class ItemContent(nn.Module):
     ) -> Tensor:
         """Fits the map to candidates, and returns the factors of all of them, [C, f]."""
         assert self._vector_Mc is not None, "call `describe` first"
-        # There is at least one part: a rank without candidates takes part in the sums too.
-        parts = list(_parts(len(item_C)))
-        factor_Cf = torch.cat([as_factors(vector_Cd[part]) for part in parts])
-
-        def fitted() -> Iterator[tuple[Tensor, Tensor]]:
-            assert self._vector_Mc is not None
-            for part in parts:
-                place_N = self._place_I[item_C[part]]
-                is_fitted_N = (place_N >= 0) & ~self._no_row_I[item_C[part]]
-                yield self._vector_Mc[place_N[is_fitted_N]], factor_Cf[part][is_fitted_N]
-
-        self.map = ContentMap.fit(fitted(), self.map_penalty, total)
-        for part in parts:
-            factor_Cf[part] = self.with_mapped(factor_Cf[part], item_C[part])
-        return factor_Cf
-
-
-def _parts(items: int) -> Iterator[slice]:
-    """Yields slices of a moderate number of items, at least one slice."""
-    for start in range(0, max(items, 1), _ITEMS_AT_ONCE):
-        yield slice(start, start + _ITEMS_AT_ONCE)
+        factor_Cf = torch.cat([as_factors(vector_Cd[part]) for part in parts(len(item_C))])
+        mapped.fit(self._vector_Mc, self._place_I, item_C, factor_Cf, total)
+        return self.with_mapped(factor_Cf, item_C)

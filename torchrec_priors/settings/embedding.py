@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.settings.ranges import (
-    Amount,
-    Count,
-    CountOrZero,
-    Probability,
-    Section,
-    check_ranges,
-)
+from torchrec_priors.settings.ranges import Count, CountOrZero, Probability, Section, check_ranges
 
 Unseen = Literal["own", "dropped", "shared", "hashed", "managed", "content"]
 Eviction = Literal["lfu", "lru", "distance_lfu"]
@@ -53,9 +46,9 @@ class UnseenConfig(Section):
         id_dropout: probability that the row of an item with content is left out in a step of
             training, in histories, targets and negatives, so that content alone learns to describe
             items.
-        map_penalty: penalty of a ridge regression from content to the factors of scores, which is
-            fitted to the items with rows after training. It scores the items without rows, instead
-            of the projection; 0 for none. It needs `unseen = "content"`.
+        map_content: whether items without rows get their scores from a regression instead of the
+            projection: from content to what the items with rows have learned. It needs `unseen =
+            "content"`.
     """
 
     unseen: Unseen = "own"
@@ -68,7 +61,7 @@ class UnseenConfig(Section):
     content: str = ""
     ids: bool = True
     id_dropout: Probability = 0.0
-    map_penalty: Amount = 0.0
+    map_content: bool = False
 
     def check(self, *, has_item_llm: bool = False) -> None:
         """Raises UserError if a value is out of its range, or if two contradict each other.
@@ -104,7 +97,7 @@ class UnseenConfig(Section):
             "shared": ("min_frequency",),
             "hashed": ("min_frequency", "hashed_rows"),
             "managed": ("rows", "blocks", "eviction", "eviction_interval"),
-            "content": ("min_frequency", "map_penalty") if self.ids else (),
+            "content": ("min_frequency", "map_content") if self.ids else (),
         }[self.unseen]
         read = (*read, "content", "ids", "id_dropout")
         # A value that is the default cannot be distinguished from one that was not given.
@@ -115,10 +108,10 @@ class UnseenConfig(Section):
     def _check_content(self, policy: str, has_item_llm: bool) -> None:
         """Raises UserError if settings of content contradict others."""
         if not self.content and not has_item_llm:
-            if self.unseen == "content" or not self.ids or self.id_dropout or self.map_penalty:
+            if self.unseen == "content" or not self.ids or self.id_dropout or self.map_content:
                 raise UserError(
                     "embedding.content names no content, which unseen = 'content', ids = false, "
-                    "id_dropout and map_penalty need: add it with `torchrec-priors content`, or set "
+                    "id_dropout and map_content need: add it with `torchrec-priors content`, or set "
                     "items.encoder"
                 )
             return
@@ -133,9 +126,9 @@ class UnseenConfig(Section):
             )
         if not self.ids and self.id_dropout:
             raise UserError("embedding.id_dropout has no effect with embedding.ids = false")
-        if self.map_penalty and (self.unseen != "content" or not self.ids):
+        if self.map_content and (self.unseen != "content" or not self.ids):
             raise UserError(
-                "embedding.map_penalty maps content of items without rows to what items with rows "
+                "embedding.map_content maps content of items without rows to what items with rows "
                 "learned: it needs embedding.unseen = 'content' and embedding.ids = true"
             )
 

@@ -215,8 +215,8 @@ class RunConfig(Section):
         if not self.embedding.content and not self.items.encoder:
             for key in ("content", "ids", "id_dropout"):
                 del settings["embedding"][key]
-        if not self.embedding.map_penalty:
-            del settings["embedding"]["map_penalty"]
+        if not self.embedding.map_content:
+            del settings["embedding"]["map_content"]
         if not self.encoder.has_llm:
             del settings["encoder"]["llm"]
         if self.loss.softmax == "in_group":

@@ -12,6 +12,7 @@ from torchrec_priors.baselines.baseline import check_fusion, load_baseline
 from torchrec_priors.common.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.content import ItemContent
+from torchrec_priors.embedding.mapped_items import MappedItems
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, ItemFeature, load_features
 from torchrec_priors.embedding.item_rows import ItemRows
@@ -139,7 +140,7 @@ def _make_model(
     if features:
         side_features = FeatureTables(features, dim, asks_once=config.sharding.dedup)
 
-    content = _item_content(config, parts, ranks)
+    content = _item_content(config, data, parts, ranks)
     baseline = load_baseline(config.baseline, dim, context)
     return Recommender(
         config.model,
@@ -167,7 +168,9 @@ def _make_model(
     )
 
 
-def _item_content(config: RunConfig, parts: ModelParts, ranks: Ranks) -> ItemContent | None:
+def _item_content(
+    config: RunConfig, data: PreparedData, parts: ModelParts, ranks: Ranks
+) -> ItemContent | None:
     """Creates the content of items; None if they have none."""
     described = parts.content or parts.tokens
     if described is None:
@@ -177,6 +180,10 @@ def _item_content(config: RunConfig, parts: ModelParts, ranks: Ranks) -> ItemCon
     reader = None
     if parts.tokens is not None:
         reader = _item_llm(config, parts.tokens, ranks)
+    mapped = None
+    if config.embedding.map_content:
+        frequency_I = data.catalogue(["frequency"])["frequency"].to_numpy()
+        mapped = MappedItems(described.item_M, parts.rows, frequency_I, ranks.device)
     return ItemContent(
         described.item_M,
         None if parts.content is None else parts.content.vector_Mc,
@@ -186,7 +193,7 @@ def _item_content(config: RunConfig, parts: ModelParts, ranks: Ranks) -> ItemCon
         std=config.table.init_std,
         id_dropout=config.embedding.id_dropout,
         seed=config.seed,
-        map_penalty=config.embedding.map_penalty,
+        mapped=mapped,
         reader=reader,
     )
 

@@ -1,0 +1,123 @@
+"""Gives items without a row factors of scores, by a map from their content (`content_map.py`).
+
+The map is fitted to a sample of the items that have a row and content. Whether an item is in the sample,
+held out or a landmark depends only on its row id, so every rank knows it, and the number of ranks does not
+matter.
+
+Shapes: I items, M items with content, N items of a request, C candidates, c width of content, f width of
+factors.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.common.splitmix import GOLDEN, mix
+from torchrec_priors.embedding.content_map import LANDMARKS, Block, ContentMap, Kernel
+from torchrec_priors.embedding.item_rows import ItemRows
+
+MOST_FITTED = 1 << 17
+_HELD_OUT = 5  # one of so many items chooses the penalty
+_AT_ONCE = 1 << 14
+
+
+class MappedItems:
+    """The items without a row, whose content is mapped.
+
+    Attributes:
+        map: the map; None before it is fitted, and if no item is without a row.
+    """
+
+    def __init__(
+        self, item_M: np.ndarray, rows: ItemRows, frequency_I: np.ndarray, device: torch.device
+    ) -> None:
+        """
+        Args:
+            item_M: row ids of the items with content, ascending.
+            rows: the map from items to rows.
+            frequency_I: the number of training interactions of each item.
+            device: where content is held.
+        """
+        self.map: ContentMap | None = None
+        has_row_I = np.ones(rows.items, bool)
+        if rows.row_I is not None:
+            has_row_I = (rows.row_I >= 0) & (rows.row_I < rows.rows)
+        self._no_row_I = torch.from_numpy(~has_row_I).to(device)
+        self._log_count_I = torch.from_numpy(np.log1p(frequency_I)).float().to(device)
+
+        # The sample: the items with the smallest hashes, in this order.
+        place = np.flatnonzero(has_row_I[item_M])
+        hashed = mix(item_M[place].astype(np.uint64) * GOLDEN + GOLDEN)
+        chosen = place[np.argsort(hashed, kind="stable")[:MOST_FITTED]]
+        held_out = np.arange(len(chosen)) % _HELD_OUT == _HELD_OUT - 1
+        in_sample_I = np.zeros(rows.items, bool)
+        in_sample_I[item_M[chosen]] = True
+        held_out_I = np.zeros(rows.items, bool)
+        held_out_I[item_M[chosen[held_out]]] = True
+        self._in_sample_I = torch.from_numpy(in_sample_I).to(device)
+        self._held_out_I = torch.from_numpy(held_out_I).to(device)
+        self._landmark_L = torch.from_numpy(chosen[~held_out][:LANDMARKS]).to(device)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        vector_Mc: Tensor,
+        place_I: Tensor,
+        item_C: Tensor,
+        factor_Cf: Tensor,
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Fits the map. Every rank must call it.
+
+        Args:
+            vector_Mc: the content of all items, of length 1.
+            place_I: the number of each item among the M items with content; -1 without content.
+            item_C: the row ids of this rank's candidates, each the candidate of one rank.
+            factor_Cf: their factors.
+            total: returns the sum of a tensor over all ranks.
+        """
+
+        def blocks() -> Iterator[Block]:
+            # There is at least one part: a rank without candidates takes part in the sums too.
+            for part in parts(len(item_C)):
+                fitted_N = self._in_sample_I[item_C[part]]
+                item_N = item_C[part][fitted_N]
+                yield Block(
+                    vector_Mc[place_I[item_N]],
+                    factor_Cf[part][fitted_N],
+                    self._log_count_I[item_N],
+                    self._held_out_I[item_N],
+                )
+
+        kernel = Kernel.of(vector_Mc[self._landmark_L])
+        self.map = ContentMap.fit(kernel, blocks(), total)
+
+    def factors(
+        self, vector_Mc: Tensor, place_I: Tensor, item_N: Tensor, factor_Nf: Tensor
+    ) -> Tensor:
+        """Returns the factors of items, with mapped ones for items without a row, [N, f].
+
+        Args:
+            vector_Mc, place_I: as for `fit`.
+            item_N: the row ids of the items.
+            factor_Nf: the factors of the items' vectors.
+        """
+        if self.map is None:
+            return factor_Nf
+        is_mapped_N = (place_I[item_N] >= 0) & self._no_row_I[item_N]
+        number_n = is_mapped_N.nonzero()[:, 0]
+        if not len(number_n):
+            return factor_Nf
+        factor_Nf = factor_Nf.clone()
+        for part in parts(len(number_n)):
+            content_nc = vector_Mc[place_I[item_N[number_n[part]]]]
+            factor_Nf[number_n[part]] = self.map(content_nc)
+        return factor_Nf
+
+
+def parts(items: int) -> Iterator[slice]:
+    """Yields slices of a moderate number of items, at least one slice."""
+    for start in range(0, max(items, 1), _AT_ONCE):
+        yield slice(start, start + _AT_ONCE)
