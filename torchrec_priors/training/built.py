@@ -3,6 +3,8 @@
 Shapes: I items of the data set, S item sets.
 """
 
+import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.settings.table import TABLE
 from torchrec_priors.training.catalogue import read_catalogue
 from torchrec_priors.training.run.paths import Counted, over_item_sets
+
+log = logging.getLogger(__name__)
 
 # The item LLM's parameters begin with it. DDP does not average their gradients, because these come
 # after those of all parts of a batch (`step.py`).
@@ -118,6 +122,7 @@ class Built:
             if found.factors is not None:
                 inputs = found.vectors
                 block = found.factors
+                self._say_mapped()
 
         # A managed table gives rows to other items during training, so its index is built again.
         # Other tables keep the row of each item: their index only gets the current values.
@@ -136,3 +141,18 @@ class Built:
         no_rows = block.rows.new_empty(0, block.rows.shape[1])
         self._index[:] = [index.over(Shard(no_rows, block.first))]
         return index
+
+    def _say_mapped(self) -> None:
+        """Logs once how well content tells what items with rows have learned."""
+        content = self.model.content
+        assert content is not None
+        assert content.mapped is not None
+        fitted = content.mapped.map
+        if self._index or not self.ranks.leads or fitted is None or math.isnan(fitted.explained):
+            return
+        log.info(
+            "%s items without rows get their scores from their content, which explains %.0f %% of "
+            "what other items have learned (held-out items)",
+            f"{content.rows.content_rows:,}",
+            100 * fitted.explained,
+        )
