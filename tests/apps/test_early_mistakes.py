@@ -29,6 +29,7 @@ OF_RUNS = {
 }
 OF_DATA = [
     ["content", "encode", "--name", "text", "--model", ".", "--data", NOWHERE],
+    ["content", "join", "--name", "both", "--of", "text", "--data", NOWHERE],
     ["describe", NOWHERE],
     ["experiment", "ml-100k", "--data", NOWHERE],
     ["plan", "--config", "small", "--data", NOWHERE],

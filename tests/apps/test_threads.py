@@ -111,5 +111,7 @@ def test_they_compute_with_it(app, small_data, tmp_path, monkeypatch):
 def test_where_nothing_is_computed_it_is_refused(small_data, tmp_path):
     with pytest.raises(UserError, match="--threads is not an option of content add"):
         content(Action.ADD, str(small_data), "text", vectors=tmp_path / "v.npy", threads=3)
+    with pytest.raises(UserError, match="--threads is not an option of content join"):
+        content(Action.JOIN, str(small_data), "both", of="genre", threads=3)
     with pytest.raises(UserError, match="--threads: it needs --run"):
         publish(tmp_path, version="one", threads=3)

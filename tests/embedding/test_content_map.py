@@ -42,7 +42,9 @@ def _features(kernel, content):
     value, vector = np.linalg.eigh(gaussian(landmarks, landmarks))
     kept = value > 1e-6
     near = gaussian(content.double().numpy(), landmarks)
-    return np.concatenate([content.double().numpy(), near @ vector[:, kept] / value[kept] ** 0.5], 1)
+    return np.concatenate(
+        [content.double().numpy(), near @ vector[:, kept] / value[kept] ** 0.5], 1
+    )
 
 
 def _solved(x, factor, penalty):
@@ -140,6 +142,8 @@ def test_without_items_all_factors_are_zero(monkeypatch):
 
     # Items that are all alike have no direction in which they vary.
     monkeypatch.setattr(content_map, "STRETCH", 100.0)
-    same = Block(torch.eye(3)[[0, 0]], torch.ones(2, FACTORS), torch.ones(2), torch.tensor([False, True]))
+    same = Block(
+        torch.eye(3)[[0, 0]], torch.ones(2, FACTORS), torch.ones(2), torch.tensor([False, True])
+    )
     found = ContentMap.fit(Kernel.of(same.content_Nc), [same], _alone)
     torch.testing.assert_close(found(torch.eye(3)), torch.ones(3, FACTORS))

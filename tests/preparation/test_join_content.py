@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_movielens import read_ratings, write_ratings
 
+from torchrec_priors.apps.content import Action, content
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.append.append import append
 from torchrec_priors.preparation.content.add import add_vectors
@@ -133,3 +134,21 @@ def test_too_many_groups_are_refused_before_memory_is_used(data):
     add_prior(data, "many", grouping, PreparedData(data).manifest)
     with pytest.raises(UserError, match=r"prior 'many' has 9,000 groups, but at most 8,192"):
         join_content(PreparedData(data), "both", [Part("many")])
+
+
+def test_the_command_says_what_was_joined_and_refuses_other_options(data, tmp_path, capsys):
+    content(Action.JOIN, str(data), "both", of="text, genre=2")
+    assert capsys.readouterr().out.startswith("content both: 150 of 150 items have a vector of ")
+    assert PreparedData(data).manifest.content_of("both").made_by["parts"] == {
+        "text": 1,
+        "genre": 2,
+    }
+    with pytest.raises(
+        UserError, match="content join needs the names of its parts: --of text,genre"
+    ):
+        content(Action.JOIN, str(data), "other")
+    for option, value in (("vectors", tmp_path), ("model", tmp_path), ("prompt", "x")):
+        with pytest.raises(UserError, match=f"--{option} is not an option of content join"):
+            content(Action.JOIN, str(data), "other", of="text", **{option: value})
+    with pytest.raises(UserError, match="--of is not an option of content add"):
+        content(Action.ADD, str(data), "other", of="text", vectors=tmp_path / "v.parquet")

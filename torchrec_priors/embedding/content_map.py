@@ -1,24 +1,26 @@
 """Maps the content of items to the factors of their scores, after training.
 
-A ridge regression is fitted to the items that have rows. For item i, f_i is the factor of its score: for
-cosines, its vector divided by its length (`heads/score.py`).
+A ridge regression is fitted to the items that have rows. For item i, f_i is the factor of its
+score: for cosines, its vector divided by its length (`heads/score.py`).
 
     min over W of  sum_i | f_i - mean f - W (x_i - mean x) |^2 + penalty |W|^2
 
-x is the item's content, and how similar it is to that of some of these items, the landmarks: a Gaussian
-kernel by Nystroem's method. So the map has a linear part and a local part. The penalty is the one of
-`PENALTIES` that is best for a fifth of the items, which is held out; then W is fitted to all.
+x is the item's content, and how similar it is to that of some of these items, the landmarks: a
+Gaussian kernel by Nystroem's method. So the map has a linear part and a local part. The penalty is
+the one of `PENALTIES` that is best for a fifth of the items, which is held out; then W is fitted to
+all of them.
 
-An item without a row gets the factor mean f + W (x - mean x), with one change: in the direction in which
-factors vary with the logarithm of training interactions, its distance from the mean is stretched by
-`STRETCH`, because a regression shortens that too.
+An item without a row gets the factor mean f + W (x - mean x), with one change: in the direction in
+which factors vary with the logarithm of training interactions, its distance from the mean is
+stretched by `STRETCH`, because a regression shortens that too.
 
-This is a map from attributes to factors (Gantner et al., ICDM 2010). A mapped factor is not divided by
-its length, also for cosines. A regression shortens what content does not tell. So an item that content
-says little about has the scores of an average item; at length 1 it would have those of an item that many
-users like. docs/figures/cold-items.md has what was measured.
+This is a map from attributes to factors (Gantner et al., ICDM 2010). A mapped factor is not divided
+by its length, also for cosines. A regression shortens what content does not tell. So an item that
+content says little about has the scores of an average item; at length 1 it would have those of an
+item that many users like. docs/figures/cold-items.md has what was measured.
 
-Shapes: N items, L landmarks, c width of content, x of (content, kernel), f of factors, z = x + f + 2.
+Shapes: N items, L landmarks, c width of content, x of (content, kernel), f of factors, z = x + f +
+2.
 """
 
 import math
@@ -137,9 +139,7 @@ class ContentMap:
         popular_f = _direction(both_zz, width)
         along_x1 = (weight_xf @ popular_f)[:, None]
         weight_xf = weight_xf + (STRETCH - 1) * along_x1 * popular_f
-        return cls(
-            kernel, mean_x.float(), factor_f.float(), weight_xf.float(), penalty, explained
-        )
+        return cls(kernel, mean_x.float(), factor_f.float(), weight_xf.float(), penalty, explained)
 
     def __call__(self, content_Nc: Tensor) -> Tensor:
         """Returns the factors of items with this content, [N, f]."""

@@ -1,11 +1,11 @@
 """Gives items without a row factors of scores, by a map from their content (`content_map.py`).
 
-The map is fitted to a sample of the items that have a row and content. Whether an item is in the sample,
-held out or a landmark depends only on its row id, so every rank knows it, and the number of ranks does not
-matter.
+The map is fitted to a sample of the items that have a row and content. Whether an item is in the
+sample, held out or a landmark depends only on the row ids, so every rank knows it, and the number
+of ranks does not matter.
 
-Shapes: I items, M items with content, N items of a request, C candidates, c width of content, f width of
-factors.
+Shapes: I items, M items with content, N items of a request, C candidates, c width of content, f
+width of factors.
 """
 
 from collections.abc import Callable, Iterator

@@ -180,7 +180,7 @@ class Recommender(nn.Module):
     def item_factors(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
         """Looks up the factors of items that scores are computed with, [N, f].
 
-        If content is mapped, the retrieval index must have been fetched before, as that fits the map.
+        If content is mapped, the retrieval index must have been fetched before: that fits the map.
 
         Args:
             ids, item_N: see `item_vectors`.

@@ -48,9 +48,7 @@ def read_content(data: PreparedData, name: str, option: str = "embedding.content
     """
     info = data.manifest.content_of(name)
     if info.has_tokens:
-        raise UserError(
-            f"{option}: '{name}' holds tokens, which items.content reads: name vectors"
-        )
+        raise UserError(f"{option}: '{name}' holds tokens, which items.content reads: name vectors")
     table = data.content_table(name, [ITEM, VECTOR])
     item_M = items_of(table, info, data)
     return Content(info, item_M, matrix_of(table[VECTOR], info.dim))

@@ -111,8 +111,8 @@ class UnseenConfig(Section):
             if self.unseen == "content" or not self.ids or self.id_dropout or self.map_content:
                 raise UserError(
                     "embedding.content names no content, which unseen = 'content', ids = false, "
-                    "id_dropout and map_content need: add it with `torchrec-priors content`, or set "
-                    "items.encoder"
+                    "id_dropout and map_content need: add it with `torchrec-priors content`, or "
+                    "set items.encoder"
                 )
             return
         if self.unseen not in ("own", "dropped", "content"):

@@ -12,12 +12,12 @@ from torchrec_priors.baselines.baseline import check_fusion, load_baseline
 from torchrec_priors.common.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.content import ItemContent
-from torchrec_priors.embedding.mapped_items import MappedItems
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, ItemFeature, load_features
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.item_table import fuse_optimizer, initialise_rows, item_table
 from torchrec_priors.embedding.managed.table import managed_table
+from torchrec_priors.embedding.mapped_items import MappedItems
 from torchrec_priors.embedding.own_rows import own_rows
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.encoder.item_llm import ItemLLM

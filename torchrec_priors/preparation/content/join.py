@@ -107,7 +107,13 @@ def join_content(
 
 @dataclass(frozen=True)
 class _Read:
-    """The vectors of a part, each as long as its weight; `identity` says what they were made with."""
+    """The vectors of a part, each as long as its weight.
+
+    Attributes:
+        identity: what they were made with.
+        item_M: row ids of the items with a vector, ascending.
+        vector_Mc: their vectors.
+    """
 
     identity: str
     item_M: np.ndarray
@@ -135,7 +141,9 @@ def _read(data: PreparedData, part: Part) -> _Read:
     return _Read(made, *_of_groups(data, prior, part.weight))
 
 
-def _of_groups(data: PreparedData, prior: PriorInfo, weight: float) -> tuple[np.ndarray, np.ndarray]:
+def _of_groups(
+    data: PreparedData, prior: PriorInfo, weight: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the items that are in a group, and a vector for each."""
     if len(prior.groups) > _MOST_NUMBERS:
         raise UserError(
