@@ -27,6 +27,10 @@ pytest.importorskip("peft")
 USER = {"backbone": "llm", "dropout": 0.0, "llm": {"config": {"model_type": "qwen2", **SIZES}}}
 
 
+# Rare items have no rows, and their texts are mapped.
+ROWS = {"id_dropout": 0.2, "min_frequency": 12, "map_content": True}
+
+
 def config(tuning, *, hllm=True, **more):
     """HLLM: both language models and no rows of items; or HSTU with rows."""
     items = {
@@ -40,7 +44,7 @@ def config(tuning, *, hllm=True, **more):
         "model": {"score": "cosine", "dim": 16},
         "priors": {"tree": ["temporal:2", "genre"]},
         "items": items,
-        "embedding": {"unseen": "content", "ids": False} if hllm else {"id_dropout": 0.2},
+        "embedding": {"unseen": "content"} | ({"ids": False} if hllm else ROWS),
         "training": {"accumulate": 2, "learning_rate": 0.01},
         "encoder": USER if hllm else {},
     }
@@ -170,6 +174,7 @@ def train_all(data, folder):
             tiny.train(config(tuning, hllm=hllm, **more), data, run)
             settings, prepared, built = tiny.best(run, ranks)
             metrics = tiny.metrics_of(built, settings, prepared, ranks, by_group=())
+            assert hllm or built.model.content.mapped.map is not None
             answers[tuning, hllm] = (losses(run), metrics["ndcg@10"], tiny.dense_parameters(built))
     return answers
 

@@ -188,7 +188,7 @@ def _solved(sum_zz: Tensor, width: int, penalty: float) -> tuple[Tensor, Tensor,
 
 def _error(sum_zz: Tensor, weight_xf: Tensor, bias_f: Tensor) -> float:
     """Returns the sum of squared errors of x W + b over the items of some sums."""
-    x, width = weight_xf.shape
+    width = weight_xf.shape[1]
     identity_ff = torch.eye(width, dtype=weight_xf.dtype, device=weight_xf.device)
     no_count_1f = weight_xf.new_zeros(1, width)
     # f - x W - b is z times this matrix.
