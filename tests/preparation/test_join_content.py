@@ -13,6 +13,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.append.append import append
 from torchrec_priors.preparation.content.add import add_vectors
 from torchrec_priors.preparation.content.join import Part, join_content
+from torchrec_priors.preparation.describe import describe
 from torchrec_priors.preparation.priors.add_prior import add_prior
 from torchrec_priors.preparation.priors.grouping import Grouping
 from torchrec_priors.prepared.content import read_content
@@ -152,3 +153,12 @@ def test_the_command_says_what_was_joined_and_refuses_other_options(data, tmp_pa
             content(Action.JOIN, str(data), "other", of="text", **{option: value})
     with pytest.raises(UserError, match="--of is not an option of content add"):
         content(Action.ADD, str(data), "other", of="text", vectors=tmp_path / "v.parquet")
+
+
+def test_a_description_names_all_content(data):
+    info = join_content(PreparedData(data), "both", [Part("text"), Part("genre", 2.5)])
+    text = describe(PreparedData(data)).text
+    assert (
+        f"content both: 150 of 150 items have a vector of {info.dim} numbers, 0 have none; joined of text=1, genre=2.5\n"
+        "content text: 140 of 150 items have a vector of 5 numbers, 10 have none; added from vectors.parquet\n"
+    ) in text

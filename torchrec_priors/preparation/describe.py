@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from torchrec_priors.preparation.build.summary import prior_line, summary, understood
+from torchrec_priors.preparation.content.add import counted
 from torchrec_priors.preparation.raw.times import in_words
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.prepared.manifest import PriorInfo
+from torchrec_priors.prepared.manifest import ContentInfo, PriorInfo
 
 # The number of items in the sample, and of interactions of the history that is shown.
 _ITEMS = 5
@@ -24,7 +25,7 @@ class Description:
     """A description of a data set.
 
     Attributes:
-        head: what `prepare` printed: sizes, times, dropped and repaired rows, priors.
+        head: what `prepare` printed: sizes, times, dropped and repaired rows, priors; and content.
         lengths: the smallest, the quartiles and the largest of the lengths of histories.
         mean_length: their mean.
         items: the ids and titles of the items with the most training interactions, with these.
@@ -70,7 +71,7 @@ def describe(data: PreparedData) -> Description:
     user, history = _sample(data, named)
     folder = data.folder if isinstance(data.folder, Path) else None
     return Description(
-        head="\n".join([*understood(manifest), summary(manifest, folder)]),
+        head="\n".join([*understood(manifest), summary(manifest, folder), *content_lines(data)]),
         lengths=[int(value) for value in np.percentile(lengths, _QUANTILES, method="lower")],
         mean_length=float(lengths.mean()),
         items=[(*named(row), int(frequency[row])) for row in top],
@@ -83,6 +84,15 @@ def prior_lines(data: PreparedData) -> list[str]:
     """Describes the priors of a data set, a line for each, with where they come from."""
     return [
         f"{prior_line(prior)}{_origin(prior)}{words_of(prior)}" for prior in data.manifest.priors
+    ]
+
+
+def content_lines(data: PreparedData) -> list[str]:
+    """Describes the content of a data set, a line for each, with what it was made of."""
+    return [
+        f"{line}; {_made_of(info)}"
+        for info in data.manifest.content
+        for line in counted(data, info)
     ]
 
 
@@ -123,3 +133,15 @@ def _origin(prior: PriorInfo) -> str:
     if "file" in made_by:
         return f"; added from {made_by['file']}"
     return f"; added ({made_by.get('kind', prior.kind)})"
+
+
+def _made_of(info: ContentInfo) -> str:
+    made = info.made_by
+    if made["kind"] == "joined":
+        parts = made["parts"].items()
+        return "joined of " + ", ".join(f"{name}={weight:g}" for name, weight in parts)
+    if "images" in made:
+        return f"encoded from the images of {made['images']}"
+    if "columns" in made:
+        return f"made of {', '.join(made['columns'])}"
+    return f"added from {made['file']}"
