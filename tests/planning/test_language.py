@@ -94,6 +94,10 @@ def test_parameters_and_operations_are_those_of_the_models():
     assert users.tokens(8, 4) == 8 * WINDOW
     forward = 100 * (2 * users.parameters + 2 * 64 * WINDOW * 2)
     assert users.operations(100) == 3 * forward
+
+
+def test_lora_trains_its_matrices_and_the_vector_of_an_item():
+    pytest.importorskip("peft")
     (lora, _) = request(tuning="lora", lora_rank=2, recompute=True).language
     assert lora.trained == 64 + 2 * 2 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 96))
     assert lora.operations(100) == pytest.approx(3 * 100 * (2 * lora.of_layers + 2 * 64 * 10 * 2))
