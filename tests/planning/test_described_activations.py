@@ -132,6 +132,8 @@ def test_a_step_with_content(data, settings):
     ids=str,
 )
 def test_a_step_with_an_item_llm(texts, settings, precision, inner):
+    if settings["tuning"] == "lora":
+        pytest.importorskip("peft")
     sizes = SIZES | {"hidden_size": 64, "intermediate_size": inner}
     llm = {"config": {"model_type": "llama", **sizes}}
     items = {"encoder": "llm", "content": "tokens", "llm": llm, **settings}
