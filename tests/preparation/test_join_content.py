@@ -76,20 +76,34 @@ def test_the_same_parts_replace_it_and_others_do_not(data):
     assert read_content(PreparedData(data), "both").vector_Mc.shape[1] == DIM
 
 
+def _grown(small_raw, data, folder, film=151, genre=""):
+    """Appends a new film and its ratings; `genre` replaces its genres."""
+    raw = folder / "raw"
+    shutil.copytree(small_raw, raw)
+    lines = (raw / "u.item").read_text(encoding="latin-1").splitlines()
+    last = next(line for line in lines if line.startswith("150|"))
+    new = last.replace("150|", f"{film}|", 1).replace("Café 150", f"New {film}")
+    if genre:
+        new = "|".join([*new.split("|")[:5], *genre])
+    (raw / "u.item").write_text("\n".join([*lines, new]) + "\n", encoding="latin-1")
+    latest = max(read_ratings(raw), key=lambda rating: rating.seconds)
+    later = [film * 1000 + user for user in range(20, 30)]
+    write_ratings(
+        raw,
+        [
+            type(latest)(user, film, 4, latest.seconds + after)
+            for user, after in zip(range(20, 30), later, strict=True)
+        ],
+    )
+    return append(raw, data)
+
+
 @pytest.mark.slow
 def test_an_append_prints_the_command_that_joins_new_items(small_raw, data, tmp_path):
     parts = [Part("text"), Part("genre", 2.5)]
     join_content(PreparedData(data), "both", parts)
     before = read_content(PreparedData(data), "both")
-    raw = tmp_path / "more"
-    shutil.copytree(small_raw, raw)
-    lines = (raw / "u.item").read_text(encoding="latin-1").splitlines()
-    new = lines[-1].replace("150|", "151|", 1).replace("Café 150", "New 151")
-    (raw / "u.item").write_text("\n".join([*lines, new]) + "\n", encoding="latin-1")
-    last = max(read_ratings(raw), key=lambda rating: rating.seconds)
-    write_ratings(raw, [type(last)(user, 151, 4, last.seconds + user) for user in range(20, 30)])
-
-    grown = append(raw, data)
+    grown = _grown(small_raw, data, tmp_path)
     commands = [line.split("them: ")[1] for line in grown.messages if "no vectors; to" in line]
     assert len(commands) == 2
     assert "content add" in commands[0], "parts come first"
@@ -110,10 +124,15 @@ def test_an_append_prints_the_command_that_joins_new_items(small_raw, data, tmp_
     [
         ("", "no part was given"),
         ("text,text=2", "a part was given twice"),
-        ("genres", "'genres' is no content and no prior of items of this data set: it has genre"),
+        (
+            "genres",
+            "'genres' is no content and no prior of items of this data set, which has genre, text",
+        ),
         ("text,genre=0", "'genre=0': a part is NAME or NAME=WEIGHT, with a weight above 0"),
         ("genre=much", "a weight above 0"),
         ("genre=inf", "a weight above 0"),
+        ("=3", "a part is NAME or NAME=WEIGHT"),
+        ("text,both", "'both' cannot be a part of itself"),
     ],
 )
 def test_mistakes_are_named(data, parts, message):
@@ -133,8 +152,65 @@ def test_too_many_groups_are_refused_before_memory_is_used(data):
     made_by = {"kind": "mapping", "file": "x"}
     grouping = Grouping("item", names, [1] * groups, table, made_by)
     add_prior(data, "many", grouping, PreparedData(data).manifest)
-    with pytest.raises(UserError, match=r"prior 'many' has 9,000 groups, but at most 8,192"):
+    with pytest.raises(UserError, match=r"9,000 numbers for each item, but at most 4,096 are"):
         join_content(PreparedData(data), "both", [Part("many")])
+
+
+def _with_prior(data, name, groups, first=0, **options):
+    """Adds a prior with an item in each group; `first` is the item of the first group."""
+    item = (np.arange(groups, dtype=np.int32) + first) % 150
+    table = pa.table({"item": item, "group": np.arange(groups, dtype=np.int32)}).sort_by("item")
+    made_by = {"kind": "mapping", "file": "x"}
+    grouping = Grouping("item", [f"g{k}" for k in range(groups)], [1] * groups, table, made_by)
+    add_prior(data, name, grouping, PreparedData(data).manifest, **options)
+
+
+def test_groups_of_the_same_names_and_other_members_are_other_content(data):
+    _with_prior(data, "shelf", 4)
+    join_content(PreparedData(data), "both", [Part("text"), Part("shelf")])
+    _with_prior(data, "shelf", 4, first=50, overwrite=True)
+    with pytest.raises(UserError, match="was made otherwise"):
+        join_content(PreparedData(data), "both", [Part("text"), Part("shelf")])
+
+
+@pytest.mark.slow
+def test_new_groups_of_an_append_do_not_change_the_width(small_raw, data, tmp_path):
+    """An added prior gets a group for new items, and a new film has a genre that no film had."""
+    _with_prior(data, "shelf", 150)
+    parts = [Part("genre"), Part("shelf", 0.3)]
+    first = join_content(PreparedData(data), "both", parts)
+    before = read_content(PreparedData(data), "both")
+    grown = _grown(small_raw, data, tmp_path, genre="0" * 18 + "1")
+    (command,) = [line.split("them: ")[1] for line in grown.messages if "content both" in line]
+    assert command.endswith("--name both --of genre=1,shelf=0.3")
+    manifest = PreparedData(data).manifest
+    assert len(manifest.prior("shelf").groups) > 150
+
+    again = join_content(PreparedData(data), "both", parts)
+    assert (again.identity, again.dim) == (first.identity, first.dim)
+    after = read_content(PreparedData(data), "both")
+    place = np.searchsorted(after.item_M, before.item_M)
+    assert np.array_equal(after.vector_Mc[place], before.vector_Mc)
+
+    # With all groups it is other content.
+    wider = join_content(PreparedData(data), "both", parts, overwrite=True)
+    assert wider.dim > first.dim
+    assert wider.identity != first.identity
+
+
+@pytest.mark.slow
+def test_commands_of_joined_content_follow_those_of_their_parts(small_raw, data, tmp_path):
+    join_content(PreparedData(data), "z", [Part("text"), Part("genre", 0.1 + 0.2)])
+    join_content(PreparedData(data), "a", [Part("z"), Part("genre")])
+    join_content(PreparedData(data), "b", [Part("a")])
+    grown = _grown(small_raw, data, tmp_path)
+    names = [line.split(":")[0] for line in grown.messages if "no vectors; to" in line]
+    assert names == ["content text", "content z", "content a", "content b"]
+    assert any("--of text=1,genre=0.30000000000000004" in line for line in grown.messages)
+
+    # A cycle does not stop an append.
+    join_content(PreparedData(data), "z", [Part("b")], overwrite=True)
+    assert _grown(small_raw, data, tmp_path / "more", film=152).messages
 
 
 def test_the_command_says_what_was_joined_and_refuses_other_options(data, tmp_path, capsys):

@@ -175,5 +175,5 @@ def test_mistakes_have_the_messages_of_the_run(run, both, tmp_path):
     shutil.copytree(tmp_path / "out-0", old)
     about = read_json(old / "export.json", remedy="")
     write_json(old / "export.json", {**about, "format": 1})
-    with pytest.raises(UserError, match="is of format 1, not 2: export the run again"):
+    with pytest.raises(UserError, match="is of format 1, not 2 or 3: export the run again"):
         load_exported(old)

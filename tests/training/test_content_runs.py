@@ -117,6 +117,8 @@ def test_new_items_are_recommended_at_once_within_their_groups(runs, states, tmp
         export(run, tmp_path / "export")
         expected = [(found.item_id, found.head) for found in answer]
         scores = [found.score for found in answer]
+    about = json.loads((tmp_path / "export" / "export.json").read_text())
+    assert about["format"] == (3 if name == "mapped" else 2), "older releases would divide factors"
     exported = load_exported(tmp_path / "export")
     torch.testing.assert_close(exported.vector_Id[items], scored)
     torch.testing.assert_close(exported.input_Id[items], looked_up)

@@ -205,10 +205,12 @@ class ItemContent(nn.Module):
             factor_Nf: the factors of the items' vectors.
             item_N: the row ids of the items in the data set.
         """
-        if self.mapped is None:
+        if self.mapped is None or self.mapped.map is None:
             return factor_Nf
         assert self._vector_Mc is not None, "a map is fitted after `describe`"
-        return self.mapped.factors(self._vector_Mc, self._place_I, item_N, factor_Nf)
+        factor_Nf = factor_Nf.clone()
+        self.mapped.write(self._vector_Mc, self._place_I, item_N, factor_Nf)
+        return factor_Nf
 
     @torch.no_grad()
     def candidates(
@@ -246,21 +248,27 @@ class ItemContent(nn.Module):
             vector_Cd[part] = self(vector_Cd[part], item_C[part])
 
         factors = None
-        if self.mapped is not None and rows.content_rows:
-            factors = Shard(self._factors(self.mapped, vector_Cd, item_C, as_factors, total), 0)
+        if self.mapped is not None and self.mapped.may_fit:
+            width = as_factors(vector_Cd[:0]).shape[1]
+            factor_Cf = vector_Cd.new_empty(len(item_C), width)
+            for part in parts(len(item_C)):
+                factor_Cf[part] = as_factors(vector_Cd[part])
+            self._map(self.mapped, item_C, factor_Cf, total, leads=rank == 0)
+            factors = Shard(factor_Cf, 0)
         held = Held(held.item_C, np.arange(len(held.item_C)))
         return Candidates(held, Shard(vector_Cd, 0), factors)
 
-    def _factors(
+    def _map(
         self,
         mapped: MappedItems,
-        vector_Cd: Tensor,
         item_C: Tensor,
-        as_factors: Callable[[Tensor], Tensor],
+        factor_Cf: Tensor,
         total: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        """Fits the map to candidates, and returns the factors of all of them, [C, f]."""
-        assert self._vector_Mc is not None, "call `describe` first"
-        factor_Cf = torch.cat([as_factors(vector_Cd[part]) for part in parts(len(item_C))])
-        mapped.fit(self._vector_Mc, self._place_I, item_C, factor_Cf, total)
-        return self.with_mapped(factor_Cf, item_C)
+        *,
+        leads: bool,
+    ) -> None:
+        """Fits the map to candidates, and writes its factors of items without a row."""
+        content_Mc = self._vector_Mc
+        assert content_Mc is not None, "call `describe` first"
+        mapped.fit(content_Mc, self._place_I, item_C, factor_Cf, total, leads=leads)
+        mapped.write(content_Mc, self._place_I, item_C, factor_Cf)

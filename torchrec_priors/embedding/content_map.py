@@ -34,7 +34,7 @@ PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 STRETCH = 1.25
 LANDMARKS = 1024
 _WIDTH = 0.25  # of the kernel, as a share of the root mean square distance of landmarks
-_SMALLEST = 1e-6  # eigenvalues of the landmarks' kernel below it count as 0
+_FLOOR = 1e-3  # added to the eigenvalues of the landmarks' kernel, which may be 0
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,40 @@ class Kernel:
 
     Attributes:
         landmark_Lc: the content of the landmarks.
-        root_Lx: a square root of the inverse of the kernel among the landmarks.
+        root_LL: the symmetric square root of the inverse of the kernel among the landmarks.
         width: the standard deviation.
     """
 
     landmark_Lc: Tensor
-    root_Lx: Tensor
+    root_LL: Tensor
     width: float
 
     @classmethod
-    def of(cls, landmark_Lc: Tensor) -> "Kernel":
-        """Makes the kernel of some landmarks, of which there may be none."""
+    def of(cls, landmark_Lc: Tensor, total: Callable[[Tensor], Tensor], *, leads: bool) -> "Kernel":
+        """Makes the kernel of some landmarks, of which there may be none.
+
+        Every rank must call it with the same landmarks.
+
+        Args:
+            landmark_Lc: the content of the landmarks.
+            total: returns the sum of a tensor over all ranks.
+            leads: whether this is the one rank whose root all ranks use. Processors differ in the
+                last bits, and features of two ranks must be the same.
+        """
         square = float(_squares(landmark_Lc, landmark_Lc).mean()) if len(landmark_Lc) else 0.0
         # If all landmarks are equal, any width will do.
         width = _WIDTH * math.sqrt(square) or 1.0
         among_LL = _gaussian(landmark_Lc, landmark_Lc, width).double()
         value_L, vector_LL = torch.linalg.eigh(among_LL)
-        kept_L = value_L > _SMALLEST
-        root_Lx = vector_LL[:, kept_L] / value_L[kept_L].sqrt()
-        return cls(landmark_Lc, root_Lx.float(), width)
+        # The symmetric root does not depend on the signs and the order of eigenvectors.
+        root_LL = (vector_LL / (value_L.clamp(min=0) + _FLOOR).sqrt()) @ vector_LL.T
+        if not leads:
+            root_LL = torch.zeros_like(root_LL)
+        return cls(landmark_Lc, total(root_LL).float(), width)
 
     def __call__(self, content_Nc: Tensor) -> Tensor:
-        """Returns the features of items with this content."""
-        return _gaussian(content_Nc, self.landmark_Lc, self.width) @ self.root_Lx
+        """Returns the features of items with this content, [N, L]."""
+        return _gaussian(content_Nc, self.landmark_Lc, self.width) @ self.root_LL
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,12 @@ class ContentMap:
 
     @classmethod
     def fit(
-        cls, kernel: Kernel, blocks: Iterable[Block], total: Callable[[Tensor], Tensor]
+        cls,
+        kernel: Kernel,
+        blocks: Iterable[Block],
+        total: Callable[[Tensor], Tensor],
+        *,
+        leads: bool,
     ) -> "ContentMap":
         """Fits the map to the items of all ranks. Every rank must call it.
 
@@ -116,24 +132,27 @@ class ContentMap:
             kernel: the kernel, the same on all ranks.
             blocks: the items of this rank, at least one block, which may have no items.
             total: returns the sum of a tensor over all ranks.
+            leads: whether this is the one rank that chooses the penalty.
         """
-        sums = None
+        sum_2zz = None
         for block in blocks:
-            sum_2zz = _sums(kernel, block)
-            sums = sum_2zz if sums is None else sums + sum_2zz
             width = block.factor_Nf.shape[1]
-        assert sums is not None, "there is at least one block"
-        fitted_zz, held_out_zz = total(sums)
+            sum_2zz = _with_products(sum_2zz, kernel, block)
+        assert sum_2zz is not None, "there is at least one block"
+        fitted_zz, held_out_zz = total(sum_2zz)
 
         # If penalties are equally good, as without held-out items, the largest one is chosen.
         errors = {}
         for penalty in PENALTIES:
             weight_xf, mean_x, factor_f = _solved(fitted_zz, width, penalty)
             errors[penalty] = _error(held_out_zz, weight_xf, factor_f - mean_x @ weight_xf)
-        penalty = min(reversed(PENALTIES), key=lambda one: errors[one])
+        chosen = min(reversed(PENALTIES), key=lambda one: errors[one])
         nothing = _error(held_out_zz, torch.zeros_like(weight_xf), factor_f)
-        explained = 1.0 - errors[penalty] / nothing if nothing > 0 else math.nan
+        explained = 1.0 - errors[chosen] / nothing if nothing > 0 else math.nan
 
+        # Two penalties may be so close that ranks would choose differently.
+        agreed = total(weight_xf.new_tensor(PENALTIES.index(chosen) if leads else 0))
+        penalty = PENALTIES[int(agreed)]
         both_zz = fitted_zz + held_out_zz
         weight_xf, mean_x, factor_f = _solved(both_zz, width, penalty)
         popular_f = _direction(both_zz, width)
@@ -159,8 +178,8 @@ def _x(kernel: Kernel, content_Nc: Tensor) -> Tensor:
     return torch.cat([content_Nc, kernel(content_Nc)], 1)
 
 
-def _sums(kernel: Kernel, block: Block) -> Tensor:
-    """Returns the sums of products of z = (x, 1, log count, f), [2, z, z]: fitted and held out."""
+def _with_products(sum_2zz: Tensor | None, kernel: Kernel, block: Block) -> Tensor:
+    """Adds the products of z = (x, 1, log count, f): those of fitted and of held-out items."""
     one_N1 = block.log_count_N.new_ones(len(block.log_count_N), 1)
     parts = [
         _x(kernel, block.content_Nc),
@@ -170,8 +189,12 @@ def _sums(kernel: Kernel, block: Block) -> Tensor:
     ]
     # In float32, differences of such sums would lose digits.
     z_Nz = torch.cat([part.double() for part in parts], 1)
-    chosen = [z_Nz[~block.held_out_N], z_Nz[block.held_out_N]]
-    return torch.stack([part_Nz.T @ part_Nz for part_Nz in chosen])
+    if sum_2zz is None:
+        sum_2zz = z_Nz.new_zeros(2, z_Nz.shape[1], z_Nz.shape[1])
+    for sum_zz, is_kept_N in zip(sum_2zz, (~block.held_out_N, block.held_out_N), strict=True):
+        kept_Nz = z_Nz[is_kept_N]
+        sum_zz.addmm_(kept_Nz.T, kept_Nz)
+    return sum_2zz
 
 
 def _solved(sum_zz: Tensor, width: int, penalty: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,7 +206,8 @@ def _solved(sum_zz: Tensor, width: int, penalty: float) -> tuple[Tensor, Tensor,
     square_xx = sum_zz[:x, :x] - items * torch.outer(mean_x, mean_x)
     product_xf = sum_zz[:x, x + 2 :] - items * torch.outer(mean_x, factor_f)
     square_xx.diagonal().add_(penalty)
-    return torch.linalg.solve(square_xx, product_xf), mean_x, factor_f
+    weight_xf = torch.cholesky_solve(product_xf, torch.linalg.cholesky(square_xx))
+    return weight_xf, mean_x, factor_f
 
 
 def _error(sum_zz: Tensor, weight_xf: Tensor, bias_f: Tensor) -> float:

@@ -18,7 +18,8 @@ from torchrec_priors.common.splitmix import GOLDEN, mix
 from torchrec_priors.embedding.content_map import LANDMARKS, Block, ContentMap, Kernel
 from torchrec_priors.embedding.item_rows import ItemRows
 
-MOST_FITTED = 1 << 17
+MOST_FITTED = 1 << 16
+LEAST_FITTED = 10  # with fewer items, the projection is used
 _HELD_OUT = 5  # one of so many items chooses the penalty
 _AT_ONCE = 1 << 14
 
@@ -27,7 +28,10 @@ class MappedItems:
     """The items without a row, whose content is mapped.
 
     Attributes:
-        map: the map; None before it is fitted, and if no item is without a row.
+        map: the map; None before it is fitted.
+        may_fit: whether there are items to map, and enough items to fit the map to. Otherwise items
+            keep the factors of their projections.
+        sample: the number of items that the map is fitted to, over all ranks.
     """
 
     def __init__(
@@ -37,7 +41,7 @@ class MappedItems:
         Args:
             item_M: row ids of the items with content, ascending.
             rows: the map from items to rows.
-            frequency_I: the number of training interactions of each item.
+            frequency_I: the number of training interactions of each item in the data set.
             device: where content is held.
         """
         self.map: ContentMap | None = None
@@ -51,6 +55,8 @@ class MappedItems:
         place = np.flatnonzero(has_row_I[item_M])
         hashed = mix(item_M[place].astype(np.uint64) * GOLDEN + GOLDEN)
         chosen = place[np.argsort(hashed, kind="stable")[:MOST_FITTED]]
+        self.sample = len(chosen)
+        self.may_fit = bool(rows.content_rows) and self.sample >= LEAST_FITTED
         held_out = np.arange(len(chosen)) % _HELD_OUT == _HELD_OUT - 1
         in_sample_I = np.zeros(rows.items, bool)
         in_sample_I[item_M[chosen]] = True
@@ -68,6 +74,8 @@ class MappedItems:
         item_C: Tensor,
         factor_Cf: Tensor,
         total: Callable[[Tensor], Tensor],
+        *,
+        leads: bool,
     ) -> None:
         """Fits the map. Every rank must call it.
 
@@ -77,44 +85,38 @@ class MappedItems:
             item_C: the row ids of this rank's candidates, each the candidate of one rank.
             factor_Cf: their factors.
             total: returns the sum of a tensor over all ranks.
+            leads: whether this is the first rank.
         """
+        number_S = self._in_sample_I[item_C].nonzero()[:, 0]
 
         def blocks() -> Iterator[Block]:
             # There is at least one part: a rank without candidates takes part in the sums too.
-            for part in parts(len(item_C)):
-                fitted_N = self._in_sample_I[item_C[part]]
-                item_N = item_C[part][fitted_N]
+            for part in parts(len(number_S)):
+                item_N = item_C[number_S[part]]
                 yield Block(
                     vector_Mc[place_I[item_N]],
-                    factor_Cf[part][fitted_N],
+                    factor_Cf[number_S[part]],
                     self._log_count_I[item_N],
                     self._held_out_I[item_N],
                 )
 
-        kernel = Kernel.of(vector_Mc[self._landmark_L])
-        self.map = ContentMap.fit(kernel, blocks(), total)
+        kernel = Kernel.of(vector_Mc[self._landmark_L], total, leads=leads)
+        self.map = ContentMap.fit(kernel, blocks(), total, leads=leads)
 
-    def factors(
-        self, vector_Mc: Tensor, place_I: Tensor, item_N: Tensor, factor_Nf: Tensor
-    ) -> Tensor:
-        """Returns the factors of items, with mapped ones for items without a row, [N, f].
+    def write(self, vector_Mc: Tensor, place_I: Tensor, item_N: Tensor, factor_Nf: Tensor) -> None:
+        """Replaces the factors of items without a row by mapped ones, if the map is fitted.
 
         Args:
             vector_Mc, place_I: as for `fit`.
             item_N: the row ids of the items.
-            factor_Nf: the factors of the items' vectors.
+            factor_Nf: the factors of the items' vectors, which are changed.
         """
         if self.map is None:
-            return factor_Nf
-        is_mapped_N = (place_I[item_N] >= 0) & self._no_row_I[item_N]
-        number_n = is_mapped_N.nonzero()[:, 0]
-        if not len(number_n):
-            return factor_Nf
-        factor_Nf = factor_Nf.clone()
+            return
+        number_n = ((place_I[item_N] >= 0) & self._no_row_I[item_N]).nonzero()[:, 0]
         for part in parts(len(number_n)):
-            content_nc = vector_Mc[place_I[item_N[number_n[part]]]]
-            factor_Nf[number_n[part]] = self.map(content_nc)
-        return factor_Nf
+            place_n = place_I[item_N[number_n[part]]]
+            factor_Nf[number_n[part]] = self.map(vector_Mc[place_n])
 
 
 def parts(items: int) -> Iterator[slice]:

@@ -185,7 +185,16 @@ class Recommender(nn.Module):
         Args:
             ids, item_N: see `item_vectors`.
         """
-        factor_Nf = self.score.items(self.item_vectors(ids, item_N))
+        return self.factors(self.item_vectors(ids, item_N), item_N)
+
+    def factors(self, vector_Nd: Tensor, item_N: Tensor) -> Tensor:
+        """Returns the factors of items that scores are computed with, [N, f].
+
+        Args:
+            vector_Nd: the vectors of the items.
+            item_N: the row ids of the items.
+        """
+        factor_Nf = self.score.items(vector_Nd)
         if self.content is None:
             return factor_Nf
         return self.content.with_mapped(factor_Nf, item_N)

@@ -268,7 +268,9 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
         looked_up = item[has_row]
     ids, item_N = run.finder.to_ids(looked_up, np.array([len(looked_up)]))
     vector_Nd = run.model.item_vectors(ids, item_N)
-    scored_Nf = run.model.item_factors(ids, item_N) if _is_mapped(run) else vector_Nd
+    scored_Nf = vector_Nd
+    if _is_mapped(run):
+        scored_Nf = run.model.factors(vector_Nd, item_N)
 
     item_M, number_M = _members(run, item)
     columns = {

@@ -103,7 +103,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     about: dict[str, Any] = read_json(path / MANIFEST, remedy="export the run again")
     if about.get("format") not in (FORMAT, FORMAT_OF_FACTORS):
         raise UserError(
-            f"'{path}' is of format {about.get('format')}, not {FORMAT}: export the run again"
+            f"'{path}' is of format {about.get('format')}, not {FORMAT} or {FORMAT_OF_FACTORS}: "
+            "export the run again with this version"
         )
     files = about.get("files")
     if not isinstance(files, dict) or not files.keys() >= {ITEMS, WEIGHTS, CONFIG}:

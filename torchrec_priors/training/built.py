@@ -122,6 +122,7 @@ class Built:
             if found.factors is not None:
                 inputs = found.vectors
                 block = found.factors
+            if self.ranks.leads:
                 self._say_mapped()
 
         # A managed table gives rows to other items during training, so its index is built again.
@@ -143,16 +144,24 @@ class Built:
         return index
 
     def _say_mapped(self) -> None:
-        """Logs once how well content tells what items with rows have learned."""
+        """Logs how well content tells what items with rows have learned, or why it is not used."""
         content = self.model.content
-        assert content is not None
-        assert content.mapped is not None
-        fitted = content.mapped.map
-        if self._index or not self.ranks.leads or fitted is None or math.isnan(fitted.explained):
+        if content is None or content.mapped is None or not content.rows.content_rows:
             return
+        mapped = content.mapped
+        if mapped.map is None:
+            log.warning(
+                "embedding.map_content: only %s items have a row and content, too few to fit a "
+                "map: items without rows are scored by the projection of their content",
+                mapped.sample,
+            )
+            return
+        explained = mapped.map.explained
         log.info(
-            "%s items without rows get their scores from their content, which explains %.0f %% of "
-            "what other items have learned (held-out items)",
+            "%s items without rows get their scores from their content%s",
             f"{content.rows.content_rows:,}",
-            100 * fitted.explained,
+            ""
+            if math.isnan(explained)
+            else f", which explains {explained:.0%} of what other items have learned "
+            "(held-out items)",
         )

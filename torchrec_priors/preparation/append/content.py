@@ -6,6 +6,7 @@ from shlex import quote
 from torchrec_priors.preparation.append.sequences import link
 from torchrec_priors.preparation.append.state import State
 from torchrec_priors.preparation.build.output_files import OutputFiles
+from torchrec_priors.preparation.content.join import Part
 from torchrec_priors.prepared.manifest import ContentInfo
 
 
@@ -21,7 +22,8 @@ def keep_content(
         say: called with the command that gives them vectors.
     """
     # Joined content needs that of its parts, so its command follows theirs.
-    for info in sorted(state.manifest.content, key=_is_joined):
+    content = {info.name: info for info in state.manifest.content}
+    for info in sorted(content.values(), key=lambda info: _depth(info, content)):
         _link(state, output, info.path)
         if new_items:
             say(
@@ -34,8 +36,14 @@ def _link(state: State, output: OutputFiles, path: str) -> None:
     output.make(path, lambda file: link(state.folder / path, file))
 
 
-def _is_joined(info: ContentInfo) -> bool:
-    return bool(info.made_by["kind"] == "joined")
+def _depth(info: ContentInfo, content: dict[str, ContentInfo]) -> int:
+    """Returns how often content was joined: 0 if it was not."""
+    if info.made_by["kind"] != "joined":
+        return 0
+    # Content that was replaced may be a part of itself, by way of others.
+    others = {name: other for name, other in content.items() if name != info.name}
+    parts = [others[name] for name in info.made_by["parts"] if name in others]
+    return 1 + max((_depth(part, others) for part in parts), default=0)
 
 
 def _command(state: State, info: ContentInfo) -> str:
@@ -50,7 +58,7 @@ def _command(state: State, info: ContentInfo) -> str:
         quote(info.name),
     ]
     if action == "join":
-        parts = [f"{name}={weight:g}" for name, weight in made["parts"].items()]
+        parts = [str(Part(name, weight)) for name, weight in made["parts"].items()]
         words += ["--of", quote(",".join(parts))]
     elif action != "add":
         words += ["--model", quote(made["model"])]
