@@ -132,7 +132,7 @@ def _known_groups(manifest: Manifest, name: str, weights: dict[str, float]) -> d
     """Returns the numbers of groups that priors had when the same parts were joined before."""
     for info in manifest.content:
         if info.name == name and info.made_by.get("parts") == weights:
-            known: dict[str, int] = info.made_by["groups"]
+            known: dict[str, int] = info.made_by.get("groups", {})
             return known
     return {}
 
