@@ -26,6 +26,11 @@ def mix_one(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def of_numbers(numbers: np.ndarray) -> np.ndarray:
+    """Returns uint64 hashes of whole numbers, such as row ids."""
+    return mix(numbers.astype(np.uint64) * GOLDEN + GOLDEN)
+
+
 def of_epoch(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """Returns uint64 hashes of whole numbers, which are different for every seed and epoch."""
     key = mix(np.array([seed, epoch], np.uint64))

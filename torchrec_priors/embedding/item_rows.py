@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from torchrec_priors.common.splitmix import GOLDEN, mix
+from torchrec_priors.common.splitmix import of_numbers
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.embedding import UnseenConfig
 
@@ -228,6 +228,5 @@ def hashes(item: np.ndarray, rows: int) -> np.ndarray:
     >>> hashes(np.array([3, 4, 5]), 2).tolist()
     [0, 1, 0]
     """
-    mixed = mix(item.astype(np.uint64) * GOLDEN + GOLDEN)
-    hashed: np.ndarray = (mixed % np.uint64(rows)).astype(np.int64)
+    hashed: np.ndarray = (of_numbers(item) % np.uint64(rows)).astype(np.int64)
     return hashed

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchrec_priors.common.splitmix import GOLDEN, mix
+from torchrec_priors.common.splitmix import of_numbers
 from torchrec_priors.embedding.content_map import LANDMARKS, Block, ContentMap, Kernel
 from torchrec_priors.embedding.item_rows import ItemRows
 
@@ -45,16 +45,14 @@ class MappedItems:
             device: where content is held.
         """
         self.map: ContentMap | None = None
-        has_row_I = np.ones(rows.items, bool)
-        if rows.row_I is not None:
-            has_row_I = (rows.row_I >= 0) & (rows.row_I < rows.rows)
+        has_row_I = np.ones(rows.items, bool) if rows.own_row_I is None else rows.own_row_I
         self._no_row_I = torch.from_numpy(~has_row_I).to(device)
         self._log_count_I = torch.from_numpy(np.log1p(frequency_I)).float().to(device)
 
         # The sample: the items with the smallest hashes, in this order.
         place = np.flatnonzero(has_row_I[item_M])
-        hashed = mix(item_M[place].astype(np.uint64) * GOLDEN + GOLDEN)
-        chosen = place[np.argsort(hashed, kind="stable")[:MOST_FITTED]]
+        by_hash = np.argsort(of_numbers(item_M[place]), kind="stable")
+        chosen = place[by_hash[:MOST_FITTED]]
         self.sample = len(chosen)
         self.may_fit = bool(rows.content_rows) and self.sample >= LEAST_FITTED
         held_out = np.arange(len(chosen)) % _HELD_OUT == _HELD_OUT - 1

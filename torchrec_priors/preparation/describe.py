@@ -9,7 +9,7 @@ import numpy as np
 
 from torchrec_priors.preparation.build.summary import prior_line, summary, understood
 from torchrec_priors.preparation.content.add import counted
-from torchrec_priors.preparation.content.join import Part
+from torchrec_priors.preparation.content.join import parts_of
 from torchrec_priors.preparation.raw.times import in_words
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.manifest import ContentInfo, PriorInfo
@@ -139,8 +139,7 @@ def _origin(prior: PriorInfo) -> str:
 def _made_of(info: ContentInfo) -> str:
     made = info.made_by
     if made["kind"] == "joined":
-        parts = [str(Part(name, weight)) for name, weight in made["parts"].items()]
-        return f"joined of {', '.join(parts)}"
+        return f"joined of {', '.join(parts_of(info))}"
     if "images" in made:
         return f"encoded from the images of {made['images']}"
     if "columns" in made:

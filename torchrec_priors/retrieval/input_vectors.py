@@ -3,7 +3,8 @@
 A lookup of TorchRec is a collective of all ranks. With one rank the rows are in this process, and
 any number of threads may read them at the same time.
 
-With content, the vectors are those of the index. Otherwise they are the rows of the table.
+With content, the vectors are those of the index, also if it has factors of scores beside them.
+Otherwise they are the rows of the table.
 
 Shapes: R rows, I items, N items of histories, d width.
 """

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from torchrec_priors.common.splitmix import GOLDEN, mix, unit
+from torchrec_priors.common.splitmix import GOLDEN, mix, of_numbers, unit
 
 _STREAM_BITS = np.uint64(40)  # counters of a stream are below 2^40
 
@@ -62,7 +62,7 @@ class Stream(IntEnum):
 
 def user_keys(seed: int, users: np.ndarray) -> np.ndarray:
     """Returns the uint64 key of each user."""
-    root = mix(np.array([seed], np.uint64) * GOLDEN + GOLDEN)
+    root = of_numbers(np.array([seed], np.uint64))
     return mix(root ^ mix(users.astype(np.uint64) + GOLDEN))
 
 

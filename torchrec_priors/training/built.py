@@ -148,6 +148,7 @@ class Built:
         content = self.model.content
         if content is None or content.mapped is None or not content.rows.content_rows:
             return
+
         mapped = content.mapped
         if mapped.map is None:
             log.warning(
@@ -156,12 +157,14 @@ class Built:
                 mapped.sample,
             )
             return
+
+        how_well = ""
         explained = mapped.map.explained
+        if not math.isnan(explained):
+            how_well = f", which explains {explained:.0%} of what other items have learned"
+            how_well += " (held-out items)"
         log.info(
             "%s items without rows get their scores from their content%s",
             f"{content.rows.content_rows:,}",
-            ""
-            if math.isnan(explained)
-            else f", which explains {explained:.0%} of what other items have learned "
-            "(held-out items)",
+            how_well,
         )

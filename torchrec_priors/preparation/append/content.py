@@ -6,7 +6,7 @@ from shlex import quote
 from torchrec_priors.preparation.append.sequences import link
 from torchrec_priors.preparation.append.state import State
 from torchrec_priors.preparation.build.output_files import OutputFiles
-from torchrec_priors.preparation.content.join import Part
+from torchrec_priors.preparation.content.join import parts_of
 from torchrec_priors.prepared.manifest import ContentInfo
 
 
@@ -57,15 +57,16 @@ def _command(state: State, info: ContentInfo) -> str:
         "--name",
         quote(info.name),
     ]
+
     if action == "join":
-        parts = [str(Part(name, weight)) for name, weight in made["parts"].items()]
-        words += ["--of", quote(",".join(parts))]
+        words += ["--of", quote(",".join(parts_of(info)))]
     elif action != "add":
         words += ["--model", quote(made["model"])]
         if "images" in made:
             words += ["--images", quote(made["images"]), "--image-folder", "FOLDER"]
         else:
             words += ["--columns", quote(",".join(made["columns"]))]
+
         # Earlier releases had no precision.
         if made.get("precision", "fp32") != "fp32":
             words += ["--precision", made["precision"]]

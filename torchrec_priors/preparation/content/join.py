@@ -128,6 +128,11 @@ def join_content(
     return put_content(data, name, identity, made_by, item_M, vector_Mc, overwrite=overwrite)
 
 
+def parts_of(info: ContentInfo) -> list[str]:
+    """Returns the parts of joined content, as they are given to the command."""
+    return [str(Part(name, weight)) for name, weight in info.made_by["parts"].items()]
+
+
 def _known_groups(manifest: Manifest, name: str, weights: dict[str, float]) -> dict[str, int]:
     """Returns the numbers of groups that priors had when the same parts were joined before."""
     for info in manifest.content:
